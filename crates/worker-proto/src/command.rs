@@ -1,0 +1,39 @@
+//! What a supervisor asks of its worker.
+
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::Message;
+
+/// A command. Every one is answered by at least one [`Event`](crate::Event) with the same envelope number.
+///
+/// Each variant has named fields, if need be none, so that a later version can add to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first frame on the socket: says which protocol the supervisor speaks and asks for the mount.
+    /// Answered by `MountReady` or `MountError`.
+    Hello {
+        /// The supervisor's [`PROTOCOL_VERSION`](crate::PROTOCOL_VERSION).
+        protocol: u32,
+    },
+    /// Unmount, flush, exit. Answered by `Stopping`, after which the worker ends, or by `StopRefused`, after
+    /// which everything goes on as before.
+    Stop {
+        /// Unmount even if processes hold the mount busy; they get ENOTCONN or ECONNABORTED afterwards.
+        #[serde(default)]
+        force: bool,
+    },
+    /// How are you? Answered by `StatusOk`.
+    Status {},
+    /// Write the thread's tree, as it is now, into the directory whose descriptor comes with the frame (exactly
+    /// one). Answered by any number of `ExportProgress` and `ExportSkipped`, then `ExportDone` or `Failed`.
+    Export {
+        /// Make the directory equal to the tree, removing what is not in the tree; otherwise the directory has
+        /// to be empty.
+        #[serde(default)]
+        delete: bool,
+    },
+}
+
+impl Message for Command {
+    const KINDS: &'static [&'static str] = &["Hello", "Stop", "Status", "Export"];
+}

@@ -1,0 +1,237 @@
+//! What a worker tells its supervisor.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ErrorKind;
+use crate::WirePath;
+use crate::envelope::Message;
+
+/// An event: the answer to the command whose number its envelope bears, or, with number 0, news.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// Answer to `Hello`: the directory is usable. Descriptors that come along are escrow.
+    MountReady(MountReady),
+    /// Answer to `Hello`: there is no mount, and the worker exits.
+    MountError(Failure),
+    /// Answer to `Status`.
+    StatusOk(StatusOk),
+    /// Answer to `Stop`, or news when the worker ends for another reason (SIGTERM): the mount is gone or going;
+    /// the worker flushes and exits.
+    Stopping {},
+    /// Answer to `Stop`: the mount is busy and stays.
+    StopRefused(StopRefused),
+    /// How far an `Export` has come; at least one a second while it runs.
+    ExportProgress(ExportProgress),
+    /// An `Export` left something of the destination alone.
+    ExportSkipped(ExportSkipped),
+    /// The last answer to an `Export` that succeeded.
+    ExportDone(ExportDone),
+    /// The command failed; the worker goes on.
+    Failed(Failure),
+}
+
+impl Message for Event {
+    const KINDS: &'static [&'static str] = &[
+        "MountReady",
+        "MountError",
+        "StatusOk",
+        "Stopping",
+        "StopRefused",
+        "ExportProgress",
+        "ExportSkipped",
+        "ExportDone",
+        "Failed",
+    ];
+}
+
+impl Event {
+    /// `MountError` with a message cut so that it fits a frame.
+    pub fn mount_error(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self::MountError(Failure::new(kind, message))
+    }
+
+    /// `Failed` with a message cut so that it fits a frame.
+    pub fn failed(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self::Failed(Failure::new(kind, message))
+    }
+}
+
+/// A mount that came up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountReady {
+    /// The worker's [`PROTOCOL_VERSION`](crate::PROTOCOL_VERSION).
+    pub protocol: u32,
+    /// The worker's process id.
+    pub pid: u32,
+    /// The mounted directory, absolute and without symbolic links.
+    pub mount_path: WirePath,
+    /// The mount's number in `/proc/self/mountinfo`; free for reuse once the mount is gone.
+    pub mount_id: u64,
+    /// The mount's number that the kernel never uses again (`STATX_MNT_ID_UNIQUE`), where it has one.
+    #[serde(default)]
+    pub unique_mount_id: Option<u64>,
+    /// The device number of the mounted file system; its minor names the FUSE connection.
+    pub device: Device,
+    /// Whether the kernel reads and writes files past the worker.
+    pub passthrough: Passthrough,
+}
+
+/// A device number, taken apart as `/proc/self/mountinfo` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Device {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+/// Whether passthrough is in force, and if not, why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passthrough {
+    /// Whether it is in force.
+    pub active: bool,
+    /// Why not; `null` if it is.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What went wrong, for programs and for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// For programs.
+    pub kind: ErrorKind,
+    /// One sentence for people, without a trailing full stop.
+    pub message: String,
+}
+
+impl Failure {
+    /// The longest message kept, in bytes: escaped as JSON it grows at most sixfold, and still fits a frame.
+    pub const MAX_MESSAGE: usize = 8 * 1024;
+
+    /// A failure whose message is cut to [`Self::MAX_MESSAGE`].
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: cut(message.into(), Self::MAX_MESSAGE) }
+    }
+}
+
+/// A worker's answer to `Status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusOk {
+    /// The worker's process id.
+    pub pid: u32,
+    /// The mounted directory.
+    pub mount_path: WirePath,
+    /// Requests answered since the worker started.
+    pub requests: u64,
+    /// Age of the oldest request that is being worked on, in milliseconds; `null` if there is none.
+    #[serde(default)]
+    pub oldest_request_ms: Option<u64>,
+    /// Time since the mount came up, in milliseconds.
+    pub uptime_ms: u64,
+    /// Whether the mount refuses changes.
+    pub read_only: bool,
+}
+
+/// Why a worker does not stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRefused {
+    /// One sentence for people.
+    pub message: String,
+    /// Processes that hold the mount busy, as far as they could be seen.
+    #[serde(default)]
+    pub holders: Vec<Holder>,
+    /// How many more there are than the frame had room for.
+    #[serde(default)]
+    pub more_holders: u64,
+}
+
+impl StopRefused {
+    /// The most holders named in one event.
+    pub const MAX_HOLDERS: usize = 128;
+
+    /// A refusal that names as many of `holders` as fit a frame, and counts the rest.
+    pub fn new(message: impl Into<String>, holders: impl IntoIterator<Item = Holder>) -> Self {
+        let mut holders: Vec<Holder> = holders
+            .into_iter()
+            .map(|holder| Holder { name: cut(holder.name, Holder::MAX_NAME), ..holder })
+            .collect();
+        let more_holders = holders.len().saturating_sub(Self::MAX_HOLDERS) as u64;
+        holders.truncate(Self::MAX_HOLDERS);
+        Self { message: cut(message.into(), Self::MAX_MESSAGE), holders, more_holders }
+    }
+
+    const MAX_MESSAGE: usize = 1024;
+}
+
+/// A process that holds a mount busy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// Its name, as `/proc/PID/comm` has it, made printable.
+    pub name: String,
+}
+
+impl Holder {
+    /// The longest name kept, in bytes; the kernel's are at most 15, 63 when it is a kernel thread's.
+    pub const MAX_NAME: usize = 64;
+}
+
+/// How far an export has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportProgress {
+    /// Entries finished so far.
+    pub files: u64,
+    /// Bytes of file content finished so far.
+    pub bytes: u64,
+}
+
+/// Something of the destination that an export neither entered nor removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportSkipped {
+    /// Its path relative to the destination.
+    pub path: WirePath,
+}
+
+/// An export that ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportDone {
+    /// Entries of the tree.
+    pub files: u64,
+    /// Bytes of file content in the tree.
+    pub bytes: u64,
+}
+
+/// The longest prefix of `text` that has at most `limit` bytes and ends between two characters.
+fn cut(mut text: String, limit: usize) -> String {
+    text.truncate(text.floor_char_boundary(limit));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Envelope, MAX_BODY};
+
+    #[test]
+    fn the_longest_failure_fits_a_frame() {
+        let event = Event::failed(ErrorKind::Failed, "\u{0}".repeat(MAX_BODY));
+        assert!(Envelope::new(u64::MAX, event).to_json().unwrap().len() <= MAX_BODY);
+    }
+
+    #[test]
+    fn the_most_holders_fit_a_frame() {
+        let holder = Holder { pid: u32::MAX, name: "\u{1}".repeat(999) };
+        let refused = StopRefused::new("\u{1}".repeat(MAX_BODY), vec![holder; 1000]);
+        assert_eq!(refused.more_holders, 872);
+        let json = Envelope::new(u64::MAX, Event::StopRefused(refused)).to_json().unwrap();
+        assert!(json.len() <= MAX_BODY, "{}", json.len());
+    }
+
+    #[test]
+    fn messages_are_cut_between_characters() {
+        let failure = Failure::new(ErrorKind::Failed, "ü".repeat(Failure::MAX_MESSAGE));
+        assert_eq!(failure.message.len(), Failure::MAX_MESSAGE);
+        assert!(Failure::new(ErrorKind::Failed, format!("x{}", failure.message)).message.ends_with('ü'));
+    }
+}
