@@ -137,8 +137,12 @@ impl<M: Message> Sender<M> {
             if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
                 return Err(SendError::TooManyFds { count: fds.len() });
             }
-            match sendmsg(socket, &[IoSlice::new(rest)], &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
-            {
+            match sendmsg(
+                socket,
+                &[IoSlice::new(rest)],
+                &mut control,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
                 Ok(sent) => {
                     *rest = &rest[sent..];
                     fds = &[];

@@ -53,7 +53,9 @@ impl Serialize for WirePath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.to_str() {
             Some(text) => serializer.serialize_str(text),
-            None => Form::Bytes { bytes: STANDARD.encode(self.0.as_os_str().as_bytes()) }.serialize(serializer),
+            None => {
+                Form::Bytes { bytes: STANDARD.encode(self.0.as_os_str().as_bytes()) }.serialize(serializer)
+            }
         }
     }
 }

@@ -1,0 +1,49 @@
+//! Which mount it is.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::mountinfo::{self, MountEntry};
+
+/// A device number, taken apart as the mount table shows it. The minor number of a FUSE mount names its
+/// connection under `/sys/fs/fuse/connections`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Device {
+    /// Major number; 0 for file systems without a block device.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// What tells a mount apart from any other that stands, or stood, at the same place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountIdentity {
+    /// Its number in the mount table; the kernel uses numbers again.
+    pub mount_id: u64,
+    /// Its number that is never used again (`STATX_MNT_ID_UNIQUE`, Linux 6.8), where known.
+    pub unique_id: Option<u64>,
+    /// The device number of its files.
+    pub device: Device,
+    /// Where it was mounted, absolute and without symbolic links.
+    pub path: PathBuf,
+}
+
+impl MountIdentity {
+    /// Whether `entry` is this mount, as far as the mount table tells.
+    pub fn matches(&self, entry: &MountEntry) -> bool {
+        entry.mount_id == self.mount_id && entry.device == self.device && entry.is_fuse()
+    }
+
+    /// This mount's entry, if it is still in the mount table of this process's namespace. It may have been moved
+    /// since.
+    pub fn find(&self) -> io::Result<Option<MountEntry>> {
+        Ok(mountinfo::by_id(self.mount_id)?.filter(|entry| self.matches(entry)))
+    }
+}

@@ -1,0 +1,125 @@
+//! What to start.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use selvedge_worker_proto::Failure;
+
+use crate::ExitReport;
+
+/// The grace between two steps of stopping, unless the specification says otherwise.
+pub const DEFAULT_STOP_GRACE: Duration = Duration::from_millis(2000);
+
+/// The worker's program.
+#[derive(Debug)]
+pub enum WorkerProgram {
+    /// A file.
+    Path(PathBuf),
+    /// A file opened before: still the same program after the file is replaced or deleted.
+    Fd(OwnedFd),
+}
+
+/// A worker to start.
+#[derive(Debug)]
+pub struct SpawnSpec {
+    /// The program.
+    pub worker: WorkerProgram,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Environment variables set on top of this process's own.
+    pub env: Vec<(OsString, OsString)>,
+    /// The directory it shall mount on, absolute and without symbolic links: where to look for what a worker
+    /// leaves behind that dies before it could say what it mounted.
+    pub mount_point: PathBuf,
+    /// How long it may take from start to `MountReady`.
+    pub handshake_deadline: Duration,
+    /// How long it may take from each step of stopping to the next.
+    pub stop_grace: Duration,
+    /// How long a worker that has begun to stop may take to flush before it is ended.
+    pub flush_deadline: Duration,
+}
+
+impl SpawnSpec {
+    /// A specification with the default deadlines: 10 s for the handshake, [`DEFAULT_STOP_GRACE`], 30 s for
+    /// flushing.
+    pub fn new(worker: WorkerProgram, mount_point: PathBuf) -> Self {
+        Self {
+            worker,
+            args: Vec::new(),
+            env: Vec::new(),
+            mount_point,
+            handshake_deadline: Duration::from_secs(10),
+            stop_grace: DEFAULT_STOP_GRACE,
+            flush_deadline: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why there is no worker. Whatever had been started has been ended, reaped and cleaned up after.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// There is no such program.
+    #[error("the worker program {program:?} does not exist")]
+    Missing {
+        /// The program.
+        program: PathBuf,
+    },
+    /// The program cannot be executed.
+    #[error("the worker program {program:?} cannot be executed: {source}")]
+    NotExecutable {
+        /// The program.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The worker answered that it cannot mount.
+    #[error("{}", failure.message)]
+    Mount {
+        /// What it said.
+        failure: Failure,
+        /// How it ended.
+        exit: ExitReport,
+    },
+    /// The worker ended before its mount was ready.
+    #[error("the worker ended before its mount was ready ({}){}", exit.status, exit.said())]
+    Died {
+        /// How it ended.
+        exit: ExitReport,
+    },
+    /// The worker did not answer in time and was killed.
+    #[error("the worker's mount was not ready after {} ms{}", waited.as_millis(), exit.said())]
+    TimedOut {
+        /// How long it had.
+        waited: Duration,
+        /// How it ended.
+        exit: ExitReport,
+    },
+    /// The worker answered something that makes no sense and was killed.
+    #[error("the worker talks nonsense: {message}{}", exit.said())]
+    Nonsense {
+        /// What was wrong with it.
+        message: String,
+        /// How it ended.
+        exit: ExitReport,
+    },
+    /// The worker speaks another version and was ended.
+    #[error("the worker speaks protocol {worker}, this program {ours}: are they of the same installation?")]
+    Protocol {
+        /// The worker's version.
+        worker: u32,
+        /// Ours.
+        ours: u32,
+    },
+    /// The system refused.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
