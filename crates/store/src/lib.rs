@@ -1,1 +1,46 @@
-//! placeholder
+//! Content-addressed objects, thread references, import and export.
+//!
+//! A repository is a `.selvedge/` directory. This crate owns everything in it except the inside of
+//! layers: immutable objects (blob, tree, snapshot) addressed by BLAKE3, the threads' references,
+//! the locks, and the way in ([`import`]) and out ([`export`]) for whole directory trees. It knows
+//! no inode operations and no FUSE; a thread's working tree is the `view` crate's business.
+
+pub mod backend;
+mod blob;
+mod codec;
+mod entry;
+mod error;
+pub mod export;
+mod holes;
+mod id;
+pub mod import;
+mod ino;
+mod kind;
+mod lock;
+mod name;
+mod object;
+mod refs;
+mod repository;
+mod snapshot;
+mod store;
+mod time;
+mod tree;
+mod xattrs;
+
+pub use blob::{BlobReader, BlobWriter, WrittenBlob};
+pub use entry::{Content, Entry, MODE_BITS, Meta};
+pub use error::{DecodeError, StoreError};
+pub use holes::Extent;
+pub use id::{IdError, LayerId, ObjectId, ThreadId};
+pub use ino::{FIRST_NEW_INO, Ino};
+pub use kind::FileKind;
+pub use lock::{LockError, ThreadLock};
+pub use name::{NameError, ThreadName};
+pub use object::ObjectKind;
+pub use refs::{NewState, Refs, RefsError, ThreadRef};
+pub use repository::{Created, DIRECTORY_NAME, FORMAT_VERSION, OpenOptions, Repository, RepositoryError};
+pub use snapshot::Snapshot;
+pub use store::{ResolveError, Store};
+pub use time::Timestamp;
+pub use tree::{EncodedTree, Tree, TreeBuilder, check_name};
+pub use xattrs::Xattrs;

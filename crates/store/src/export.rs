@@ -1,0 +1,86 @@
+//! From a tree, a snapshot's or a live thread's, to a host directory.
+
+mod source;
+
+pub use source::{FileReader, Node, Shape, SnapshotSource, Source, SourceError};
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// How to export.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExportOptions {
+    /// Makes the destination equal to the tree, where it otherwise must be empty.
+    pub delete: bool,
+}
+
+/// How far an export is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Names done so far.
+    pub files: u64,
+    /// Bytes of file content done, written or found equal.
+    pub bytes: u64,
+}
+
+/// What an export came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExportReport {
+    /// Names below the root, directories included.
+    pub files: u64,
+    /// Bytes of their content, each hard-linked file counted once.
+    pub bytes: u64,
+    /// What was neither entered nor removed: the destination's own `.selvedge`, and mounts.
+    pub skipped: Vec<PathBuf>,
+    /// What got another owner than the tree says, because the caller may not give files away.
+    pub owner_lost: Vec<PathBuf>,
+    /// What lacks extended attributes that the destination or the caller's rights do not allow.
+    pub xattrs_lost: Vec<PathBuf>,
+}
+
+/// Why an export ended early. Files under their final names are whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The destination holds something and `delete` was not asked for.
+    #[error("the destination is not empty")]
+    NotEmpty,
+    /// Something in the destination cannot be read or written.
+    #[error("{}: {what}", path.display())]
+    Destination {
+        /// What, relative to the destination.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The tree has a name where the destination has something that must not be touched.
+    #[error("{}: {reason}", path.display())]
+    Blocked {
+        /// What, relative to the destination.
+        path: PathBuf,
+        /// Why it must not be touched.
+        reason: &'static str,
+    },
+    /// The tree cannot be read.
+    #[error("{}: cannot read the tree", path.display())]
+    Source {
+        /// What, relative to the tree's root.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: SourceError,
+    },
+}
+
+/// Writes `source` into the directory `dest`.
+pub fn export(
+    source: &dyn Source,
+    dest: OwnedFd,
+    options: &ExportOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ExportReport, ExportError> {
+    todo!()
+}
