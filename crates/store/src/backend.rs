@@ -3,7 +3,7 @@
 mod local;
 mod memory;
 
-pub use local::LocalBackend;
+pub use local::{DEFAULT_LARGE_BLOB, LocalBackend};
 pub use memory::MemoryBackend;
 
 use crate::{ObjectId, ObjectKind, StoreError};

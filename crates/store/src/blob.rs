@@ -1,9 +1,17 @@
 //! Reading and writing a file's bytes.
 
-use crate::{Extent, ObjectId, StoreError};
+use crate::backend::{Backend, StagedBlob};
+use crate::holes::{self, MAX_HOLES};
+use crate::object::id_of;
+use crate::{Extent, ObjectId, ObjectKind, StoreError};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Zeros to hash holes with.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// A blob opened for reading.
 #[derive(Debug, Clone)]
@@ -17,7 +25,15 @@ pub enum BlobReader {
 impl BlobReader {
     /// Reads at `offset` as pread(2) does: 0 at the end, possibly less than asked for.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        todo!()
+        match self {
+            Self::Inline(bytes) => {
+                let rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
+                let len = rest.len().min(buffer.len());
+                buffer[..len].copy_from_slice(&rest[..len]);
+                Ok(len)
+            }
+            Self::File(file) => file.read_at(buffer, offset),
+        }
     }
 }
 
@@ -34,24 +50,124 @@ pub struct WrittenBlob {
     pub new: bool,
 }
 
-/// Takes a file's bytes front to back, hashes and keeps them in one pass.
+/// Takes a file's bytes front to back, hashes and keeps them in one pass. A large blob's bytes go
+/// to a staged file as they come; holes are kept as holes.
 pub struct BlobWriter<'a> {
-    store: &'a crate::Store,
+    backend: &'a dyn Backend,
+    hasher: blake3::Hasher,
+    size: u64,
+    holes: Vec<Extent>,
+    /// All bytes so far, holes as zeros, while the blob is small.
+    buffer: Vec<u8>,
+    staged: Option<StagedBlob>,
 }
 
-impl BlobWriter<'_> {
+impl<'a> BlobWriter<'a> {
+    pub(crate) fn new(backend: &'a dyn Backend) -> Self {
+        Self {
+            backend,
+            hasher: ObjectKind::Blob.hasher(),
+            size: 0,
+            holes: Vec::new(),
+            buffer: Vec::new(),
+            staged: None,
+        }
+    }
+
     /// The next bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        todo!()
+        self.hasher.update(bytes);
+        if self.fits(bytes.len() as u64) {
+            self.buffer.extend_from_slice(bytes);
+        } else {
+            let at = self.size;
+            let staged = self.spill()?;
+            staged.file.write_all_at(bytes, at).map_err(|source| failed(staged, source))?;
+        }
+        self.size += bytes.len() as u64;
+        Ok(())
     }
 
     /// The next `len` bytes are a hole.
     pub fn hole(&mut self, len: u64) -> Result<(), StoreError> {
-        todo!()
+        let mut left = len;
+        while left > 0 {
+            let piece = left.min(ZEROS.len() as u64);
+            // At most 64 KiB, so it is a length in memory.
+            self.hasher.update(&ZEROS[..piece as usize]);
+            left -= piece;
+        }
+        if self.fits(len) {
+            // Below the limit of small blobs, so it is a length in memory.
+            self.buffer.resize((self.size + len) as usize, 0);
+        } else {
+            self.spill()?;
+        }
+        self.note_hole(len);
+        self.size += len;
+        Ok(())
     }
 
     /// Everything is written.
-    pub fn finish(self) -> Result<WrittenBlob, StoreError> {
-        todo!()
+    pub fn finish(mut self) -> Result<WrittenBlob, StoreError> {
+        let id = id_of(&self.hasher);
+        let holes = self.put_holes()?;
+        let new = match self.staged.take() {
+            None => self.backend.put(ObjectKind::Blob, &id, &self.buffer)?,
+            Some(staged) => {
+                // A hole at the end was not written.
+                staged.file.set_len(self.size).map_err(|source| failed(&staged, source))?;
+                self.backend.put_blob_file(&id, staged)?
+            }
+        };
+        Ok(WrittenBlob { id, size: self.size, holes, new })
     }
+
+    fn fits(&self, more: u64) -> bool {
+        self.staged.is_none() && self.size.saturating_add(more) < self.backend.large_blob()
+    }
+
+    fn note_hole(&mut self, len: u64) {
+        let room = self.holes.len() < MAX_HOLES;
+        match self.holes.last_mut() {
+            Some(last) if last.end() == self.size => last.len += len,
+            _ if len > 0 && room => self.holes.push(Extent { offset: self.size, len }),
+            _ => {}
+        }
+    }
+
+    fn put_holes(&self) -> Result<Option<ObjectId>, StoreError> {
+        if self.holes.is_empty() {
+            return Ok(None);
+        }
+        let bytes = holes::encode(&self.holes).map_err(StoreError::Encode)?;
+        let id = ObjectKind::Holes.id(&bytes);
+        self.backend.put(ObjectKind::Holes, &id, &bytes)?;
+        Ok(Some(id))
+    }
+
+    /// The staged file, with what was buffered in it.
+    fn spill(&mut self) -> Result<&StagedBlob, StoreError> {
+        let staged = match self.staged.take() {
+            Some(staged) => staged,
+            None => self.stage()?,
+        };
+        Ok(self.staged.insert(staged))
+    }
+
+    fn stage(&mut self) -> Result<StagedBlob, StoreError> {
+        let staged = self.backend.stage_blob()?;
+        for data in holes::complement(&self.holes, self.buffer.len() as u64) {
+            // Within the buffer, so these are lengths in memory.
+            let bytes = &self.buffer[data.offset as usize..data.end() as usize];
+            staged.file.write_all_at(bytes, data.offset).map_err(|source| failed(&staged, source))?;
+        }
+        self.buffer = Vec::new();
+        Ok(staged)
+    }
+}
+
+fn failed(staged: &StagedBlob, source: io::Error) -> StoreError {
+    let path = staged.path.clone().unwrap_or_else(|| PathBuf::from("memory"));
+    StoreError::Io { path, what: "cannot write a blob", source }
 }

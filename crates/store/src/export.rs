@@ -1,8 +1,10 @@
 //! From a tree, a snapshot's or a live thread's, to a host directory.
 
+mod snapshot;
 mod source;
 
-pub use source::{FileReader, Node, Shape, SnapshotSource, Source, SourceError};
+pub use snapshot::{SnapshotSource, StoredFile};
+pub use source::{FileReader, Node, Shape, Source, SourceError};
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,9 +1,12 @@
 //! One process at a time works on a thread.
 
 use crate::{Repository, ThreadId};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// An exclusive `flock` on the thread's lock file. A duplicate of the descriptor, in whatever
@@ -36,8 +39,49 @@ pub enum LockError {
 impl ThreadLock {
     /// Takes the lock of a thread, or says at once who has it.
     pub fn try_acquire(repository: &Repository, thread: &ThreadId) -> Result<Self, LockError> {
-        todo!()
+        let path = repository.locks_dir().join(thread.to_string());
+        let failed = |source| LockError::Io { path: path.clone(), source };
+        loop {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let file =
+                rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?;
+            let file = File::from(file);
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Err(LockError::Held { pid: read_pid(&file) }),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(failed(error.into())),
+            }
+            // Whoever deleted the thread meanwhile removed the name; a lock without one excludes
+            // nobody.
+            if rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?.st_nlink > 0 {
+                write_pid(&file).map_err(failed)?;
+                return Ok(Self { file });
+            }
+        }
     }
+
+    /// Frees the lock and removes its file, once the thread itself is gone.
+    pub fn remove(self, repository: &Repository, thread: &ThreadId) -> Result<(), LockError> {
+        let path = repository.locks_dir().join(thread.to_string());
+        match rustix::fs::unlink(&path) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(LockError::Io { path, source: error.into() }),
+        }
+    }
+}
+
+/// For messages only: the lock may have passed on to another process since.
+fn read_pid(file: &File) -> Option<u32> {
+    let mut text = [0; 16];
+    let len = file.read_at(&mut text, 0).ok()?;
+    std::str::from_utf8(&text[..len]).ok()?.trim().parse().ok()
+}
+
+fn write_pid(file: &File) -> io::Result<()> {
+    let text = format!("{}\n", std::process::id());
+    file.set_len(0)?;
+    file.write_all_at(text.as_bytes(), 0)
 }
 
 impl AsFd for ThreadLock {

@@ -1,8 +1,15 @@
 //! A `.selvedge/` directory as a whole.
 
+mod check;
+mod create;
+mod discover;
+mod sweep;
+
+use crate::backend::LocalBackend;
 use crate::{LayerId, Refs, RefsError, Store, StoreError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The name of the directory that is a repository.
 pub const DIRECTORY_NAME: &str = ".selvedge";
@@ -84,7 +91,7 @@ pub enum RepositoryError {
         /// The directory.
         path: PathBuf,
         /// What kind.
-        file_system: &'static str,
+        file_system: String,
     },
     /// The caller may not write it, or the disk is read-only.
     #[error("{}: the repository cannot be written", path.display())]
@@ -126,18 +133,24 @@ impl Repository {
     /// Makes `dir/.selvedge`, or opens it if it is there. Whole or not at all, also beside other
     /// processes that do the same.
     pub fn init(dir: &Path) -> Result<(Self, Created), RepositoryError> {
-        todo!()
+        let created = create::create(dir)?;
+        Self::open(dir, &OpenOptions::default()).map(|repository| (repository, created))
     }
 
     /// Opens `dir/.selvedge`.
     pub fn open(dir: &Path, options: &OpenOptions<'_>) -> Result<Self, RepositoryError> {
-        todo!()
+        let place = check::check(dir, options)?;
+        let store = Store::new(Arc::new(LocalBackend::open(&place.path)?));
+        let refs = Refs::open(&place.path.join("refs.db"))?;
+        sweep::sweep_files(&place.path.join("tmp"));
+        Ok(Self { parent: place.parent, path: place.path, store, refs })
     }
 
     /// The nearest directory at or above `start` that holds a `.selvedge`. The search ends at a
-    /// directory of another owner, and at a FUSE mount, which it asks nothing.
+    /// directory of another owner, and passes over directories on FUSE mounts, which it asks
+    /// nothing.
     pub fn discover(start: &Path) -> Option<PathBuf> {
-        todo!()
+        discover::discover(start)
     }
 
     /// The directory that holds `.selvedge`, absolute.
@@ -168,6 +181,11 @@ impl Repository {
     /// Where the layer `id` lies, whether or not it exists.
     pub fn layer_dir(&self, id: &LayerId) -> PathBuf {
         self.layers_dir().join(id.to_string())
+    }
+
+    /// Where the threads' lock files lie: `.selvedge/locks`.
+    pub fn locks_dir(&self) -> PathBuf {
+        self.path.join("locks")
     }
 
     /// Where files are made before they are renamed into place: `.selvedge/tmp`.

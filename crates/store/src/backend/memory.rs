@@ -1,59 +1,101 @@
-//! Objects in memory, for tests.
+//! Objects in memory.
 
-/// Objects in memory.
-#[derive(Debug)]
-pub struct MemoryBackend;
+use super::{Backend, StagedBlob};
+use crate::{ObjectId, ObjectKind, StoreError};
+use rustix::fs::MemfdFlags;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Blobs of at least this many bytes get a file of their own, so that small tests reach that path.
+const LARGE_BLOB: u64 = 4096;
+
+/// Objects in memory: for tests, and for trees that are looked at once.
+#[derive(Debug, Default)]
+pub struct MemoryBackend {
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    objects: BTreeMap<(ObjectKind, ObjectId), Arc<[u8]>>,
+    files: BTreeMap<ObjectId, File>,
+}
+
 impl MemoryBackend {
     /// An empty store.
     pub fn new() -> Self {
-        todo!()
+        Self::default()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-impl super::Backend for MemoryBackend {
-    fn get(
-        &self,
-        kind: crate::ObjectKind,
-        id: &crate::ObjectId,
-    ) -> Result<Option<std::sync::Arc<[u8]>>, crate::StoreError> {
-        todo!()
+
+fn failed(what: &'static str) -> impl Fn(std::io::Error) -> StoreError {
+    move |source| StoreError::Io { path: PathBuf::from("memory"), what, source }
+}
+
+impl Backend for MemoryBackend {
+    fn get(&self, kind: ObjectKind, id: &ObjectId) -> Result<Option<Arc<[u8]>>, StoreError> {
+        Ok(self.held().objects.get(&(kind, *id)).map(Arc::clone))
     }
-    fn has(&self, kind: crate::ObjectKind, id: &crate::ObjectId) -> Result<bool, crate::StoreError> {
-        todo!()
+
+    fn has(&self, kind: ObjectKind, id: &ObjectId) -> Result<bool, StoreError> {
+        let held = self.held();
+        let file = kind == ObjectKind::Blob && held.files.contains_key(id);
+        Ok(file || held.objects.contains_key(&(kind, *id)))
     }
-    fn put(
-        &self,
-        kind: crate::ObjectKind,
-        id: &crate::ObjectId,
-        bytes: &[u8],
-    ) -> Result<bool, crate::StoreError> {
-        todo!()
+
+    fn put(&self, kind: ObjectKind, id: &ObjectId, bytes: &[u8]) -> Result<bool, StoreError> {
+        if self.has(kind, id)? {
+            return Ok(false);
+        }
+        Ok(self.held().objects.insert((kind, *id), Arc::from(bytes)).is_none())
     }
-    fn stage_blob(&self) -> Result<super::StagedBlob, crate::StoreError> {
-        todo!()
+
+    fn stage_blob(&self) -> Result<StagedBlob, StoreError> {
+        let file = rustix::fs::memfd_create("selvedge-blob", MemfdFlags::CLOEXEC)
+            .map_err(|error| failed("cannot make a file in memory")(error.into()))?;
+        Ok(StagedBlob { file: file.into(), path: None })
     }
-    fn put_blob_file(
-        &self,
-        id: &crate::ObjectId,
-        staged: super::StagedBlob,
-    ) -> Result<bool, crate::StoreError> {
-        todo!()
+
+    fn put_blob_file(&self, id: &ObjectId, staged: StagedBlob) -> Result<bool, StoreError> {
+        let file = staged.file.try_clone().map_err(failed("cannot keep a file in memory"))?;
+        Ok(self.held().files.insert(*id, file).is_none())
     }
-    fn open_blob_file(&self, id: &crate::ObjectId) -> Result<Option<std::fs::File>, crate::StoreError> {
-        todo!()
+
+    fn open_blob_file(&self, id: &ObjectId) -> Result<Option<File>, StoreError> {
+        let held = self.held();
+        held.files.get(id).map(File::try_clone).transpose().map_err(failed("cannot open a file in memory"))
     }
+
     fn large_blob(&self) -> u64 {
-        todo!()
+        LARGE_BLOB
     }
-    fn sync(&self) -> Result<(), crate::StoreError> {
-        todo!()
+
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
     }
+
     fn list(
         &self,
-        kind: crate::ObjectKind,
-        first: &crate::ObjectId,
-        last: &crate::ObjectId,
+        kind: ObjectKind,
+        first: &ObjectId,
+        last: &ObjectId,
         limit: usize,
-    ) -> Result<Vec<crate::ObjectId>, crate::StoreError> {
-        todo!()
+    ) -> Result<Vec<ObjectId>, StoreError> {
+        let held = self.held();
+        let range = (kind, *first)..=(kind, *last);
+        let mut names: Vec<_> = held.objects.range(range).map(|((_, id), _)| *id).collect();
+        if kind == ObjectKind::Blob {
+            names.extend(held.files.range(*first..=*last).map(|(id, _)| *id));
+            names.sort_unstable();
+            names.dedup();
+        }
+        names.truncate(limit);
+        Ok(names)
     }
 }

@@ -1,6 +1,6 @@
 //! What can be exported.
 
-use crate::{Content, Extent, FileKind, Meta, ObjectId, Store};
+use crate::{Content, Extent, FileKind, Meta};
 use std::io;
 
 /// Why a source cannot be read: whatever the implementation's own error is.
@@ -86,31 +86,4 @@ pub trait FileReader {
 
     /// Reads at `offset` as pread(2) does.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-}
-
-/// A snapshot as a [`Source`].
-pub struct SnapshotSource {
-    store: Store,
-    snapshot: ObjectId,
-}
-
-impl SnapshotSource {
-    /// The snapshot of that name.
-    pub const fn new(store: Store, snapshot: ObjectId) -> Self {
-        Self { store, snapshot }
-    }
-}
-
-impl Source for SnapshotSource {
-    fn root(&self) -> Result<Node, SourceError> {
-        todo!()
-    }
-
-    fn children(&self, directory: &Node) -> Result<Vec<(Vec<u8>, Node)>, SourceError> {
-        todo!()
-    }
-
-    fn open(&self, file: &Node) -> Result<Box<dyn FileReader>, SourceError> {
-        todo!()
-    }
 }
