@@ -1,1 +1,44 @@
-//! placeholder
+//! One thread's working tree as nodes and operations: a base snapshot, frozen layers and an upper, merged top
+//! down. It knows no FUSE; whoever serves a kernel, a test or an export calls the methods of [`View`].
+//!
+//! # Where things are
+//!
+//! - [`View`]'s operations: `names`, `attributes`, `contents`, `directories`.
+//! - What they stand on: `state` (shared), `change` (one mutation in the making), `tables` (all catalogs as one),
+//!   `open_table` (handles).
+//! - The disk: `catalog` (a layer's metadata), `working_files` (its bytes), `base` (the snapshot), `log_sync`.
+//! - Time and trouble: `upkeep`, `recovery`, `latch`, `clock`, [`crash`].
+
+mod attr;
+mod attributes;
+mod base;
+mod body_codec;
+mod catalog;
+mod change;
+mod clock;
+mod commit;
+mod contents;
+pub mod crash;
+mod dir_stream;
+mod directories;
+mod error;
+mod inode;
+mod latch;
+mod log_sync;
+mod names;
+mod open_flags;
+mod open_table;
+mod recovery;
+mod request;
+mod source;
+mod state;
+mod tables;
+mod upkeep;
+mod view;
+mod working_files;
+
+pub use attr::{Attr, DirEntry, RenameMode, SetAttr, SetTime, StatFs, XattrMode};
+pub use error::{Result, ViewError};
+pub use open_flags::OpenFlags;
+pub use request::{Handle, Request, RequestKey};
+pub use view::{View, ViewOptions};

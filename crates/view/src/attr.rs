@@ -1,0 +1,114 @@
+//! What `stat` shows of a node, and what `setattr` may change.
+
+use selvedge_store::{FileKind, Ino, Timestamp};
+
+/// Attributes of one node, as stat(2) shows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number; also the node id, the root aside (which is node 1 to the kernel).
+    pub ino: Ino,
+    /// Type of the node.
+    pub kind: FileKind,
+    /// Permission, set-id and sticky bits (`07777`).
+    pub mode: u32,
+    /// Number of names; 0 for a node that is unlinked and still open.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device node in the kernel's encoding, else 0.
+    pub rdev: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Space used, in units of 512 bytes.
+    pub blocks: u64,
+    /// Last access. Kept as set; reads do not change it.
+    pub atime: Timestamp,
+    /// Last change of content.
+    pub mtime: Timestamp,
+    /// Last change of anything.
+    pub ctime: Timestamp,
+}
+
+/// A time that `setattr` sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// This time.
+    At(Timestamp),
+    /// The time at which the request is carried out.
+    Now,
+}
+
+/// The changes of one `setattr`; `None` leaves a field as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetAttr {
+    /// New permission bits (`07777`).
+    pub mode: Option<u32>,
+    /// New owner.
+    pub uid: Option<u32>,
+    /// New group.
+    pub gid: Option<u32>,
+    /// New length: truncate or extend with a hole.
+    pub size: Option<u64>,
+    /// New access time.
+    pub atime: Option<SetTime>,
+    /// New modification time.
+    pub mtime: Option<SetTime>,
+}
+
+/// One entry of a directory stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Inode number of the entry.
+    pub ino: Ino,
+    /// Type of the entry.
+    pub kind: FileKind,
+    /// Name in bytes.
+    pub name: Vec<u8>,
+    /// Cookie of the entry: a listing that continues after it resumes here, in this worker or a later one.
+    pub cookie: u64,
+}
+
+/// Space and nodes of the disk that holds the repository, as statvfs(3) has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatFs {
+    /// Total blocks, in units of `frsize`.
+    pub blocks: u64,
+    /// Free blocks.
+    pub bfree: u64,
+    /// Free blocks for ordinary users.
+    pub bavail: u64,
+    /// Total nodes.
+    pub files: u64,
+    /// Free nodes.
+    pub ffree: u64,
+    /// Preferred block size in bytes.
+    pub bsize: u32,
+    /// Fundamental block size in bytes.
+    pub frsize: u32,
+    /// Longest name in bytes.
+    pub namelen: u32,
+}
+
+/// How `setxattr` treats an attribute that exists or does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XattrMode {
+    /// Create or replace.
+    Set,
+    /// `XATTR_CREATE`: fail when it exists.
+    Create,
+    /// `XATTR_REPLACE`: fail when it does not.
+    Replace,
+}
+
+/// How `rename` treats an existing target: renameat2(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Replace it.
+    Replace,
+    /// `RENAME_NOREPLACE`: fail when it exists.
+    NoReplace,
+    /// `RENAME_EXCHANGE`: swap both names.
+    Exchange,
+}

@@ -1,0 +1,181 @@
+//! Operations on a node's attributes: getattr, setattr, readlink, extended attributes, statfs.
+
+use crate::attr::{Attr, SetAttr, SetTime, StatFs, XattrMode};
+use crate::change::Change;
+use crate::error::{Result, ViewError};
+use crate::inode::{Body, Inode};
+use crate::names::applied;
+use crate::request::Request;
+use crate::view::View;
+use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
+
+/// The longest list of extended attribute names, in bytes (`XATTR_LIST_MAX`).
+const XATTR_LIST_MAX: usize = 64 * 1024;
+
+impl View {
+    /// What stat(2) shows of the node.
+    pub fn getattr(&self, ino: Ino) -> Result<Attr> {
+        let state = self.state();
+        state.attr(&state.node(ino)?)
+    }
+
+    /// Changes attributes, and the length first. Repeating it changes nothing more.
+    pub fn setattr(&self, request: &Request, ino: Ino, set: &SetAttr) -> Result<Attr> {
+        let _ = request;
+        let state = self.state();
+        let node = state.node(ino)?;
+        if *set == SetAttr::default() {
+            return state.attr(&node);
+        }
+        state.check_writable()?;
+        if let Some(size) = set.size {
+            match node.inode.kind {
+                FileKind::Regular => self.truncate(&node, size)?,
+                FileKind::Directory => return Err(ViewError::IsDirectory),
+                _ => return Err(ViewError::Invalid("only regular files have a length to set")),
+            }
+        }
+        if (SetAttr { size: None, ..*set }) != SetAttr::default() {
+            state.change(|change| set_row(change, ino, set))?;
+        }
+        state.attr(&state.node(ino)?)
+    }
+
+    /// Where a symbolic link points.
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        match &self.state().node(ino)?.inode.body {
+            Body::Target(target) => Ok(target.clone()),
+            _ => Err(ViewError::Invalid("not a symbolic link")),
+        }
+    }
+
+    /// Sets an extended attribute.
+    pub fn setxattr(
+        &self,
+        request: &Request,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<()> {
+        check_xattr_name(name)?;
+        if value.len() > Xattrs::MAX_VALUE {
+            return Err(ViewError::XattrTooBig);
+        }
+        self.change_xattrs(request, ino, |xattrs| {
+            match (mode, xattrs.get(name).is_some()) {
+                (XattrMode::Create, true) => return Err(ViewError::Exists),
+                (XattrMode::Replace, false) => return Err(ViewError::NoXattr),
+                _ => {}
+            }
+            xattrs.insert(name.to_vec(), value.to_vec());
+            let listed: usize = xattrs.iter().map(|(name, _)| name.len() + 1).sum();
+            if listed > XATTR_LIST_MAX { Err(ViewError::XattrTooBig) } else { Ok(()) }
+        })
+    }
+
+    /// Removes an extended attribute.
+    pub fn removexattr(&self, request: &Request, ino: Ino, name: &[u8]) -> Result<()> {
+        check_xattr_name(name)?;
+        self.change_xattrs(request, ino, |xattrs| xattrs.remove(name).map(drop).ok_or(ViewError::NoXattr))
+    }
+
+    fn change_xattrs(
+        &self,
+        request: &Request,
+        ino: Ino,
+        edit: impl FnOnce(&mut Xattrs) -> Result<()>,
+    ) -> Result<()> {
+        let state = self.state();
+        state.node(ino)?;
+        state.change(|change| {
+            let node = change.node(ino)?;
+            if Change::replayed(&node.inode, request).is_some() {
+                return Ok(());
+            }
+            let mut row = change.row_of(&node)?;
+            edit(&mut row.xattrs)?;
+            row.ctime = change.now;
+            row.applied = Some(applied(request, ino));
+            change.commit.put(row);
+            Ok(())
+        })
+    }
+
+    /// The value of an extended attribute.
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        let node = self.state().node(ino)?;
+        node.inode.xattrs.get(name).map(<[u8]>::to_vec).ok_or(ViewError::NoXattr)
+    }
+
+    /// The names of all extended attributes, each with a NUL behind it.
+    pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
+        let node = self.state().node(ino)?;
+        let mut list = Vec::new();
+        for (name, _) in node.inode.xattrs.iter() {
+            list.extend_from_slice(name);
+            list.push(0);
+        }
+        Ok(list)
+    }
+
+    /// Space and nodes of the disk that holds the repository.
+    pub fn statfs(&self) -> Result<StatFs> {
+        let disk = rustix::fs::statvfs(self.state().repo.path()).map_err(ViewError::host("statvfs"))?;
+        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        Ok(StatFs {
+            blocks: disk.f_blocks,
+            bfree: disk.f_bfree,
+            bavail: disk.f_bavail,
+            files: disk.f_files,
+            ffree: disk.f_ffree,
+            bsize: small(disk.f_bsize),
+            frsize: small(disk.f_frsize),
+            namelen: 255,
+        })
+    }
+}
+
+fn set_row(change: &mut Change<'_>, ino: Ino, set: &SetAttr) -> Result<()> {
+    let node = change.node(ino)?;
+    let mut row = change.row_of(&node)?;
+    let now = change.now;
+    let time = |set: SetTime| match set {
+        SetTime::At(time) => time,
+        SetTime::Now => now,
+    };
+    row.mode = set.mode.map_or(row.mode, |mode| mode & 0o7777);
+    row.uid = set.uid.unwrap_or(row.uid);
+    row.gid = set.gid.unwrap_or(row.gid);
+    row.atime = set.atime.map_or(row.atime, time);
+    if let Some(mtime) = set.mtime.map(time) {
+        set_mtime(change, &mut row, mtime)?;
+    }
+    row.ctime = now;
+    change.commit.put(row);
+    Ok(())
+}
+
+/// Sets the modification time where it counts: on the working file, if the upper has one.
+fn set_mtime(change: &Change<'_>, row: &mut Inode, mtime: Timestamp) -> Result<()> {
+    row.mtime = mtime;
+    if let Body::File { layer } = row.body
+        && layer == change.upper
+    {
+        change.state.files(layer, row.ino)?.set_mtime(row.ino, mtime)?;
+        change.stand_for_host(row)?;
+    }
+    Ok(())
+}
+
+/// Access control lists are refused until they are enforced: one that is kept and not heeded would tell lies.
+fn check_xattr_name(name: &[u8]) -> Result<()> {
+    if name.len() > Xattrs::MAX_NAME {
+        return Err(ViewError::Invalid("the attribute's name is too long"));
+    }
+    let known = [&b"user."[..], b"trusted.", b"security."];
+    if known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
+        return Ok(());
+    }
+    Err(ViewError::NotSupported("extended attributes of this namespace"))
+}

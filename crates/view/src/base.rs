@@ -1,0 +1,163 @@
+//! Reading the base: the snapshot beneath a thread's layers, a directory at a time.
+//!
+//! A node of the base that no layer mentions is known by number only. Where it stands is a hint, remembered when
+//! its directory is read, checked against the directory's tree when used, and found again by a walk when missing.
+
+use crate::error::{Result, ViewError};
+use crate::inode::Inode;
+use selvedge_store::{Entry, Ino, ObjectId, Store, Tree};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Encoded trees kept in memory, in bytes.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// Nodes kept decoded: an open follows a lookup closely, and finding a number in a large tree takes a scan.
+const RECENT_NODES: usize = 8192;
+
+/// The snapshot beneath a thread's layers.
+pub(crate) struct Base {
+    store: Store,
+    root: Entry,
+    root_tree: ObjectId,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Node → directory whose tree holds it.
+    parents: HashMap<Ino, Ino>,
+    /// Directory → its tree.
+    trees: HashMap<Ino, ObjectId>,
+    cache: HashMap<ObjectId, Arc<Tree>>,
+    /// Trees of the cache, oldest first.
+    order: VecDeque<ObjectId>,
+    cached_bytes: usize,
+    recent: HashMap<Ino, Arc<Inode>>,
+    /// Everything has been walked: a number without a hint is in no directory.
+    complete: bool,
+}
+
+impl Base {
+    /// The snapshot `id` of `store`.
+    pub(crate) fn open(store: Store, id: &ObjectId) -> Result<Self> {
+        let snapshot = store.snapshot(id)?;
+        let root = Inode::from_entry(&snapshot.root, None);
+        let root_tree = root.tree().ok_or_else(|| ViewError::Damaged {
+            ino: root.ino,
+            why: "the snapshot's root is no directory".to_owned(),
+        })?;
+        let known = Known { trees: HashMap::from([(root.ino, root_tree)]), ..Known::default() };
+        Ok(Self { store, root: snapshot.root, root_tree, known: Mutex::new(known) })
+    }
+
+    /// The root directory's number.
+    pub(crate) fn root(&self) -> Ino {
+        self.root.meta.ino
+    }
+
+    /// The node that the base has under this number.
+    pub(crate) fn inode(&self, ino: Ino) -> Result<Option<Arc<Inode>>> {
+        if ino == self.root() {
+            let root = Inode { parent: Some(ino), ..Inode::from_entry(&self.root, None) };
+            return Ok(Some(Arc::new(root)));
+        }
+        if let Some(inode) = self.known().recent.get(&ino) {
+            return Ok(Some(Arc::clone(inode)));
+        }
+        loop {
+            let parent = self.known().parents.get(&ino).copied();
+            if let Some(parent) = parent
+                && let Some(tree) = self.tree_of(parent)?
+                && let Some((_, entry)) = tree.find_ino(ino)
+            {
+                return Ok(Some(self.remember(parent, &entry)));
+            }
+            if self.known().complete {
+                return Ok(None);
+            }
+            self.walk()?;
+        }
+    }
+
+    /// The node called `name` in the directory `parent`, whose base listing is `tree`.
+    pub(crate) fn child(&self, parent: Ino, tree: ObjectId, name: &[u8]) -> Result<Option<Arc<Inode>>> {
+        let tree = self.tree(tree)?;
+        Ok(tree.lookup(name).map(|entry| self.remember(parent, &entry)))
+    }
+
+    /// A directory's base listing.
+    pub(crate) fn tree(&self, id: ObjectId) -> Result<Arc<Tree>> {
+        if let Some(tree) = self.known().cache.get(&id) {
+            return Ok(Arc::clone(tree));
+        }
+        let tree = self.store.tree(&id)?;
+        self.known().keep(id, &tree);
+        Ok(tree)
+    }
+
+    fn tree_of(&self, directory: Ino) -> Result<Option<Arc<Tree>>> {
+        let id = if directory == self.root() {
+            Some(self.root_tree)
+        } else {
+            self.known().trees.get(&directory).copied()
+        };
+        id.map(|id| self.tree(id)).transpose()
+    }
+
+    fn remember(&self, parent: Ino, entry: &Entry) -> Arc<Inode> {
+        let inode = Arc::new(Inode::from_entry(entry, Some(parent)));
+        let mut known = self.known();
+        known.note(parent, inode.ino, inode.tree());
+        if known.recent.len() >= RECENT_NODES {
+            known.recent.clear();
+        }
+        known.recent.insert(inode.ino, Arc::clone(&inode));
+        inode
+    }
+
+    /// Reads every directory, to find where each number stands.
+    fn walk(&self) -> Result<()> {
+        let mut directories = vec![(self.root(), self.root_tree)];
+        while let Some((directory, id)) = directories.pop() {
+            let tree = self.store.tree(&id)?;
+            let mut known = self.known();
+            for (_, entry) in tree.iter() {
+                let inode = Inode::from_entry(&entry, Some(directory));
+                known.note(directory, inode.ino, inode.tree());
+                directories.extend(inode.tree().map(|id| (inode.ino, id)));
+            }
+        }
+        self.known().complete = true;
+        Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Every update leaves the maps whole: hints are checked when used, and the cache holds verified trees.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn note(&mut self, parent: Ino, ino: Ino, tree: Option<ObjectId>) {
+        self.parents.insert(ino, parent);
+        if let Some(tree) = tree {
+            self.trees.insert(ino, tree);
+        }
+    }
+
+    fn keep(&mut self, id: ObjectId, tree: &Arc<Tree>) {
+        if self.cache.insert(id, Arc::clone(tree)).is_some() {
+            return;
+        }
+        self.order.push_back(id);
+        self.cached_bytes += tree.memory();
+        while self.cached_bytes > CACHE_BYTES && self.order.len() > 1 {
+            if let Some(oldest) = self.order.pop_front()
+                && let Some(tree) = self.cache.remove(&oldest)
+            {
+                self.cached_bytes -= tree.memory();
+            }
+        }
+    }
+}

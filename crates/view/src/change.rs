@@ -1,0 +1,188 @@
+//! One mutation in the making: reads the tables, collects effects, commits them whole.
+
+use crate::commit::{Commit, Effect};
+use crate::error::{Result, ViewError};
+use crate::inode::{Body, Inode};
+use crate::names::applied;
+use crate::request::Request;
+use crate::state::State;
+use crate::tables::{Node, Tables};
+use crate::upkeep::CHECKPOINT_EFFECTS;
+use selvedge_store::{FileKind, Ino, LayerId, Timestamp, Xattrs};
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+
+/// One mutation in the making. It holds the tables, so it sees no other mutation half done.
+pub(crate) struct Change<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) tables: MutexGuard<'a, Tables>,
+    pub(crate) commit: Commit,
+    pub(crate) now: Timestamp,
+    pub(crate) upper: LayerId,
+}
+
+impl State {
+    /// Runs `make` and commits what it collected, before anybody learns of it. An empty commit is none.
+    pub(crate) fn change<T>(&self, make: impl FnOnce(&mut Change<'_>) -> Result<T>) -> Result<T> {
+        self.check_writable()?;
+        let upper = self.upper()?;
+        let mut change = Change {
+            state: self,
+            tables: self.tables(),
+            commit: Commit::new(),
+            now: self.clock.now(),
+            upper: upper.id,
+        };
+        let made = make(&mut change)?;
+        let Change { mut tables, commit, .. } = change;
+        if commit.effects.is_empty() {
+            return Ok(made);
+        }
+        match tables.commit(&commit) {
+            Ok(()) => upper.log.committed(),
+            Err(error) if error.is_disk_full() => return Err(error),
+            Err(error) => return self.latch.guard("commit", Err(error)),
+        }
+        let logged = self.logged.fetch_add(commit.effects.len() as u64, Ordering::Relaxed);
+        if logged >= CHECKPOINT_EFFECTS {
+            self.work.wake_soon();
+        }
+        Ok(made)
+    }
+}
+
+impl Change<'_> {
+    pub(crate) fn node(&mut self, ino: Ino) -> Result<Node> {
+        self.state.node_in(&mut self.tables, ino)
+    }
+
+    /// The directory under this number, if it is one and has a name.
+    pub(crate) fn directory(&mut self, ino: Ino) -> Result<Node> {
+        let node = self.node(ino)?;
+        node.live_directory()?;
+        Ok(node)
+    }
+
+    pub(crate) fn child(&mut self, directory: &Inode, name: &[u8]) -> Result<Option<Node>> {
+        self.state.child_in(&mut self.tables, directory, name)
+    }
+
+    /// The node as a row of the upper that says the same as the node does where it is.
+    pub(crate) fn row_of(&self, node: &Node) -> Result<Inode> {
+        let mut row = (*node.inode).clone();
+        if row.kind == FileKind::Regular {
+            let attr = self.state.attr(node)?;
+            (row.mtime, row.ctime) = (attr.mtime, attr.ctime);
+            self.stand_for_host(&mut row)?;
+        }
+        Ok(row)
+    }
+
+    /// Notes the host ctime that the row's own stands for.
+    pub(crate) fn stand_for_host(&self, row: &mut Inode) -> Result<()> {
+        row.host_ctime = match row.body {
+            Body::File { layer } if layer == self.upper => self.state.host_stat(row)?.map(|host| host.ctime),
+            _ => None,
+        };
+        Ok(())
+    }
+
+    /// The result of this request if it was carried out before.
+    pub(crate) fn replayed(inode: &Inode, request: &Request) -> Option<Ino> {
+        let applied = inode.applied.filter(|_| request.resent)?;
+        (applied.key == request.key).then_some(applied.result)
+    }
+
+    /// A new node with one name, owned by the caller; `directory` hands down its group and set-group bit.
+    pub(crate) fn new_inode(&self, request: &Request, ino: Ino, directory: &Inode, new: NewNode) -> Inode {
+        let inherits = directory.mode & libc::S_ISGID != 0;
+        let is_dir = new.kind == FileKind::Directory;
+        let set_group = if inherits && is_dir { libc::S_ISGID } else { 0 };
+        Inode {
+            ino,
+            kind: new.kind,
+            mode: (new.mode & 0o7777) | set_group,
+            uid: request.uid,
+            gid: if inherits { directory.gid } else { request.gid },
+            nlink: if is_dir { 2 } else { 1 },
+            rdev: new.rdev,
+            atime: self.now,
+            mtime: self.now,
+            ctime: self.now,
+            host_ctime: None,
+            parent: is_dir.then_some(directory.ino),
+            body: new.body,
+            fallback: None,
+            xattrs: Xattrs::new(),
+            applied: None,
+        }
+    }
+
+    /// Writes a directory whose names changed; `links` is the change in its number of subdirectories.
+    pub(crate) fn put_directory(&mut self, mut row: Inode, links: i64, request: &Request, result: Ino) {
+        row.nlink = u32::try_from((i64::from(row.nlink) + links).max(2)).unwrap_or(u32::MAX);
+        (row.mtime, row.ctime) = (self.now, self.now);
+        row.applied = Some(applied(request, result));
+        self.commit.put(row);
+    }
+
+    pub(crate) fn put_name(&mut self, parent: Ino, name: &[u8], inode: &Inode) {
+        let (ino, kind) = (inode.ino, inode.kind);
+        self.commit.push(Effect::PutName { parent, name: name.to_vec(), ino, kind });
+    }
+
+    /// Takes a name away: hides it if something below has it, else forgets it.
+    pub(crate) fn remove_name(&mut self, directory: &Inode, name: &[u8]) -> Result<()> {
+        let parent = directory.ino;
+        let below = match self.tables.name_below(parent, name)? {
+            Some(crate::catalog::NameRow::Node { .. }) => true,
+            Some(crate::catalog::NameRow::Whiteout) => false,
+            None => self.state.base_child(directory, name)?.is_some(),
+        };
+        let name = name.to_vec();
+        if self.tables.unsettled().contains_key(&(parent, name.clone())) {
+            self.commit.push(Effect::Settle { parent, name: name.clone() });
+        }
+        self.commit.push(if below {
+            Effect::Whiteout { parent, name }
+        } else {
+            Effect::DropName { parent, name }
+        });
+        Ok(())
+    }
+
+    /// Takes one name's worth off the node, which becomes an orphan with its last one.
+    pub(crate) fn drop_link(&mut self, node: &Node) -> Result<()> {
+        let mut row = self.row_of(node)?;
+        row.nlink = if row.is_dir() { 0 } else { row.nlink.saturating_sub(1) };
+        row.ctime = self.now;
+        if row.nlink == 0 {
+            self.commit.push(Effect::AddOrphan(row.ino));
+        }
+        self.commit.put(row);
+        Ok(())
+    }
+
+    /// Refuses a directory with entries.
+    pub(crate) fn check_empty(&self, directory: &Inode) -> Result<()> {
+        use crate::catalog::NameRow;
+        let names = self.tables.names(directory.ino)?;
+        if names.values().any(|row| matches!(row, NameRow::Node { .. })) {
+            return Err(ViewError::NotEmpty);
+        }
+        if let Some(tree) = directory.tree()
+            && self.state.base.tree(tree)?.iter_names().any(|(name, _, _)| !names.contains_key(name))
+        {
+            return Err(ViewError::NotEmpty);
+        }
+        Ok(())
+    }
+}
+
+/// What a new node is.
+pub(crate) struct NewNode {
+    pub(crate) kind: FileKind,
+    pub(crate) mode: u32,
+    pub(crate) rdev: u64,
+    pub(crate) body: Body,
+}

@@ -1,0 +1,67 @@
+//! One mutation as one value.
+
+use crate::inode::Inode;
+use selvedge_store::{FileKind, Ino};
+
+/// One change to a layer's catalog.
+#[derive(Debug, Clone)]
+pub(crate) enum Effect {
+    PutInode(Box<Inode>),
+    DeleteInode(Ino),
+    PutName {
+        parent: Ino,
+        name: Vec<u8>,
+        ino: Ino,
+        kind: FileKind,
+    },
+    /// Hides a name that a lower layer or the base has.
+    Whiteout {
+        parent: Ino,
+        name: Vec<u8>,
+    },
+    /// Removes a name that nothing below has.
+    DropName {
+        parent: Ino,
+        name: Vec<u8>,
+    },
+    /// Removes what is left of a directory that has gone: whiteouts, as it is empty.
+    DropNames(Ino),
+    /// The node has no name left; it lives until nobody has it open.
+    AddOrphan(Ino),
+    DropOrphan(Ino),
+    /// `name` was replaced by `source`, whose bytes are not durable yet: after a power cut it is `old` again.
+    Unsettle {
+        parent: Ino,
+        name: Vec<u8>,
+        old: Ino,
+        source: Ino,
+    },
+    Settle {
+        parent: Ino,
+        name: Vec<u8>,
+    },
+}
+
+/// Everything one mutation changes in the catalog, applied whole or not at all.
+///
+/// The request's key is part of it: it stands in the `applied` field of the directory (or, for extended
+/// attributes, the node) that the mutation writes anyway.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Commit {
+    pub(crate) effects: Vec<Effect>,
+}
+
+impl Commit {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn put(&mut self, inode: Inode) -> &mut Self {
+        self.push(Effect::PutInode(Box::new(inode)))
+    }
+
+    pub(crate) fn push(&mut self, effect: Effect) -> &mut Self {
+        self.effects.push(effect);
+        self
+    }
+}

@@ -1,0 +1,340 @@
+//! Operations on the bytes of regular files: open, read, write, truncate, fsync, release; copy-up.
+
+use crate::crash;
+use crate::error::{Result, ViewError};
+use crate::inode::Body;
+use crate::open_flags::OpenFlags;
+use crate::open_table::{Content, OpenFile};
+use crate::request::{Handle, Request};
+use crate::state::State;
+use crate::tables::Node;
+use crate::view::View;
+use crate::working_files::stat_open;
+use selvedge_store::{BlobReader, Extent, FileKind, Ino};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+/// Bytes moved at once when a copy cannot be left to the kernel.
+const COPY_BLOCK: usize = 128 * 1024;
+
+impl View {
+    /// Opens a regular file.
+    pub fn open_file(&self, request: &Request, ino: Ino, flags: OpenFlags) -> Result<Handle> {
+        if flags.write {
+            self.state().check_writable()?;
+        }
+        let node = self.state().node(ino)?;
+        self.open_node(request, &node, flags)
+    }
+
+    pub(crate) fn open_node(&self, request: &Request, node: &Node, flags: OpenFlags) -> Result<Handle> {
+        let state = self.state();
+        let ino = node.inode.ino;
+        match node.inode.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(ViewError::IsDirectory),
+            _ => return Err(ViewError::Invalid("not a regular file")),
+        }
+        let held = state.open.hold(ino, || state.content_of(ino))?;
+        let handle = Handle(request.key.unique);
+        state.open.add_file(handle, &held, flags);
+        Ok(handle)
+    }
+
+    /// Reads `size` bytes at `offset`; fewer only at the end of the file.
+    pub fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Vec<u8>> {
+        let (file, _) = self.state().open.file(handle)?;
+        let mut buffer = vec![0; size as usize];
+        let content = file.content();
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match content.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(ViewError::Host { what: "read", source }),
+            }
+        }
+        buffer.truncate(filled);
+        Ok(buffer)
+    }
+
+    /// Writes all of `data` at `offset`. The kernel sends appends with the offset they go to, so a write that is
+    /// sent twice writes the same bytes to the same place.
+    pub fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
+        let state = self.state();
+        state.check_writable()?;
+        let (file, flags) = state.open.file(handle)?;
+        if !flags.write {
+            return Err(ViewError::BadHandle);
+        }
+        let content = state.own_content(&file, u64::MAX)?;
+        let Content::Own(host) = &*content else {
+            return Err(ViewError::Damaged {
+                ino: file.ino,
+                why: "no working file after copy-up".to_owned(),
+            });
+        };
+        state.mark_dirty(&file);
+        crash::point("write.before");
+        match host.write_all_at(data, offset) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.reap_now() => {
+                host.write_all_at(data, offset)
+            }
+            result => result,
+        }
+        .map_err(ViewError::host("write"))?;
+        crash::point("write.after");
+        u32::try_from(data.len()).map_err(|_| ViewError::FileTooBig)
+    }
+
+    /// Makes the file's bytes, attributes and name durable.
+    pub fn fsync(&self, handle: Handle, data_only: bool) -> Result<()> {
+        let state = self.state();
+        state.latch.check()?;
+        let (file, _) = state.open.file(handle)?;
+        if let Content::Own(host) = &*file.content() {
+            file.dirty.store(false, Ordering::Release);
+            state.dirty().remove(&file.ino);
+            let synced = if data_only { host.sync_data() } else { host.sync_all() };
+            state.latch.guard("fsync", synced.map_err(ViewError::host("fsync of a working file")))?;
+            state.confirm(file.ino)?;
+        }
+        state.sync_log()
+    }
+
+    /// Forgets a handle.
+    pub fn release(&self, handle: Handle) {
+        let state = self.state();
+        if let Some(ino) = state.open.remove(handle)
+            && state.work.was_forgotten(ino)
+        {
+            state.work.reap(ino);
+        }
+    }
+
+    /// Sets a regular file's length.
+    pub(crate) fn truncate(&self, node: &Node, size: u64) -> Result<()> {
+        let state = self.state();
+        let ino = node.inode.ino;
+        let held = state.open.hold(ino, || state.content_of(ino))?;
+        let content = state.own_content(&held.file, size)?;
+        let Content::Own(host) = &*content else {
+            return Err(ViewError::Damaged { ino, why: "no working file after copy-up".to_owned() });
+        };
+        state.mark_dirty(&held.file);
+        crash::point("truncate.before");
+        host.set_len(size).map_err(ViewError::host("truncate"))?;
+        crash::point("truncate.after");
+        Ok(())
+    }
+}
+
+impl Content {
+    /// Reads at `offset` as pread(2) does.
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::Empty => Ok(0),
+            Self::Blob(reader) => reader.read_at(buffer, offset),
+            Self::Frozen(file) | Self::Own(file) => file.read_at(buffer, offset),
+        }
+    }
+}
+
+impl State {
+    /// Where the bytes of a regular file are.
+    pub(crate) fn content_of(&self, ino: Ino) -> Result<Content> {
+        match &self.node(ino)?.inode.body {
+            Body::Blob { id, size, .. } => Ok(Content::Blob(self.repo.store().open_blob(id, *size)?)),
+            Body::File { layer } => {
+                let own = self.upper.get().is_some_and(|upper| upper.id == *layer);
+                let file = self.files(*layer, ino)?.open_file(ino, own && !self.read_only)?;
+                Ok(file.map_or(Content::Empty, if own { Content::Own } else { Content::Frozen }))
+            }
+            Body::None | Body::Tree { .. } | Body::Target(_) => {
+                Err(ViewError::Damaged { ino, why: "a regular file without bytes".to_owned() })
+            }
+        }
+    }
+
+    /// The upper's working file of `file`, made at its first change; of earlier bytes, `keep` are kept.
+    pub(crate) fn own_content(&self, file: &OpenFile, keep: u64) -> Result<Arc<Content>> {
+        let content = file.content();
+        if matches!(*content, Content::Own(_)) {
+            return Ok(content);
+        }
+        let _replacing = file.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let content = file.content();
+        if matches!(*content, Content::Own(_)) {
+            return Ok(content);
+        }
+        let upper = self.upper()?;
+        let node = self.node(file.ino)?;
+        if node.inode.body == (Body::File { layer: upper.id }) {
+            return Ok(file.replace(Content::Own(upper.files.make_file(file.ino)?)));
+        }
+        let own = self.copy_up(&node, &content, keep)?;
+        Ok(file.replace(Content::Own(own)))
+    }
+
+    /// Gives a node whose bytes lie below a working file of its own. The copy is whole before it has the node's
+    /// number, and counts from the commit on; until it is durable the row keeps what it replaces.
+    fn copy_up(&self, node: &Node, content: &Content, keep: u64) -> Result<File> {
+        let ino = node.inode.ino;
+        let upper = self.upper()?;
+        let temp = upper.files.temp_file()?;
+        self.copy_bytes(node, content, temp.file()?, keep)?;
+        let own = self.change(|change| {
+            let node = change.node(ino)?;
+            let mut row = change.row_of(&node)?;
+            crash::point("copy-up.before-rename");
+            let own = temp.adopt(ino, row.mtime)?;
+            crash::point("copy-up.before-commit");
+            row.fallback = Some(std::mem::replace(&mut row.body, Body::File { layer: upper.id }));
+            row.host_ctime = Some(stat_open(&own)?.ctime);
+            change.commit.put(row);
+            Ok(own)
+        })?;
+        crash::point("copy-up.after-commit");
+        self.work.wake_soon();
+        Ok(own)
+    }
+
+    fn copy_bytes(&self, node: &Node, from: &Content, to: &File, keep: u64) -> Result<()> {
+        let size = self.attr(node)?.size;
+        let end = size.min(keep);
+        for extent in self.data_of(node, from, size)? {
+            copy_range(from, to, extent.offset, extent.end().min(end))?;
+        }
+        to.set_len(end).map_err(ViewError::host("extend a working file"))
+    }
+
+    /// Where a file has data; the rest are holes, and stay so in copies.
+    pub(crate) fn data_of(&self, node: &Node, content: &Content, size: u64) -> Result<Vec<Extent>> {
+        let whole = vec![Extent { offset: 0, len: size }];
+        match (content, &node.inode.body) {
+            (Content::Empty, _) => Ok(Vec::new()),
+            (Content::Blob(_), Body::Blob { holes: Some(holes), .. }) => {
+                Ok(complement(&self.repo.store().holes(holes)?, size))
+            }
+            (Content::Blob(_), _) => Ok(whole),
+            (Content::Frozen(file) | Content::Own(file), _) => {
+                data_extents(file, size).map_err(ViewError::host("find a working file's data"))
+            }
+        }
+    }
+
+    /// Notes that a working file has bytes that are not durable.
+    pub(crate) fn mark_dirty(&self, file: &OpenFile) {
+        if !file.dirty.swap(true, Ordering::AcqRel) {
+            self.dirty().insert(file.ino);
+        }
+    }
+
+    /// Takes note that the node's working file is durable: nothing falls back to what it replaced.
+    pub(crate) fn confirm(&self, ino: Ino) -> Result<()> {
+        let pending = {
+            let tables = self.tables();
+            tables.fallbacks().contains(&ino)
+                || tables.unsettled().values().any(|replaced| replaced.source == ino)
+        };
+        if !pending {
+            return Ok(());
+        }
+        // The file's name must be durable before a row says that its bytes are.
+        let upper = self.upper()?;
+        self.latch.guard("fsync", upper.files.sync_names())?;
+        self.change(|change| {
+            let node = change.node(ino)?;
+            if node.inode.fallback.is_some() {
+                let row = crate::inode::Inode { fallback: None, ..(*node.inode).clone() };
+                change.commit.put(row);
+            }
+            change.settle_source(ino);
+            Ok(())
+        })?;
+        self.work.wake_soon();
+        Ok(())
+    }
+
+    /// Makes every commit so far durable, and the names of working files before it.
+    pub(crate) fn sync_log(&self) -> Result<()> {
+        let Some(upper) = self.upper.get() else { return Ok(()) };
+        self.latch.check()?;
+        self.latch.guard("fsync", upper.files.sync_names())?;
+        self.latch.guard("fsync", upper.log.sync())
+    }
+}
+
+/// Copies bytes from `offset` to `end`, in the kernel where it can be done there.
+fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<()> {
+    let mut at = offset;
+    let plain = match from {
+        Content::Blob(BlobReader::File(file)) => Some(&**file),
+        Content::Frozen(file) | Content::Own(file) => Some(file),
+        Content::Blob(_) | Content::Empty => None,
+    };
+    while let Some(plain) = plain
+        && at < end
+    {
+        let (mut read_at, mut write_at) = (at, at);
+        let want = usize::try_from(end - at).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(plain, Some(&mut read_at), to, Some(&mut write_at), want) {
+            Ok(0) => return Ok(()),
+            Ok(copied) => at += copied as u64,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::XDEV | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(ViewError::host("copy-up")(error)),
+        }
+    }
+    let mut block = vec![0; COPY_BLOCK.min(usize::try_from(end.saturating_sub(at)).unwrap_or(COPY_BLOCK))];
+    while at < end {
+        let want = block.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+        match from.read_at(&mut block[..want], at) {
+            Ok(0) => break,
+            Ok(read) => {
+                to.write_all_at(&block[..read], at).map_err(ViewError::host("copy-up"))?;
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(ViewError::Host { what: "copy-up", source }),
+        }
+    }
+    Ok(())
+}
+
+/// What holes leave of a file of `size` bytes.
+fn complement(holes: &[Extent], size: u64) -> Vec<Extent> {
+    let mut data = Vec::with_capacity(holes.len() + 1);
+    let mut at = 0;
+    for hole in holes {
+        if hole.offset > at {
+            data.push(Extent { offset: at, len: hole.offset.min(size).saturating_sub(at) });
+        }
+        at = hole.end();
+    }
+    if at < size {
+        data.push(Extent { offset: at, len: size - at });
+    }
+    data
+}
+
+fn data_extents(file: &File, size: u64) -> io::Result<Vec<Extent>> {
+    use rustix::fs::{SeekFrom, seek};
+    let mut data = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = seek(file, SeekFrom::Hole(start))?;
+        data.push(Extent { offset: start, len: end.min(size).saturating_sub(start) });
+        at = end;
+    }
+    Ok(data)
+}

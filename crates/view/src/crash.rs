@@ -1,0 +1,85 @@
+//! Named points at which a test lets the shipped worker die.
+//!
+//! A point is armed once, by name, from `SELVEDGE_FUSE_WORKER_CRASH_AT=[panic@]NAME[:N]`; the process then ends the
+//! N-th time (default: the first) it passes there: by abort(3), or by a panic with the `panic@` prefix. An
+//! unarmed point costs one load.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Every point of this crate, in the order of a mutation's life.
+pub const POINTS: &[&str] = &[
+    "upper.before-ref",
+    "commit.before",
+    "commit.after",
+    "copy-up.before-rename",
+    "copy-up.before-commit",
+    "copy-up.after-commit",
+    "truncate.before",
+    "truncate.after",
+    "write.before",
+    "write.after",
+    "reap.before-commit",
+    "reap.before-delete",
+    "sync.before",
+    "checkpoint.before",
+];
+
+struct Armed {
+    name: String,
+    passes_left: AtomicU64,
+    by_panic: bool,
+}
+
+static ARMED: OnceLock<Armed> = OnceLock::new();
+
+/// Why a crash point could not be armed.
+#[derive(Debug, thiserror::Error)]
+pub enum ArmError {
+    /// The text is not `[panic@]NAME[:N]` with N ≥ 1.
+    #[error("\"{0}\" is not a crash point: expected [panic@]NAME[:N]")]
+    Malformed(String),
+    /// No point has this name.
+    #[error("no crash point is called \"{0}\"")]
+    Unknown(String),
+    /// One point is armed already.
+    #[error("a crash point is armed already")]
+    AlreadyArmed,
+}
+
+/// Arms the point that `spec` names; `known` lists the points of the crates above this one.
+///
+/// # Errors
+/// When the text is malformed or names no point, or when a point is armed already.
+pub fn arm(spec: &str, known: &[&str]) -> Result<(), ArmError> {
+    let (by_panic, rest) = spec.strip_prefix("panic@").map_or((false, spec), |rest| (true, rest));
+    let (name, passes) = match rest.split_once(':') {
+        None => (rest, 1),
+        Some((name, n)) => (name, n.parse().map_err(|_| ArmError::Malformed(spec.to_owned()))?),
+    };
+    if passes == 0 {
+        return Err(ArmError::Malformed(spec.to_owned()));
+    }
+    if !POINTS.contains(&name) && !known.contains(&name) {
+        return Err(ArmError::Unknown(name.to_owned()));
+    }
+    let armed = Armed { name: name.to_owned(), passes_left: AtomicU64::new(passes), by_panic };
+    ARMED.set(armed).map_err(|_| ArmError::AlreadyArmed)
+}
+
+/// Passes the point `name`, which ends the process if it is armed and this is the armed pass.
+#[inline]
+pub fn point(name: &str) {
+    if let Some(armed) = ARMED.get() {
+        pass(armed, name);
+    }
+}
+
+#[cold]
+fn pass(armed: &Armed, name: &str) {
+    if armed.name != name || armed.passes_left.fetch_sub(1, Ordering::Relaxed) != 1 {
+        return;
+    }
+    assert!(!armed.by_panic, "crash point {name}");
+    std::process::abort();
+}

@@ -1,0 +1,125 @@
+//! Directory streams whose positions outlive changes of the directory, and the worker.
+//!
+//! A position is 63 bits of the name's hash, and names are listed in that order: it means the same in every
+//! listing of the directory, whoever made it. Of names whose hashes are equal (one directory in a hundred
+//! thousand with ten million names has a pair) all but the last carry the position before them, so that a reply
+//! that ends between two of them loses none.
+
+use crate::attr::DirEntry;
+use selvedge_store::{FileKind, Ino};
+
+/// Cookie of `.`; hashes lie above both.
+const DOT: u64 = 1;
+/// Cookie of `..`.
+pub(crate) const DOT_DOT: u64 = 2;
+
+/// The names of a directory, ordered by cookie.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    entries: Vec<DirEntry>,
+}
+
+impl Listing {
+    /// The listing of `directory`, which lies in `parent` and has these names.
+    pub(crate) fn new(
+        directory: Ino,
+        parent: Ino,
+        names: impl Iterator<Item = (Vec<u8>, Ino, FileKind)>,
+    ) -> Self {
+        let dot = |ino, name: &[u8], cookie| DirEntry {
+            ino,
+            kind: FileKind::Directory,
+            name: name.to_vec(),
+            cookie,
+        };
+        let mut entries = vec![dot(directory, b".", DOT), dot(parent, b"..", DOT_DOT)];
+        entries.extend(names.map(|(name, ino, kind)| DirEntry { ino, kind, cookie: cookie(&name), name }));
+        entries[2..].sort_unstable_by(|a, b| (a.cookie, &a.name).cmp(&(b.cookie, &b.name)));
+        for at in 2..entries.len().saturating_sub(1) {
+            if entries[at].cookie == entries[at + 1].cookie {
+                entries[at].cookie -= 1;
+            }
+        }
+        Self { entries }
+    }
+
+    /// Passes on the entries after `cookie` until `emit` refuses one.
+    pub(crate) fn emit_after(&self, cookie: u64, emit: &mut dyn FnMut(&DirEntry) -> bool) {
+        let start = self.entries.partition_point(|entry| entry.cookie <= cookie);
+        for entry in &self.entries[start..] {
+            if !emit(entry) {
+                return;
+            }
+        }
+    }
+}
+
+/// The cookie of a name: part of the format, because it is kept across workers, snapshots and hosts.
+fn cookie(name: &[u8]) -> u64 {
+    let hash = blake3::hash(name);
+    let prefix = hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    // The position before a name's must lie above those of `.` and `..`.
+    (prefix >> 1).max(DOT_DOT + 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(names: &[&str]) -> Listing {
+        let named = names.iter().enumerate();
+        Listing::new(
+            Ino(10),
+            Ino(9),
+            named.map(|(at, name)| (name.as_bytes().to_vec(), Ino(100 + at as u64), FileKind::Regular)),
+        )
+    }
+
+    fn from(listing: &Listing, cookie: u64, limit: usize) -> Vec<DirEntry> {
+        let mut taken = Vec::new();
+        listing.emit_after(cookie, &mut |entry| {
+            if taken.len() == limit {
+                return false;
+            }
+            taken.push(entry.clone());
+            true
+        });
+        taken
+    }
+
+    #[test]
+    fn a_position_means_the_same_after_names_came_and_went() {
+        let before = listing(&["a", "b", "c", "d", "e", "f"]);
+        let first = from(&before, 0, 4);
+        let position = first[3].cookie;
+        let after = listing(&["a", "c", "e", "g", "h", "f", "b"]);
+        let rest: Vec<_> = from(&after, position, 99).into_iter().map(|entry| entry.name).collect();
+        for entry in &first {
+            assert!(!rest.contains(&entry.name), "a name was listed twice");
+        }
+        for kept in ["a", "b", "c", "e", "f"] {
+            let listed = first.iter().any(|entry| entry.name == kept.as_bytes());
+            assert!(listed || rest.contains(&kept.as_bytes().to_vec()), "{kept} was lost");
+        }
+    }
+
+    #[test]
+    fn one_entry_a_reply_lists_everything_once() {
+        let listing = listing(&["x", "y", "z"]);
+        let mut cookie = 0;
+        let mut names = Vec::new();
+        while let Some(entry) = from(&listing, cookie, 1).pop() {
+            cookie = entry.cookie;
+            names.push(entry.name);
+        }
+        assert_eq!(names.len(), 5);
+        assert_eq!(names[..2], [b".".to_vec(), b"..".to_vec()]);
+    }
+
+    #[test]
+    fn cookies_are_part_of_the_format() {
+        assert_eq!(cookie(b"Cargo.toml"), cookie(b"Cargo.toml"));
+        assert_eq!(cookie(b""), u64::from_le_bytes([0xaf, 0x13, 0x49, 0xb9, 0xf5, 0xf9, 0xa1, 0xa6]) >> 1);
+        assert!(cookie(b"x") < 1 << 63);
+    }
+}

@@ -1,0 +1,100 @@
+//! One node's metadata, whole: what a layer's catalog holds for it, or what the base snapshot says.
+
+use crate::request::RequestKey;
+use selvedge_store::{Content, Entry, FileKind, Ino, LayerId, ObjectId, Timestamp, Xattrs};
+
+/// Where the bytes of a node are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// A node without bytes, or a directory without a base listing.
+    None,
+    /// A regular file of the store.
+    Blob { id: ObjectId, size: u64, holes: Option<ObjectId> },
+    /// A working file, `files/<ino>` of this layer. A file that is not there is empty.
+    File { layer: LayerId },
+    /// A directory whose names, unless a layer says otherwise, are those of this tree.
+    Tree { id: ObjectId },
+    /// A symbolic link's target.
+    Target(Vec<u8>),
+}
+
+/// The last mutation carried out on a node, so that a resent request is recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Applied {
+    pub(crate) key: RequestKey,
+    /// The node the mutation made or found; the root of the reply to rebuild.
+    pub(crate) result: Ino,
+}
+
+/// One node, whole. A row of a higher layer replaces those below it entirely.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Inode {
+    pub(crate) ino: Ino,
+    pub(crate) kind: FileKind,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) nlink: u32,
+    pub(crate) rdev: u64,
+    pub(crate) atime: Timestamp,
+    /// Not the truth for a node whose working file lies in the layer of its row: that file's mtime is.
+    pub(crate) mtime: Timestamp,
+    pub(crate) ctime: Timestamp,
+    /// The working file's ctime that `ctime` stands for: a host file's ctime changes with links, renames and
+    /// copy-up, so only one that differs from this one is news.
+    pub(crate) host_ctime: Option<Timestamp>,
+    /// The directory that holds a directory; every directory has one.
+    pub(crate) parent: Option<Ino>,
+    pub(crate) body: Body,
+    /// What `body` was before the working file was made, until that file is durable: after a power cut this
+    /// counts.
+    pub(crate) fallback: Option<Body>,
+    pub(crate) xattrs: Xattrs,
+    pub(crate) applied: Option<Applied>,
+}
+
+impl Inode {
+    /// The node that an entry of the base snapshot describes; `parent` is the directory that holds it.
+    pub(crate) fn from_entry(entry: &Entry, parent: Option<Ino>) -> Self {
+        let (body, rdev) = match &entry.content {
+            Content::Regular { blob, size, holes } => {
+                (Body::Blob { id: *blob, size: *size, holes: *holes }, 0)
+            }
+            Content::Directory { tree, .. } => (Body::Tree { id: *tree }, 0),
+            Content::Symlink { target } => (Body::Target(target.clone()), 0),
+            Content::Fifo | Content::Socket => (Body::None, 0),
+            Content::CharDevice { rdev } | Content::BlockDevice { rdev } => (Body::None, *rdev),
+        };
+        let kind = entry.kind();
+        Self {
+            ino: entry.meta.ino,
+            kind,
+            mode: entry.meta.mode,
+            uid: entry.meta.uid,
+            gid: entry.meta.gid,
+            nlink: entry.meta.nlink,
+            rdev,
+            atime: entry.meta.mtime,
+            mtime: entry.meta.mtime,
+            ctime: entry.meta.ctime,
+            host_ctime: None,
+            parent: (kind == FileKind::Directory).then_some(parent).flatten(),
+            body,
+            fallback: None,
+            xattrs: entry.meta.xattrs.clone(),
+            applied: None,
+        }
+    }
+
+    /// The tree that lists a directory's base names, if it has one.
+    pub(crate) fn tree(&self) -> Option<ObjectId> {
+        match self.body {
+            Body::Tree { id } => Some(id),
+            Body::None | Body::Blob { .. } | Body::File { .. } | Body::Target(_) => None,
+        }
+    }
+
+    pub(crate) fn is_dir(&self) -> bool {
+        self.kind == FileKind::Directory
+    }
+}

@@ -1,0 +1,194 @@
+//! What is open: handles that are never used twice, and one shared state for all handles of a file.
+
+use crate::dir_stream::Listing;
+use crate::error::{Result, ViewError};
+use crate::open_flags::OpenFlags;
+use crate::request::Handle;
+use selvedge_store::{BlobReader, Ino};
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// Where an open file's bytes are read from.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// The file is empty and has no working file.
+    Empty,
+    /// The store's.
+    Blob(BlobReader),
+    /// A working file of a frozen layer.
+    Frozen(File),
+    /// The upper's working file: the only content that is written.
+    Own(File),
+}
+
+/// The state that all handles of one regular file share, so that each sees the newest bytes after a copy-up.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    pub(crate) ino: Ino,
+    content: RwLock<Arc<Content>>,
+    /// Held while the content is replaced. Readers do not wait for it.
+    pub(crate) replacing: Mutex<()>,
+    /// Written since its last sync.
+    pub(crate) dirty: AtomicBool,
+}
+
+impl OpenFile {
+    pub(crate) fn content(&self) -> Arc<Content> {
+        Arc::clone(&self.content.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn replace(&self, content: Content) -> Arc<Content> {
+        let content = Arc::new(content);
+        *self.content.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&content);
+        content
+    }
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub(crate) struct OpenDir {
+    pub(crate) ino: Ino,
+    /// The names as they were when the stream was opened or rewound.
+    pub(crate) listing: Mutex<Option<Arc<Listing>>>,
+}
+
+#[derive(Debug, Clone)]
+enum Open {
+    File(Arc<OpenFile>, OpenFlags),
+    Dir(Arc<OpenDir>),
+}
+
+#[derive(Debug, Default)]
+struct Uses {
+    count: usize,
+    file: Option<Arc<OpenFile>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    handles: HashMap<Handle, Open>,
+    uses: HashMap<Ino, Uses>,
+}
+
+/// All handles of a view.
+#[derive(Debug, Default)]
+pub(crate) struct OpenTable {
+    inner: Mutex<Inner>,
+}
+
+/// Keeps a file's shared state for the length of one operation, opened or not.
+pub(crate) struct Held<'a> {
+    table: &'a OpenTable,
+    pub(crate) file: Arc<OpenFile>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.table.inner().unuse(self.file.ino);
+    }
+}
+
+impl OpenTable {
+    /// The file's shared state; `content` tells its bytes if nobody has it open.
+    pub(crate) fn hold(&self, ino: Ino, content: impl FnOnce() -> Result<Content>) -> Result<Held<'_>> {
+        if let Some(file) = self.inner().reuse(ino) {
+            return Ok(Held { table: self, file });
+        }
+        // Opening a blob reads the disk, so it happens outside the lock; whoever comes first is kept.
+        let content = content()?;
+        let mut inner = self.inner();
+        if let Some(file) = inner.reuse(ino) {
+            return Ok(Held { table: self, file });
+        }
+        let file = Arc::new(OpenFile {
+            ino,
+            content: RwLock::new(Arc::new(content)),
+            replacing: Mutex::new(()),
+            dirty: AtomicBool::new(false),
+        });
+        let uses = inner.uses.entry(ino).or_default();
+        uses.count += 1;
+        uses.file = Some(Arc::clone(&file));
+        Ok(Held { table: self, file })
+    }
+
+    /// Registers a handle. The same number again, from a request sent twice, changes nothing.
+    pub(crate) fn add_file(&self, handle: Handle, held: &Held<'_>, flags: OpenFlags) {
+        let mut inner = self.inner();
+        if inner.handles.insert(handle, Open::File(Arc::clone(&held.file), flags)).is_none() {
+            inner.uses.entry(held.file.ino).or_default().count += 1;
+        }
+    }
+
+    /// Registers a handle of a directory.
+    pub(crate) fn add_dir(&self, handle: Handle, ino: Ino) {
+        let mut inner = self.inner();
+        let dir = Arc::new(OpenDir { ino, listing: Mutex::new(None) });
+        if inner.handles.insert(handle, Open::Dir(dir)).is_none() {
+            inner.uses.entry(ino).or_default().count += 1;
+        }
+    }
+
+    pub(crate) fn file(&self, handle: Handle) -> Result<(Arc<OpenFile>, OpenFlags)> {
+        match self.inner().handles.get(&handle) {
+            Some(Open::File(file, flags)) => Ok((Arc::clone(file), *flags)),
+            Some(Open::Dir(_)) => Err(ViewError::IsDirectory),
+            None => Err(ViewError::BadHandle),
+        }
+    }
+
+    pub(crate) fn dir(&self, handle: Handle) -> Result<Arc<OpenDir>> {
+        match self.inner().handles.get(&handle) {
+            Some(Open::Dir(dir)) => Ok(Arc::clone(dir)),
+            Some(Open::File(..)) => Err(ViewError::NotDirectory),
+            None => Err(ViewError::BadHandle),
+        }
+    }
+
+    /// Forgets a handle; tells the node if nobody uses it any more. A second release does nothing.
+    pub(crate) fn remove(&self, handle: Handle) -> Option<Ino> {
+        let mut inner = self.inner();
+        let ino = match inner.handles.remove(&handle)? {
+            Open::File(file, _) => file.ino,
+            Open::Dir(dir) => dir.ino,
+        };
+        inner.unuse(ino).then_some(ino)
+    }
+
+    /// Whether anybody has the node open.
+    pub(crate) fn in_use(&self, ino: Ino) -> bool {
+        self.inner().uses.contains_key(&ino)
+    }
+
+    /// The file's shared state, if somebody has it open.
+    pub(crate) fn peek(&self, ino: Ino) -> Option<Arc<OpenFile>> {
+        self.inner().uses.get(&ino).and_then(|uses| uses.file.clone())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A thread that panicked ends the process (panic = "abort"); in tests the maps are whole at any point.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn reuse(&mut self, ino: Ino) -> Option<Arc<OpenFile>> {
+        let uses = self.uses.get_mut(&ino)?;
+        let file = uses.file.clone()?;
+        uses.count += 1;
+        Some(file)
+    }
+
+    /// Tells whether that was the last use.
+    fn unuse(&mut self, ino: Ino) -> bool {
+        let Some(uses) = self.uses.get_mut(&ino) else { return false };
+        uses.count = uses.count.saturating_sub(1);
+        if uses.count == 0 {
+            self.uses.remove(&ino);
+            return true;
+        }
+        false
+    }
+}

@@ -1,0 +1,34 @@
+//! Who asks, and under which key an answer is remembered.
+
+/// Names one request of one kernel connection for ever, so that a request sent again can be recognised.
+///
+/// The kernel numbers requests from 2 again on every mount, so the number alone names nothing; the epoch
+/// is drawn at random for each connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct RequestKey {
+    /// The connection's epoch: random, kept by every worker that serves the connection.
+    pub epoch: u64,
+    /// The request's `unique` without bit 63 (the bit that marks a resent request).
+    pub unique: u64,
+}
+
+/// One request to a view: its key, whether it is asked again, and for whom.
+///
+/// The kernel has checked permissions (`default_permissions`); the caller's ids serve only for what a file
+/// system decides itself: the owner of new files and clearing of set-id bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Key under which the result of a mutation is stored with the rows it changes.
+    pub key: RequestKey,
+    /// The kernel has sent this request before, to a worker that died.
+    pub resent: bool,
+    /// Effective user of the caller.
+    pub uid: u32,
+    /// Effective group of the caller.
+    pub gid: u32,
+}
+
+/// An open file or directory: the number of the request that opened it, so it is never used twice within
+/// a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Handle(pub u64);

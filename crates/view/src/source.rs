@@ -1,0 +1,104 @@
+//! A thread as it is now, as something to export.
+
+use crate::dir_stream::DOT_DOT;
+use crate::error::ViewError;
+use crate::inode::Body;
+use crate::open_table::Content;
+use crate::tables::Node as ViewNode;
+use crate::view::View;
+use selvedge_store::export::{FileReader, Node, Shape, Source, SourceError};
+use selvedge_store::{Content as Stored, Extent, FileKind, Meta};
+use std::io;
+use std::sync::Arc;
+
+impl Source for View {
+    fn root(&self) -> Result<Node, SourceError> {
+        Ok(self.export_node(&self.state().node(self.root())?)?)
+    }
+
+    fn children(&self, directory: &Node) -> Result<Vec<(Vec<u8>, Node)>, SourceError> {
+        let state = self.state();
+        let ino = directory.meta.ino;
+        let mut names = Vec::new();
+        state.list(ino)?.emit_after(DOT_DOT, &mut |entry| {
+            names.push((entry.name.clone(), entry.ino));
+            true
+        });
+        names.sort_unstable();
+        let mut children = Vec::with_capacity(names.len());
+        for (name, ino) in names {
+            match state.node(ino) {
+                // A name that went since the listing is one that was not there.
+                Err(ViewError::NotFound) => {}
+                node => children.push((name, self.export_node(&node?)?)),
+            }
+        }
+        Ok(children)
+    }
+
+    fn open(&self, file: &Node) -> Result<Box<dyn FileReader>, SourceError> {
+        let state = self.state();
+        let ino = file.meta.ino;
+        let node = state.node(ino)?;
+        // Bytes may be written while they are exported: whoever has the file open shares the state that is read.
+        let held = state.open.hold(ino, || state.content_of(ino))?;
+        let content = held.file.content();
+        let size = state.attr(&node)?.size;
+        let data = state.data_of(&node, &content, size)?;
+        Ok(Box::new(OpenSource { content, size, data }))
+    }
+}
+
+impl View {
+    fn export_node(&self, node: &ViewNode) -> crate::error::Result<Node> {
+        let attr = self.state().attr(node)?;
+        let inode = &node.inode;
+        let shape = match inode.kind {
+            FileKind::Regular => Shape::Regular { size: attr.size },
+            FileKind::Directory => Shape::Directory,
+            FileKind::Symlink => match &inode.body {
+                Body::Target(target) => Shape::Symlink { target: target.clone() },
+                _ => return Err(ViewError::Damaged { ino: inode.ino, why: "a link to nowhere".to_owned() }),
+            },
+            FileKind::Fifo => Shape::Fifo,
+            FileKind::Socket => Shape::Socket,
+            FileKind::CharDevice => Shape::CharDevice { rdev: inode.rdev },
+            FileKind::BlockDevice => Shape::BlockDevice { rdev: inode.rdev },
+        };
+        let stored = match &inode.body {
+            Body::Blob { id, size, holes } => Some(Stored::Regular { blob: *id, size: *size, holes: *holes }),
+            _ => None,
+        };
+        let meta = Meta {
+            ino: attr.ino,
+            mode: attr.mode,
+            uid: attr.uid,
+            gid: attr.gid,
+            nlink: attr.nlink,
+            mtime: attr.mtime,
+            ctime: attr.ctime,
+            xattrs: inode.xattrs.clone(),
+        };
+        Ok(Node { meta, shape, stored })
+    }
+}
+
+struct OpenSource {
+    content: Arc<Content>,
+    size: u64,
+    data: Vec<Extent>,
+}
+
+impl FileReader for OpenSource {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn data(&self) -> io::Result<Vec<Extent>> {
+        Ok(self.data.clone())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.content.read_at(buffer, offset)
+    }
+}

@@ -1,0 +1,318 @@
+//! What all operations of a view share.
+
+use crate::attr::Attr;
+use crate::base::Base;
+use crate::catalog::{Catalog, NameRow};
+use crate::clock::Clock;
+use crate::crash;
+use crate::error::{Result, ViewError};
+use crate::inode::{Body, Inode};
+use crate::latch::Latch;
+use crate::log_sync::LogSync;
+use crate::open_table::OpenTable;
+use crate::tables::{Node, Origin, Tables};
+use crate::upkeep::Work;
+use crate::working_files::{HostStat, WorkingFiles};
+use rustix::fs::{Mode, OFlags};
+use selvedge_store::{Extent, FileKind, Ino, LayerId, NewState, Repository, ThreadLock, ThreadRef};
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// Inode numbers taken from the repository at once.
+const NUMBER_BLOCK: u64 = 4096;
+
+/// The layer that a thread writes.
+#[derive(Debug)]
+pub(crate) struct Upper {
+    pub(crate) id: LayerId,
+    pub(crate) files: WorkingFiles,
+    pub(crate) log: LogSync,
+}
+
+/// One thread's tree, without the thread that keeps it in order.
+///
+/// Locks, in the order in which they may be taken: a file's `replacing`, then `tables`, then any other. None is
+/// held while file contents are read, written or synced, `replacing` aside, which only the writers of that file
+/// wait for.
+pub(crate) struct State {
+    pub(crate) repo: Repository,
+    pub(crate) lock: ThreadLock,
+    pub(crate) read_only: bool,
+    pub(crate) base: Base,
+    /// Frozen layers' working files.
+    pub(crate) frozen: HashMap<LayerId, WorkingFiles>,
+    pub(crate) upper: OnceLock<Upper>,
+    pub(crate) open: OpenTable,
+    pub(crate) latch: Latch,
+    pub(crate) clock: Clock,
+    pub(crate) work: Work,
+    /// Files of the upper written since their last sync.
+    pub(crate) dirty: Mutex<HashSet<Ino>>,
+    /// Files written by a worker that died may be volatile too, whichever they are.
+    pub(crate) all_dirty: AtomicBool,
+    /// Effects committed since the last checkpoint: the measure of the log's length.
+    pub(crate) logged: AtomicU64,
+    pub(crate) boot_id: String,
+    tables: Mutex<Tables>,
+    thread: Mutex<ThreadRef>,
+    numbers: Mutex<std::ops::Range<u64>>,
+}
+
+/// What [`State`] is made from.
+pub(crate) struct Parts {
+    pub(crate) repo: Repository,
+    pub(crate) lock: ThreadLock,
+    pub(crate) thread: ThreadRef,
+    pub(crate) read_only: bool,
+    pub(crate) base: Base,
+    pub(crate) frozen: HashMap<LayerId, WorkingFiles>,
+    pub(crate) upper: Option<Upper>,
+    pub(crate) tables: Tables,
+    pub(crate) boot_id: String,
+    pub(crate) all_dirty: bool,
+}
+
+impl State {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let upper = OnceLock::new();
+        if let Some(existing) = parts.upper {
+            let _ = upper.set(existing);
+        }
+        Self {
+            repo: parts.repo,
+            lock: parts.lock,
+            read_only: parts.read_only,
+            base: parts.base,
+            frozen: parts.frozen,
+            upper,
+            open: OpenTable::default(),
+            latch: Latch::default(),
+            clock: Clock::default(),
+            work: Work::default(),
+            dirty: Mutex::default(),
+            all_dirty: AtomicBool::new(parts.all_dirty),
+            logged: AtomicU64::new(0),
+            boot_id: parts.boot_id,
+            tables: Mutex::new(parts.tables),
+            thread: Mutex::new(parts.thread),
+            numbers: Mutex::new(0..0),
+        }
+    }
+
+    pub(crate) fn tables(&self) -> MutexGuard<'_, Tables> {
+        // A panic ends the process (panic = "abort"), so nobody meets a poisoned lock outside tests; the tables
+        // change their memory only after a commit succeeded, and are whole at any point.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The node under this number.
+    pub(crate) fn node(&self, ino: Ino) -> Result<Node> {
+        if let Some(node) = self.tables().row(ino)? {
+            return Ok(node);
+        }
+        self.base_node(ino)
+    }
+
+    /// The node under this number, for a caller that holds the tables. Callers have asked for it before, so that
+    /// the base answers from memory.
+    pub(crate) fn node_in(&self, tables: &mut Tables, ino: Ino) -> Result<Node> {
+        match tables.row(ino)? {
+            Some(node) => Ok(node),
+            None => self.base_node(ino),
+        }
+    }
+
+    fn base_node(&self, ino: Ino) -> Result<Node> {
+        let inode = self.base.inode(ino)?.ok_or(ViewError::NotFound)?;
+        Ok(Node { inode, origin: Origin::Base })
+    }
+
+    /// The node called `name` in `directory`.
+    pub(crate) fn child_in(
+        &self,
+        tables: &mut Tables,
+        directory: &Inode,
+        name: &[u8],
+    ) -> Result<Option<Node>> {
+        match tables.name(directory.ino, name)? {
+            Some(NameRow::Node { ino, .. }) => self.node_in(tables, ino).map(Some),
+            Some(NameRow::Whiteout) => Ok(None),
+            None => {
+                let Some(inode) = self.base_child(directory, name)? else { return Ok(None) };
+                let row = tables.row(inode.ino)?;
+                Ok(Some(row.unwrap_or(Node { inode, origin: Origin::Base })))
+            }
+        }
+    }
+
+    /// What the base has under `name` in `directory`, whatever the layers say.
+    pub(crate) fn base_child(&self, directory: &Inode, name: &[u8]) -> Result<Option<std::sync::Arc<Inode>>> {
+        match directory.tree() {
+            Some(tree) => self.base.child(directory.ino, tree, name),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads a directory's base listing into memory, so that a mutation finds it there while it holds the tables.
+    pub(crate) fn warm(&self, directory: Ino) -> Result<()> {
+        if let Some(tree) = self.node(directory)?.inode.tree() {
+            self.base.tree(tree)?;
+        }
+        Ok(())
+    }
+
+    /// Working files of a layer of this thread.
+    pub(crate) fn files(&self, layer: LayerId, ino: Ino) -> Result<&WorkingFiles> {
+        match self.upper.get() {
+            Some(upper) if upper.id == layer => Ok(&upper.files),
+            _ => self.frozen.get(&layer).ok_or_else(|| ViewError::Damaged {
+                ino,
+                why: format!("its working file lies in layer {layer}, which is none of this thread's"),
+            }),
+        }
+    }
+
+    /// What the host says of the working file that holds the node's bytes.
+    pub(crate) fn host_stat(&self, inode: &Inode) -> Result<Option<HostStat>> {
+        let Body::File { layer } = inode.body else { return Ok(None) };
+        let stat = self.files(layer, inode.ino)?.stat(inode.ino)?;
+        if let Some(stat) = stat {
+            self.clock.saw(stat.mtime);
+            self.clock.saw(stat.ctime);
+        }
+        Ok(stat)
+    }
+
+    /// What stat(2) shows of the node.
+    pub(crate) fn attr(&self, node: &Node) -> Result<Attr> {
+        let inode = &*node.inode;
+        let mut attr = Attr {
+            ino: inode.ino,
+            kind: inode.kind,
+            mode: inode.mode,
+            nlink: inode.nlink,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: inode.rdev,
+            size: 0,
+            blocks: 0,
+            atime: inode.atime,
+            mtime: inode.mtime,
+            ctime: inode.ctime,
+        };
+        match &inode.body {
+            Body::None | Body::Tree { .. } if inode.kind == FileKind::Directory => {
+                // A directory of the host has at least a block; programs take 0 for an empty pseudo directory.
+                (attr.size, attr.blocks) = (4096, 8);
+            }
+            Body::None | Body::Tree { .. } => {}
+            Body::Target(target) => attr.size = target.len() as u64,
+            Body::Blob { size, holes, .. } => {
+                let sparse = match holes {
+                    Some(holes) => self.repo.store().holes(holes)?,
+                    None => Vec::new(),
+                };
+                let unused: u64 = sparse.iter().map(|hole: &Extent| hole.len).sum();
+                (attr.size, attr.blocks) = (*size, size.saturating_sub(unused).div_ceil(4096) * 8);
+            }
+            Body::File { .. } => {
+                if let Some(host) = self.host_stat(inode)? {
+                    (attr.size, attr.blocks) = (host.size, host.blocks);
+                    if node.has_own_file().is_some() {
+                        attr.mtime = host.mtime;
+                        if inode.host_ctime != Some(host.ctime) {
+                            attr.ctime = host.ctime;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(attr)
+    }
+
+    /// A number that no file of this repository ever had.
+    pub(crate) fn new_ino(&self) -> Result<Ino> {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if numbers.is_empty() {
+            *numbers = self.repo.refs().reserve_numbers(NUMBER_BLOCK)?;
+        }
+        numbers.next().map(Ino).ok_or(ViewError::Invalid("no inode number is left"))
+    }
+
+    /// Refuses mutations of a view that takes none.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.read_only {
+            return Err(ViewError::ReadOnly);
+        }
+        self.latch.check()
+    }
+
+    /// The layer that is written, made by the first mutation.
+    pub(crate) fn upper(&self) -> Result<&Upper> {
+        if let Some(upper) = self.upper.get() {
+            return Ok(upper);
+        }
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(upper) = self.upper.get() {
+            return Ok(upper);
+        }
+        let id = LayerId::random().map_err(ViewError::host("draw a layer's name"))?;
+        let directory = self.repo.layer_dir(&id);
+        let (upper, catalog) = match self.make_upper(id, &directory) {
+            Ok(made) => made,
+            Err(error) => {
+                // Nothing refers to the half-made layer.
+                let _ = std::fs::remove_dir_all(&directory);
+                return Err(error);
+            }
+        };
+        crash::point("upper.before-ref");
+        let new = NewState { snapshot: thread.snapshot, layers: thread.layers.clone(), upper: Some(id) };
+        *thread = self.repo.refs().update_thread(&thread, &new)?;
+        self.tables().set_upper(id, catalog);
+        Ok(self.upper.get_or_init(|| upper))
+    }
+
+    fn make_upper(&self, id: LayerId, directory: &Path) -> Result<(Upper, Catalog)> {
+        rustix::fs::mkdir(directory, Mode::from_raw_mode(0o700)).map_err(ViewError::host("make a layer"))?;
+        let files = WorkingFiles::create(directory)?;
+        let catalog = Catalog::create(&directory.join("catalog.db"))?;
+        catalog.begin_use(&self.boot_id)?;
+        let log = LogSync::new(open_log(directory)?);
+        log.sync()?;
+        files.sync_names()?;
+        sync_directory(directory)?;
+        sync_directory(&self.repo.layers_dir())?;
+        Ok((Upper { id, files, log }, catalog))
+    }
+
+    /// Whether the node's working file may not be durable.
+    pub(crate) fn is_volatile(&self, node: &Node) -> bool {
+        let own = node.has_own_file();
+        own.is_some()
+            && own == self.upper.get().map(|upper| upper.id)
+            && (self.all_dirty.load(Ordering::Acquire)
+                || node.inode.fallback.is_some()
+                || self.dirty().contains(&node.inode.ino))
+    }
+
+    pub(crate) fn dirty(&self) -> MutexGuard<'_, HashSet<Ino>> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The catalog's log, which exists once something was committed.
+pub(crate) fn open_log(layer_dir: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(layer_dir.join("catalog.db-wal"), flags, Mode::empty())
+        .map_err(ViewError::host("open the catalog's log"))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(ViewError::host("open a layer"))?;
+    rustix::fs::fsync(fd).map_err(ViewError::host("fsync of a layer"))
+}

@@ -1,0 +1,231 @@
+//! The catalogs of a thread's layers as one: what the highest layer says of a node or a name holds.
+
+use crate::catalog::{Catalog, NameRow};
+use crate::commit::{Commit, Effect};
+use crate::error::{Result, ViewError};
+use crate::inode::Inode;
+use selvedge_store::{FileKind, Ino, LayerId};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Rows kept decoded.
+const CACHED_ROWS: usize = 16_384;
+
+/// Where a node's metadata comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Base,
+    Layer(LayerId),
+}
+
+/// A node and where it comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) inode: Arc<Inode>,
+    pub(crate) origin: Origin,
+}
+
+/// The catalogs of one thread.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    upper: Option<(LayerId, Catalog)>,
+    /// Top first.
+    frozen: Vec<(LayerId, Catalog)>,
+    rows: HashMap<Ino, Node>,
+    /// Nodes of the upper without a name.
+    orphans: HashSet<Ino>,
+    /// Nodes of the upper with a fallback.
+    fallbacks: HashSet<Ino>,
+    unsettled: BTreeMap<(Ino, Vec<u8>), Replaced>,
+}
+
+/// What a replaced name stands between until its new content is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    pub(crate) old: Ino,
+    pub(crate) source: Ino,
+}
+
+impl Tables {
+    /// Over the frozen layers, top first, and the upper, if there is one yet.
+    pub(crate) fn new(upper: Option<(LayerId, Catalog)>, frozen: Vec<(LayerId, Catalog)>) -> Result<Self> {
+        let mut tables = Self {
+            upper: None,
+            frozen,
+            rows: HashMap::new(),
+            orphans: HashSet::new(),
+            fallbacks: HashSet::new(),
+            unsettled: BTreeMap::new(),
+        };
+        if let Some((id, catalog)) = upper {
+            tables.orphans = catalog.orphans()?.into_iter().collect();
+            tables.fallbacks = catalog.with_fallback()?.into_iter().collect();
+            for row in catalog.unsettled()? {
+                let replaced = Replaced { old: row.old, source: row.source };
+                tables.unsettled.insert((row.parent, row.name), replaced);
+            }
+            tables.upper = Some((id, catalog));
+        }
+        Ok(tables)
+    }
+
+    /// Nodes without a name.
+    pub(crate) fn orphans(&self) -> &HashSet<Ino> {
+        &self.orphans
+    }
+
+    /// Nodes whose working files are not known to be durable.
+    pub(crate) fn fallbacks(&self) -> &HashSet<Ino> {
+        &self.fallbacks
+    }
+
+    /// Replaced names whose new content is not known to be durable.
+    pub(crate) fn unsettled(&self) -> &BTreeMap<(Ino, Vec<u8>), Replaced> {
+        &self.unsettled
+    }
+
+    /// Whether the node must be kept for a replaced name to fall back to.
+    pub(crate) fn is_kept(&self, ino: Ino) -> bool {
+        self.unsettled.values().any(|replaced| replaced.old == ino)
+    }
+
+    /// Gives a thread that had none its upper.
+    pub(crate) fn set_upper(&mut self, id: LayerId, catalog: Catalog) {
+        self.upper = Some((id, catalog));
+    }
+
+    pub(crate) fn upper(&self) -> Option<&Catalog> {
+        self.upper.as_ref().map(|(_, catalog)| catalog)
+    }
+
+    /// Takes the upper's catalog away, to close it.
+    pub(crate) fn take_upper(&mut self) -> Option<Catalog> {
+        self.rows.clear();
+        self.upper.take().map(|(_, catalog)| catalog)
+    }
+
+    /// What the layers say of the node, if any does.
+    pub(crate) fn row(&mut self, ino: Ino) -> Result<Option<Node>> {
+        if let Some(node) = self.rows.get(&ino) {
+            return Ok(Some(node.clone()));
+        }
+        let mut found = None;
+        for (id, catalog) in self.layers() {
+            if let Some(inode) = catalog.inode(ino)? {
+                found = Some(Node { inode: Arc::new(inode), origin: Origin::Layer(*id) });
+                break;
+            }
+        }
+        if let Some(node) = &found {
+            self.keep(ino, node.clone());
+        }
+        Ok(found)
+    }
+
+    /// What the layers say of the name, if any does.
+    pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
+        for (_, catalog) in self.layers() {
+            if let Some(row) = catalog.name(parent, name)? {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the frozen layers say of the name: what shows again when the upper says nothing.
+    pub(crate) fn name_below(&self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
+        for (_, catalog) in &self.frozen {
+            if let Some(row) = catalog.name(parent, name)? {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Everything the layers say of the names in a directory.
+    pub(crate) fn names(&self, parent: Ino) -> Result<BTreeMap<Vec<u8>, NameRow>> {
+        let mut merged = BTreeMap::new();
+        for (_, catalog) in self.layers() {
+            for (name, row) in catalog.names(parent)? {
+                merged.entry(name).or_insert(row);
+            }
+        }
+        Ok(merged)
+    }
+
+    /// Applies one mutation to the upper.
+    pub(crate) fn commit(&mut self, commit: &Commit) -> Result<()> {
+        let Some((id, catalog)) = &mut self.upper else {
+            return Err(ViewError::ReadOnly);
+        };
+        let origin = Origin::Layer(*id);
+        catalog.commit(commit)?;
+        for effect in &commit.effects {
+            match effect {
+                Effect::PutInode(inode) => {
+                    match inode.fallback {
+                        Some(_) => self.fallbacks.insert(inode.ino),
+                        None => self.fallbacks.remove(&inode.ino),
+                    };
+                    let node = Node { inode: Arc::new((**inode).clone()), origin };
+                    self.keep(inode.ino, node);
+                }
+                Effect::DeleteInode(ino) => {
+                    self.rows.remove(ino);
+                    self.fallbacks.remove(ino);
+                }
+                Effect::AddOrphan(ino) => {
+                    self.orphans.insert(*ino);
+                }
+                Effect::DropOrphan(ino) => {
+                    self.orphans.remove(ino);
+                }
+                Effect::Unsettle { parent, name, old, source } => {
+                    let replaced = Replaced { old: *old, source: *source };
+                    self.unsettled.insert((*parent, name.clone()), replaced);
+                }
+                Effect::Settle { parent, name } => {
+                    self.unsettled.remove(&(*parent, name.clone()));
+                }
+                Effect::PutName { .. }
+                | Effect::Whiteout { .. }
+                | Effect::DropName { .. }
+                | Effect::DropNames(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &(LayerId, Catalog)> {
+        self.upper.iter().chain(&self.frozen)
+    }
+
+    fn keep(&mut self, ino: Ino, node: Node) {
+        if self.rows.len() >= CACHED_ROWS {
+            self.rows.clear();
+        }
+        self.rows.insert(ino, node);
+    }
+}
+
+impl Node {
+    /// Whether the node's bytes are in a working file of the very layer that holds its row, so that the host's
+    /// size and times of that file are the node's.
+    pub(crate) fn has_own_file(&self) -> Option<LayerId> {
+        match (&self.inode.body, self.origin) {
+            (crate::inode::Body::File { layer }, Origin::Layer(origin)) if *layer == origin => Some(*layer),
+            _ => None,
+        }
+    }
+
+    /// Refuses anything but a directory that still has a name.
+    pub(crate) fn live_directory(&self) -> Result<()> {
+        if self.inode.kind != FileKind::Directory {
+            return Err(ViewError::NotDirectory);
+        }
+        if self.inode.nlink == 0 {
+            return Err(ViewError::NotFound);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,285 @@
+//! Work that no caller waits for: syncing copies, settling replaced names, removing what has no name, keeping
+//! the log short.
+
+use crate::change::Change;
+use crate::commit::Effect;
+use crate::crash;
+use crate::error::{Result, ViewError};
+use crate::inode::Body;
+use crate::state::State;
+use selvedge_store::{FileKind, Ino};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long work gathers before it is done.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// Nodes removed in one commit: it holds the tables, and others wait for them.
+const REAP_BATCH: usize = 256;
+
+/// Effects committed between two checkpoints: about 4 MiB of log. A checkpoint costs its length and some
+/// milliseconds, all of it while mutations wait; a longer log costs a successor's start.
+pub(crate) const CHECKPOINT_EFFECTS: u64 = 2_000;
+
+#[derive(Debug, Default)]
+struct Queue {
+    reap: Vec<Ino>,
+    /// Orphans that the kernel forgot before their last handle was released.
+    forgotten: HashSet<Ino>,
+    urgent: bool,
+    stop: bool,
+}
+
+/// What waits for the upkeep thread.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    gathering: AtomicBool,
+}
+
+impl Work {
+    /// Asks for a round as soon as possible.
+    pub(crate) fn wake(&self) {
+        self.queue().urgent = true;
+        self.changed.notify_one();
+    }
+
+    /// Asks for a round some time soon.
+    pub(crate) fn wake_soon(&self) {
+        if !self.gathering.swap(true, Ordering::AcqRel) {
+            let _queue = self.queue();
+            self.changed.notify_one();
+        }
+    }
+
+    /// The node has neither name nor user.
+    pub(crate) fn reap(&self, ino: Ino) {
+        self.queue().reap.push(ino);
+        self.wake_soon();
+    }
+
+    /// The kernel has forgotten an orphan that is still open.
+    pub(crate) fn forget_later(&self, ino: Ino) {
+        self.queue().forgotten.insert(ino);
+    }
+
+    /// Whether the kernel has forgotten the node already.
+    pub(crate) fn was_forgotten(&self, ino: Ino) -> bool {
+        self.queue().forgotten.remove(&ino)
+    }
+
+    fn take_reap(&self) -> Vec<Ino> {
+        std::mem::take(&mut self.queue().reap)
+    }
+
+    /// Waits until there is something to do; `false` means stop.
+    fn wait(&self) -> bool {
+        let queue = self
+            .changed
+            .wait_while(self.queue(), |queue| {
+                !queue.stop && !queue.urgent && !self.gathering.load(Ordering::Acquire)
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        let (mut queue, _) = self
+            .changed
+            .wait_timeout_while(queue, GATHER, |queue| !queue.stop && !queue.urgent)
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.urgent = false;
+        self.gathering.store(false, Ordering::Release);
+        !queue.stop
+    }
+
+    fn stop(&self) {
+        self.queue().stop = true;
+        self.changed.notify_one();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread that does a view's upkeep; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    state: Arc<State>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upkeep {
+    pub(crate) fn start(state: &Arc<State>) -> Result<Self> {
+        let own = Arc::clone(state);
+        let thread = std::thread::Builder::new()
+            .name("upkeep".to_owned())
+            .spawn(move || {
+                while own.work.wait() {
+                    if let Err(error) = own.upkeep() {
+                        tracing::warn!(%error, "upkeep is put off");
+                    }
+                }
+            })
+            .map_err(ViewError::host("start the upkeep thread"))?;
+        Ok(Self { state: Arc::clone(state), thread: Some(thread) })
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.state.work.stop();
+        if let Some(thread) = self.thread.take() {
+            // It holds no lock across the join, and its rounds end.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("repo", &self.repo.path()).finish_non_exhaustive()
+    }
+}
+
+impl Change<'_> {
+    /// Settles every name that `source` replaced.
+    pub(crate) fn settle_source(&mut self, source: Ino) {
+        let settled: Vec<_> = (self.tables.unsettled().iter())
+            .filter(|(_, replaced)| replaced.source == source)
+            .map(|((parent, name), replaced)| (*parent, name.clone(), replaced.old))
+            .collect();
+        for (parent, name, old) in settled {
+            self.commit.push(Effect::Settle { parent, name });
+            self.state.work.reap(old);
+        }
+    }
+}
+
+impl State {
+    /// One round.
+    pub(crate) fn upkeep(&self) -> Result<()> {
+        if self.read_only || self.upper.get().is_none() {
+            return Ok(());
+        }
+        self.latch.check()?;
+        if self.all_dirty.load(Ordering::Acquire) {
+            let upper = self.upper()?;
+            self.latch.guard("syncfs", upper.files.sync_disk())?;
+            self.all_dirty.store(false, Ordering::Release);
+        }
+        self.confirm_copies()?;
+        self.reap_queued()?;
+        if self.logged.load(Ordering::Relaxed) >= CHECKPOINT_EFFECTS {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Makes copies and the sources of replaced names durable, then says so in the catalog.
+    pub(crate) fn confirm_copies(&self) -> Result<()> {
+        let pending: HashSet<Ino> = {
+            let tables = self.tables();
+            let sources = tables.unsettled().values().map(|replaced| replaced.source);
+            tables.fallbacks().iter().copied().chain(sources).collect()
+        };
+        for ino in pending {
+            self.sync_working_file(ino)?;
+            self.confirm(ino)?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a name which replaced another need not fall back.
+    pub(crate) fn settle_name(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        let source = self.tables().unsettled().get(&(parent, name.to_vec())).map(|replaced| replaced.source);
+        let Some(source) = source else { return Ok(()) };
+        self.sync_working_file(source)?;
+        self.confirm(source)
+    }
+
+    fn sync_working_file(&self, ino: Ino) -> Result<()> {
+        let upper = self.upper()?;
+        if let Some(file) = self.open.peek(ino) {
+            file.dirty.store(false, Ordering::Release);
+        }
+        self.dirty().remove(&ino);
+        match upper.files.open_file(ino, false)? {
+            Some(file) => self
+                .latch
+                .guard("fdatasync", file.sync_data().map_err(ViewError::host("fdatasync of a working file"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues everything without a name, for a connection on which nothing can be open.
+    pub(crate) fn reap_orphans(&self) {
+        let orphans: Vec<Ino> = self.tables().orphans().iter().copied().collect();
+        for ino in orphans {
+            self.work.reap(ino);
+        }
+    }
+
+    /// Removes queued nodes now, for a caller that needs their space; tells whether there were any.
+    pub(crate) fn reap_now(&self) -> bool {
+        !self.work.queue().reap.is_empty() && self.reap_queued().is_ok()
+    }
+
+    /// Removes nodes without name and user: rows first, and bytes once the log that says so is durable.
+    pub(crate) fn reap_queued(&self) -> Result<()> {
+        let queued = self.work.take_reap();
+        for batch in queued.chunks(REAP_BATCH) {
+            self.reap(batch)?;
+        }
+        Ok(())
+    }
+
+    fn reap(&self, batch: &[Ino]) -> Result<()> {
+        crash::point("reap.before-commit");
+        let gone = self.change(|change| {
+            let mut with_files = Vec::new();
+            for &ino in batch {
+                if !change.tables.orphans().contains(&ino)
+                    || change.state.open.in_use(ino)
+                    || change.tables.is_kept(ino)
+                {
+                    continue;
+                }
+                let node = change.node(ino)?;
+                change.commit.push(Effect::DeleteInode(ino)).push(Effect::DropOrphan(ino));
+                match node.inode.kind {
+                    FileKind::Directory => drop(change.commit.push(Effect::DropNames(ino))),
+                    FileKind::Regular => with_files.push((ino, node.inode.body.clone())),
+                    _ => {}
+                }
+            }
+            Ok(with_files)
+        })?;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.sync_log()?;
+        crash::point("reap.before-delete");
+        let upper = self.upper()?;
+        for (ino, body) in gone {
+            self.dirty().remove(&ino);
+            // Not only for a node whose bytes are here: an uncommitted copy may have been left under its number.
+            if !matches!(body, Body::File { layer } if layer != upper.id) {
+                upper.files.remove(ino)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the log's content into the catalog. The log is synced first, outside the lock that mutations need.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        self.sync_log()?;
+        let tables = self.tables();
+        if let Some(catalog) = tables.upper() {
+            self.latch.guard("checkpoint", catalog.checkpoint())?;
+            self.logged.store(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}

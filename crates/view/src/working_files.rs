@@ -1,0 +1,207 @@
+//! A layer's working files: the bytes of regular files that changed, one host file each, named by number.
+
+use crate::error::{Result, ViewError};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use selvedge_store::{Ino, Timestamp};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What the host says of a working file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HostStat {
+    pub(crate) size: u64,
+    pub(crate) blocks: u64,
+    pub(crate) mtime: Timestamp,
+    pub(crate) ctime: Timestamp,
+}
+
+/// The directory `files/` of one layer, and `tmp/` beside it where files are made whole first.
+#[derive(Debug)]
+pub(crate) struct WorkingFiles {
+    files: OwnedFd,
+    tmp: OwnedFd,
+    next_tmp: AtomicU64,
+    /// Names in `files/` changed since it was last synced.
+    stale: AtomicBool,
+}
+
+/// A file in `tmp/` that has no number yet; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct TempFile<'a> {
+    files: &'a WorkingFiles,
+    name: String,
+    file: Option<File>,
+}
+
+impl WorkingFiles {
+    /// Makes the directories of a new layer beneath `layer_dir`.
+    pub(crate) fn create(layer_dir: &Path) -> Result<Self> {
+        for name in ["files", "tmp"] {
+            rustix::fs::mkdir(layer_dir.join(name), Mode::from_raw_mode(0o700))
+                .map_err(ViewError::host("mkdir in the layer"))?;
+        }
+        Self::open(layer_dir)
+    }
+
+    /// Opens the directories of a layer.
+    pub(crate) fn open(layer_dir: &Path) -> Result<Self> {
+        let open = |name: &str| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            rustix::fs::open(layer_dir.join(name), flags, Mode::empty())
+                .map_err(ViewError::host("open the layer's directory"))
+        };
+        Ok(Self {
+            files: open("files")?,
+            tmp: open("tmp")?,
+            next_tmp: AtomicU64::new(0),
+            stale: AtomicBool::new(true),
+        })
+    }
+
+    /// Removes what a process that died left in `tmp/`.
+    pub(crate) fn clear_tmp(&self) -> Result<()> {
+        let listing = rustix::fs::Dir::read_from(&self.tmp).map_err(ViewError::host("list tmp/"))?;
+        for entry in listing {
+            let entry = entry.map_err(ViewError::host("list tmp/"))?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." {
+                rustix::fs::unlinkat(&self.tmp, name, AtFlags::empty())
+                    .map_err(ViewError::host("remove a temporary file"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file of `ino`, `None` when there is none: then it is empty.
+    pub(crate) fn open_file(&self, ino: Ino, write: bool) -> Result<Option<File>> {
+        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        self.open_with(ino, access)
+    }
+
+    /// The file of `ino`, made if there is none.
+    pub(crate) fn make_file(&self, ino: Ino) -> Result<File> {
+        self.stale.store(true, Ordering::Release);
+        let file = self.open_with(ino, OFlags::RDWR | OFlags::CREATE)?;
+        file.ok_or_else(|| ViewError::Damaged { ino, why: "its working file vanished".to_owned() })
+    }
+
+    fn open_with(&self, ino: Ino, flags: OFlags) -> Result<Option<File>> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::openat(&self.files, file_name(ino), flags, Mode::from_raw_mode(0o600)) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(ViewError::host("open a working file")(error)),
+        }
+    }
+
+    /// A new, empty file without a number.
+    pub(crate) fn temp_file(&self) -> Result<TempFile<'_>> {
+        let name = format!("{:x}", self.next_tmp.fetch_add(1, Ordering::Relaxed));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(&self.tmp, &*name, flags, Mode::from_raw_mode(0o600))
+            .map_err(ViewError::host("make a temporary file"))?;
+        Ok(TempFile { files: self, name, file: Some(File::from(fd)) })
+    }
+
+    pub(crate) fn stat(&self, ino: Ino) -> Result<Option<HostStat>> {
+        match rustix::fs::statat(&self.files, file_name(ino), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(host_stat(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(ViewError::host("stat a working file")(error)),
+        }
+    }
+
+    /// Sets the modification time of the file of `ino`, if there is one.
+    pub(crate) fn set_mtime(&self, ino: Ino, mtime: Timestamp) -> Result<()> {
+        match rustix::fs::utimensat(&self.files, file_name(ino), &times(mtime), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(ViewError::host("set a working file's time")(error)),
+        }
+    }
+
+    /// Removes the file of `ino`, if there is one.
+    pub(crate) fn remove(&self, ino: Ino) -> Result<()> {
+        match rustix::fs::unlinkat(&self.files, file_name(ino), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(ViewError::host("remove a working file")(error)),
+        }
+    }
+
+    /// Makes the names in `files/` durable, if they changed.
+    pub(crate) fn sync_names(&self) -> Result<()> {
+        if self.stale.swap(false, Ordering::AcqRel) {
+            rustix::fs::fsync(&self.files)
+                .inspect_err(|_| self.stale.store(true, Ordering::Release))
+                .map_err(ViewError::host("fsync of the layer's files"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes every file of the disk that holds the layer durable.
+    pub(crate) fn sync_disk(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.files).map_err(ViewError::host("syncfs of the layer's disk"))
+    }
+}
+
+impl TempFile<'_> {
+    pub(crate) fn file(&self) -> Result<&File> {
+        self.file.as_ref().ok_or(ViewError::BadHandle)
+    }
+
+    /// Gives the file the number `ino`, in place of whatever had it, with this modification time.
+    pub(crate) fn adopt(mut self, ino: Ino, mtime: Timestamp) -> Result<File> {
+        let file = self.file.take().ok_or(ViewError::BadHandle)?;
+        rustix::fs::futimens(&file, &times(mtime)).map_err(ViewError::host("set a working file's time"))?;
+        self.files.stale.store(true, Ordering::Release);
+        let renamed = rustix::fs::renameat_with(
+            &self.files.tmp,
+            &*self.name,
+            &self.files.files,
+            file_name(ino),
+            RenameFlags::empty(),
+        );
+        if let Err(error) = renamed {
+            self.file = Some(file);
+            return Err(ViewError::host("rename a working file into place")(error));
+        }
+        Ok(file)
+    }
+}
+
+impl Drop for TempFile<'_> {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // Left behind it is only space: the next opening of the layer removes it.
+            let _ = rustix::fs::unlinkat(&self.files.tmp, &*self.name, AtFlags::empty());
+        }
+    }
+}
+
+/// What the host says of an open working file.
+pub(crate) fn stat_open(file: &File) -> Result<HostStat> {
+    rustix::fs::fstat(file).map(|stat| host_stat(&stat)).map_err(ViewError::host("stat a working file"))
+}
+
+fn host_stat(stat: &rustix::fs::Stat) -> HostStat {
+    let time = |sec: i64, nsec: u64| Timestamp { sec, nsec: u32::try_from(nsec).unwrap_or(0) };
+    HostStat {
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+    }
+}
+
+fn times(mtime: Timestamp) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) },
+    }
+}
+
+fn file_name(ino: Ino) -> String {
+    format!("{:x}", ino.0)
+}
