@@ -1,1 +1,29 @@
-//! placeholder
+//! The worker of Selvedge: one process, one kernel mount, one [view](selvedge_view::View).
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`Adapter`] | FUSE requests to view operations and back: calls, replies, logs; no logic |
+//! | [`errno_of`] | the one table from errors to error numbers |
+//! | [`session`] | joins a FUSE connection, new or inherited, and runs its dispatch threads |
+//! | [`ResidentBuffers`] | the allocator that keeps request buffers in memory |
+//! | [`worker`] | the process: arguments, checks, the mount, commands, the end |
+
+mod adapter;
+mod attr;
+mod errno;
+mod load;
+mod op;
+mod resident;
+pub mod session;
+#[expect(
+    unsafe_code,
+    reason = "descriptor numbers that fuser owns, and the allocator interface; argued there"
+)]
+mod sys;
+pub mod worker;
+
+pub use adapter::Adapter;
+pub use errno::errno_of;
+pub use load::Load;
+pub use op::POINTS;
+pub use resident::ResidentBuffers;

@@ -1,0 +1,744 @@
+//! FUSE requests to view operations and back: calls, replies, logs; no logic.
+//!
+//! Every operation of the protocol is answered on purpose. To the kernel `ENOSYS` means "not now and never on
+//! this connection", so it is used only where that is the wish:
+//!
+//! | operation | answer | why |
+//! |---|---|---|
+//! | lookup … create | the view | |
+//! | flush | ok | nothing is held back per descriptor that could fail at close(2) |
+//! | lseek | `ENOSYS` | the kernel then moves offsets itself and treats files as free of holes, which is correct and costs no request |
+//! | `copy_file_range` | `ENOSYS` | the kernel then copies through its page cache, without asking first each time |
+//! | poll | `ENOSYS` | the kernel then calls every file ready, as regular files are |
+//! | access | `ENOSYS` | never asked: `default_permissions` lets the kernel decide |
+//! | bmap, getlk, setlk | `EOPNOTSUPP` | never asked: no block device, locks are the kernel's own |
+//! | readdirplus | `EOPNOTSUPP` | never asked: not negotiated |
+//! | fallocate | `EOPNOTSUPP` | posix_fallocate(3) then writes the zeros itself; `ENOSYS` would keep a later version from offering it on a connection that it takes over |
+//! | ioctl | `ENOTTY` | no file here knows any |
+//! | statx, tmpfile, syncfs and what fuser does not know | `ENOSYS` by fuser | the kernel falls back to getattr, answers `EOPNOTSUPP` for `O_TMPFILE`, and never asks again |
+//! | interrupt | `ENOSYS` by fuser | the kernel then lets a caller wait for its answer; no operation waits for anything but the disk |
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, TimeOrNow, WriteFlags,
+};
+use selvedge_store::Ino;
+use selvedge_view::{
+    Attr, Handle, RenameMode, Request, RequestKey, SetAttr, View, ViewError, XattrMode, crash,
+};
+
+use crate::attr::{absent, file_attr, file_type, kind_of_mode, set_time};
+use crate::errno::errno_of;
+use crate::load::Load;
+use crate::op::{self, Op};
+use crate::resident::MAX_WRITE;
+
+/// How long the kernel may answer from what it knows. One mount serves a thread and every change comes through
+/// it, so what the kernel has cached never becomes wrong behind its back.
+const TTL: Duration = Duration::from_hours(24);
+
+/// Node ids are never reused, so they need no generation.
+const GENERATION: Generation = Generation(0);
+
+/// The root's node id, whatever its inode number is.
+const ROOT: u64 = 1;
+
+/// Bit of a request's number that marks it as sent before, to a worker that died.
+const RESENT: u64 = 1 << 63;
+
+/// What is asked of the kernel beyond what fuser asks by itself (asynchronous reads, large writes).
+///
+/// Left out on purpose: `ATOMIC_O_TRUNC` (a truncation must be an operation of its own), `POSIX_LOCKS` and
+/// `FLOCK_LOCKS` (the kernel's locks outlive a worker), `WRITEBACK_CACHE` (acknowledged means kept),
+/// `DONT_MASK` (the kernel applies the umask), `ASYNC_DIO` (overlapping writes in flight at once could not be
+/// sent again in any order), `HANDLE_KILLPRIV` (the kernel clears set-id bits by a SETATTR of its own).
+const CAPABILITIES: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS.union(InitFlags::FUSE_CACHE_SYMLINKS);
+
+/// Serves one view to one kernel connection.
+#[derive(Debug)]
+pub struct Adapter {
+    view: Arc<View>,
+    load: Arc<Load>,
+    epoch: u64,
+}
+
+impl Adapter {
+    /// An adapter for the connection `epoch`, which counts its requests in `load`.
+    pub fn new(view: Arc<View>, load: Arc<Load>, epoch: u64) -> Self {
+        Self { view, load, epoch }
+    }
+
+    fn node(&self, ino: INodeNo) -> Ino {
+        if ino.0 == ROOT { self.view.root() } else { Ino(ino.0) }
+    }
+
+    fn request(&self, request: &fuser::Request) -> Request {
+        let unique = request.unique().0;
+        Request {
+            key: RequestKey { epoch: self.epoch, unique: unique & !RESENT },
+            resent: unique & RESENT != 0,
+            uid: request.uid(),
+            gid: request.gid(),
+        }
+    }
+
+    /// One operation from request to reply: `work` asks the view, `accept` tells the kernel.
+    fn serve<R: Refuse, T>(
+        &self,
+        op: &'static Op,
+        mut reply: R,
+        work: impl FnOnce(&View, &mut R) -> Result<T, ViewError>,
+        accept: impl FnOnce(R, T),
+    ) {
+        let _in_flight = self.load.enter();
+        crash::point(op.enter);
+        let outcome = work(&self.view, &mut reply);
+        crash::point(op.reply);
+        match outcome {
+            Ok(value) => accept(reply, value),
+            Err(error) => {
+                let errno = errno_of(&error);
+                log_refusal(op, &error, errno);
+                reply.refuse(errno);
+            }
+        }
+    }
+}
+
+/// An I/O error is a fault of ours or of the disk; anything else is the application's daily life.
+fn log_refusal(op: &Op, error: &ViewError, errno: Errno) {
+    if errno == Errno::EIO {
+        tracing::error!(operation = op.name, "{error}");
+    } else {
+        tracing::trace!(operation = op.name, "{error}");
+    }
+}
+
+/// A reply that can say no.
+trait Refuse {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty)*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
+}
+
+refuse! {
+    ReplyAttr ReplyCreate ReplyData ReplyDirectory ReplyEmpty ReplyEntry ReplyOpen ReplyStatfs ReplyWrite
+    ReplyXattr
+}
+
+fn accept_entry(reply: ReplyEntry, attr: Attr) {
+    reply.entry(&TTL, &file_attr(&attr), GENERATION);
+}
+
+fn accept_attr(reply: ReplyAttr, attr: Attr) {
+    reply.attr(&TTL, &file_attr(&attr));
+}
+
+fn accept_ok(reply: ReplyEmpty, (): ()) {
+    reply.ok();
+}
+
+/// An attribute or a list of them, or only its length when the caller asks with a `size` of 0.
+fn accept_xattr(reply: ReplyXattr, size: u32, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    if size == 0 {
+        reply.size(length);
+    } else if length > size {
+        reply.error(Errno::ERANGE);
+    } else {
+        reply.data(bytes);
+    }
+}
+
+fn rename_mode(flags: RenameFlags) -> Result<RenameMode, ViewError> {
+    match flags.bits() {
+        0 => Ok(RenameMode::Replace),
+        libc::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
+        libc::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
+        // Whiteouts are how layers work here; an application has no use for one.
+        _ => Err(ViewError::Invalid("rename flags")),
+    }
+}
+
+fn xattr_mode(flags: i32) -> Result<XattrMode, ViewError> {
+    match flags {
+        0 => Ok(XattrMode::Set),
+        libc::XATTR_CREATE => Ok(XattrMode::Create),
+        libc::XATTR_REPLACE => Ok(XattrMode::Replace),
+        _ => Err(ViewError::Invalid("setxattr flags")),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
+        crash::point(op::INIT.enter);
+        let offered = config.capabilities() & CAPABILITIES;
+        let refused = config.add_capabilities(offered).err().unwrap_or(InitFlags::empty());
+        let max_write = config.set_max_write(MAX_WRITE);
+        tracing::debug!(?offered, ?refused, ?max_write, "connection set up");
+        crash::point(op::INIT.reply);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.serve(
+            op::LOOKUP,
+            reply,
+            |view, _| match view.lookup(self.node(parent), name.as_bytes()) {
+                Ok(attr) => Ok(file_attr(&attr)),
+                Err(ViewError::NotFound) => Ok(absent()),
+                Err(error) => Err(error),
+            },
+            |reply, entry| reply.entry(&TTL, &entry, GENERATION),
+        );
+    }
+
+    fn forget(&self, _request: &fuser::Request, ino: INodeNo, nlookup: u64) {
+        let _in_flight = self.load.enter();
+        crash::point(op::FORGET.enter);
+        self.view.forget(self.node(ino), nlookup);
+        crash::point(op::FORGET.reply);
+    }
+
+    fn getattr(&self, _request: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.serve(op::GETATTR, reply, |view, _| view.getattr(self.node(ino)), accept_attr);
+    }
+
+    fn setattr(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        // Sent only by kernels that cache writes and keep times themselves.
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        let request = self.request(request);
+        self.serve(
+            op::SETATTR,
+            reply,
+            |view, _| {
+                if set == SetAttr::default() {
+                    view.getattr(self.node(ino))
+                } else {
+                    view.setattr(&request, self.node(ino), &set)
+                }
+            },
+            accept_attr,
+        );
+    }
+
+    fn readlink(&self, _request: &fuser::Request, ino: INodeNo, reply: ReplyData) {
+        self.serve(
+            op::READLINK,
+            reply,
+            |view, _| view.readlink(self.node(ino)),
+            |reply, target| reply.data(&target),
+        );
+    }
+
+    fn mknod(
+        &self,
+        request: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let request = self.request(request);
+        self.serve(
+            op::MKNOD,
+            reply,
+            |view, _| {
+                let kind = kind_of_mode(mode).ok_or(ViewError::Invalid("type of node"))?;
+                view.mknod(&request, self.node(parent), name.as_bytes(), kind, mode & 0o7777, rdev.into())
+            },
+            accept_entry,
+        );
+    }
+
+    fn mkdir(
+        &self,
+        request: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let request = self.request(request);
+        self.serve(
+            op::MKDIR,
+            reply,
+            |view, _| view.mkdir(&request, self.node(parent), name.as_bytes(), mode & 0o7777),
+            accept_entry,
+        );
+    }
+
+    fn unlink(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let request = self.request(request);
+        self.serve(
+            op::UNLINK,
+            reply,
+            |view, _| view.unlink(&request, self.node(parent), name.as_bytes()),
+            accept_ok,
+        );
+    }
+
+    fn rmdir(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let request = self.request(request);
+        self.serve(
+            op::RMDIR,
+            reply,
+            |view, _| view.rmdir(&request, self.node(parent), name.as_bytes()),
+            accept_ok,
+        );
+    }
+
+    fn symlink(
+        &self,
+        request: &fuser::Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let request = self.request(request);
+        let target = target.as_os_str().as_bytes();
+        self.serve(
+            op::SYMLINK,
+            reply,
+            |view, _| view.symlink(&request, self.node(parent), link_name.as_bytes(), target),
+            accept_entry,
+        );
+    }
+
+    fn rename(
+        &self,
+        request: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let request = self.request(request);
+        let (parent, newparent) = (self.node(parent), self.node(newparent));
+        self.serve(
+            op::RENAME,
+            reply,
+            |view, _| {
+                let mode = rename_mode(flags)?;
+                view.rename(&request, parent, name.as_bytes(), newparent, newname.as_bytes(), mode)
+            },
+            accept_ok,
+        );
+    }
+
+    fn link(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let request = self.request(request);
+        self.serve(
+            op::LINK,
+            reply,
+            |view, _| view.link(&request, self.node(ino), self.node(newparent), newname.as_bytes()),
+            accept_entry,
+        );
+    }
+
+    fn open(&self, request: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let request = self.request(request);
+        let flags = selvedge_view::OpenFlags::from_bits(flags.0);
+        self.serve(
+            op::OPEN,
+            reply,
+            |view, _| view.open_file(&request, self.node(ino), flags),
+            // What the page cache holds stays right, since only this mount changes the file.
+            |reply, handle| reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_KEEP_CACHE),
+        );
+    }
+
+    fn read(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.serve(
+            op::READ,
+            reply,
+            |view, _| view.read(Handle(fh.0), offset, size),
+            |reply, data| reply.data(&data),
+        );
+    }
+
+    fn write(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        self.serve(op::WRITE, reply, |view, _| view.write(Handle(fh.0), offset, data), ReplyWrite::written);
+    }
+
+    fn flush(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(op::FLUSH, reply, |_, _| Ok(()), accept_ok);
+    }
+
+    fn release(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(
+            op::RELEASE,
+            reply,
+            |view, _| {
+                view.release(Handle(fh.0));
+                Ok(())
+            },
+            accept_ok,
+        );
+    }
+
+    fn fsync(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(op::FSYNC, reply, |view, _| view.fsync(Handle(fh.0), datasync), accept_ok);
+    }
+
+    fn opendir(&self, request: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let request = self.request(request);
+        self.serve(
+            op::OPENDIR,
+            reply,
+            |view, _| view.opendir(&request, self.node(ino)),
+            |reply, handle| reply.opened(FileHandle(handle.0), FopenFlags::empty()),
+        );
+    }
+
+    fn readdir(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        self.serve(
+            op::READDIR,
+            reply,
+            |view, reply| {
+                view.readdir(Handle(fh.0), offset, &mut |entry| {
+                    let name = OsStr::from_bytes(&entry.name);
+                    !reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), name)
+                })
+            },
+            |reply, ()| reply.ok(),
+        );
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn releasedir(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(
+            op::RELEASEDIR,
+            reply,
+            |view, _| {
+                view.releasedir(Handle(fh.0));
+                Ok(())
+            },
+            accept_ok,
+        );
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(op::FSYNCDIR, reply, |view, _| view.fsyncdir(Handle(fh.0)), accept_ok);
+    }
+
+    fn statfs(&self, _request: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.serve(
+            op::STATFS,
+            reply,
+            |view, _| view.statfs(),
+            |reply, fs| {
+                reply.statfs(
+                    fs.blocks, fs.bfree, fs.bavail, fs.files, fs.ffree, fs.bsize, fs.namelen, fs.frsize,
+                );
+            },
+        );
+    }
+
+    fn setxattr(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let request = self.request(request);
+        self.serve(
+            op::SETXATTR,
+            reply,
+            |view, _| view.setxattr(&request, self.node(ino), name.as_bytes(), value, xattr_mode(flags)?),
+            accept_ok,
+        );
+    }
+
+    fn getxattr(&self, _request: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.serve(
+            op::GETXATTR,
+            reply,
+            |view, _| view.getxattr(self.node(ino), name.as_bytes()),
+            |reply, value| accept_xattr(reply, size, &value),
+        );
+    }
+
+    fn listxattr(&self, _request: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.serve(
+            op::LISTXATTR,
+            reply,
+            |view, _| view.listxattr(self.node(ino)),
+            |reply, names| accept_xattr(reply, size, &names),
+        );
+    }
+
+    fn removexattr(&self, request: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let request = self.request(request);
+        self.serve(
+            op::REMOVEXATTR,
+            reply,
+            |view, _| view.removexattr(&request, self.node(ino), name.as_bytes()),
+            accept_ok,
+        );
+    }
+
+    fn access(&self, _request: &fuser::Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn create(
+        &self,
+        request: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let request = self.request(request);
+        let flags = selvedge_view::OpenFlags::from_bits(flags);
+        self.serve(
+            op::CREATE,
+            reply,
+            |view, _| view.create(&request, self.node(parent), name.as_bytes(), mode & 0o7777, flags),
+            |reply, (attr, handle)| {
+                let keep = FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle.0), keep);
+            },
+        );
+    }
+
+    fn getlk(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _typ: i32,
+        _pid: u32,
+        reply: ReplyLock,
+    ) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn setlk(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _typ: i32,
+        _pid: u32,
+        _sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn bmap(&self, _request: &fuser::Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn lseek(
+        &self,
+        _request: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &fuser::Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}

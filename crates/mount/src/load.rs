@@ -1,0 +1,106 @@
+//! How much a worker has done and what it is doing, readable without any lock of the view.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// More dispatch threads than this share slots, and the age of the oldest request may then be understated.
+const SLOTS: usize = 64;
+
+thread_local! {
+    static SLOT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Counts requests and knows since when each dispatch thread has been at its present one.
+///
+/// The control thread reads it while a request hangs in the view, so it must not share a lock with one.
+#[derive(Debug)]
+pub struct Load {
+    epoch: Instant,
+    served: AtomicU64,
+    /// For each thread the start of its request in nanoseconds after `epoch`; 0 when idle.
+    since: [AtomicU64; SLOTS],
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Load {
+    /// Nothing served, nothing in flight.
+    pub fn new() -> Self {
+        Self { epoch: Instant::now(), served: AtomicU64::new(0), since: [const { AtomicU64::new(0) }; SLOTS] }
+    }
+
+    /// Notes that this thread starts a request, which ends when the guard is dropped.
+    pub(crate) fn enter(&self) -> InFlight<'_> {
+        let slot = &self.since[slot()];
+        slot.store(self.now(), Ordering::Relaxed);
+        InFlight { load: self, slot }
+    }
+
+    /// Requests answered so far.
+    pub fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// Age of the oldest request that is being worked on.
+    pub fn oldest(&self) -> Option<Duration> {
+        let starts = self.since.iter().map(|since| since.load(Ordering::Relaxed));
+        let first = starts.filter(|start| *start != 0).min()?;
+        Some(Duration::from_nanos(self.now().saturating_sub(first)))
+    }
+
+    /// Nanoseconds since `epoch`, never 0.
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+/// A request that is being worked on.
+#[derive(Debug)]
+pub(crate) struct InFlight<'load> {
+    load: &'load Load,
+    slot: &'load AtomicU64,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.slot.store(0, Ordering::Relaxed);
+        self.load.served.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn slot() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    SLOT.with(|slot| {
+        slot.get().unwrap_or_else(|| {
+            let taken = NEXT.fetch_add(1, Ordering::Relaxed) % SLOTS;
+            slot.set(Some(taken));
+            taken
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_request_in_flight_is_seen_until_it_is_answered() {
+        let load = Load::new();
+        assert_eq!(load.oldest(), None);
+        let first = load.enter();
+        std::thread::sleep(Duration::from_millis(20));
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(load.enter()));
+        });
+        assert!(load.oldest().unwrap() >= Duration::from_millis(20));
+        assert_eq!(load.served(), 1);
+        drop(first);
+        assert_eq!(load.oldest(), None);
+        assert_eq!(load.served(), 2);
+    }
+}

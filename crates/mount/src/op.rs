@@ -1,0 +1,75 @@
+//! The operations the adapter serves, and the crash points around each.
+
+/// One FUSE operation by name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Op {
+    /// Name for logs.
+    pub(crate) name: &'static str,
+    /// Crash point after the request was read and before the view is called.
+    pub(crate) enter: &'static str,
+    /// Crash point after the view has answered and before the kernel is told.
+    pub(crate) reply: &'static str,
+}
+
+macro_rules! operations {
+    ($($constant:ident $name:literal)*) => {
+        $(
+            pub(crate) const $constant: &Op = &Op {
+                name: $name,
+                enter: concat!("fuse.", $name, ".enter"),
+                reply: concat!("fuse.", $name, ".reply"),
+            };
+        )*
+
+        /// Every crash point of the adapter: `fuse.<operation>.enter`, where the request has been read and
+        /// nothing done, and `fuse.<operation>.reply`, where everything is done and the kernel is not told.
+        pub const POINTS: &[&str] = &[$(
+            concat!("fuse.", $name, ".enter"),
+            concat!("fuse.", $name, ".reply"),
+        )*];
+    };
+}
+
+operations! {
+    INIT "init"
+    LOOKUP "lookup"
+    FORGET "forget"
+    GETATTR "getattr"
+    SETATTR "setattr"
+    READLINK "readlink"
+    MKNOD "mknod"
+    MKDIR "mkdir"
+    UNLINK "unlink"
+    RMDIR "rmdir"
+    SYMLINK "symlink"
+    RENAME "rename"
+    LINK "link"
+    OPEN "open"
+    READ "read"
+    WRITE "write"
+    FLUSH "flush"
+    RELEASE "release"
+    FSYNC "fsync"
+    OPENDIR "opendir"
+    READDIR "readdir"
+    RELEASEDIR "releasedir"
+    FSYNCDIR "fsyncdir"
+    STATFS "statfs"
+    SETXATTR "setxattr"
+    GETXATTR "getxattr"
+    LISTXATTR "listxattr"
+    REMOVEXATTR "removexattr"
+    CREATE "create"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_has_a_point_on_each_side() {
+        assert!(POINTS.contains(&LOOKUP.enter));
+        assert!(POINTS.contains(&CREATE.reply));
+        assert_eq!(POINTS.len(), 2 * 29);
+    }
+}

@@ -1,0 +1,184 @@
+//! Joins a FUSE connection and runs its dispatch threads.
+//!
+//! fuser never sees the kernel's first request: the INIT exchange is read from the device, or remembered from a
+//! worker that had the connection before, and played to fuser over a socket, under whose number the device is
+//! then put. So a fresh connection and one that is taken over begin the same way, and what a successor needs to
+//! say the same to its fuser is at hand as bytes.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use fuser::{Config, Session, SessionACL};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{DupFlags, Errno};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::adapter::Adapter;
+use crate::sys;
+
+/// How long the kernel may take to send INIT. It queues it before mount(2) returns.
+const INIT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The smallest buffer with which the kernel lets anyone read its device (`FUSE_MIN_READ_BUFFER`).
+const READ_BUFFER: usize = 8192;
+
+/// Where the major version of the protocol stands in an INIT request: behind the 40 bytes of header.
+const MAJOR: std::ops::Range<usize> = 40..44;
+
+/// The major version of the protocol that fuser speaks.
+const OUR_MAJOR: u32 = 7;
+
+/// Why a connection could not be joined.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The kernel did not start the conversation.
+    #[error("the kernel sent no INIT request within {} s of the mount", INIT_DEADLINE.as_secs())]
+    NoInit,
+    /// The mount was gone before it was served.
+    #[error("the mount was taken down before it was ready")]
+    Disconnected,
+    /// The kernel speaks another version of the protocol.
+    #[error("the kernel speaks version {major} of the FUSE protocol, this program version {OUR_MAJOR}")]
+    Version {
+        /// The kernel's major version; 0 if it could not be read.
+        major: u32,
+    },
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SessionError {
+    move |source| SessionError::Io { what, source: source.into() }
+}
+
+/// What kernel and worker said to each other first, as bytes: enough for a successor to bring its own fuser to
+/// the same agreement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitExchange {
+    /// The kernel's request with its header.
+    pub request: Vec<u8>,
+    /// The worker's reply with its header.
+    pub reply: Vec<u8>,
+}
+
+/// Draws the epoch of a new connection: the kernel numbers requests from the same start on every mount, so
+/// without it one mount's requests could be taken for another's.
+pub fn new_epoch() -> Result<u64, SessionError> {
+    let mut bytes = [0; 8];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+            .map_err(failed("getrandom"))?;
+    }
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Starts the conversation on a fresh connection and prepares `threads` dispatch threads;
+/// [`run`](Session::run) starts them.
+///
+/// Access is the kernel's business (`default_permissions`, and `allow_other` or not): fuser's own check would
+/// refuse requests that the kernel sends as root on behalf of nobody in particular.
+pub fn start(
+    adapter: Adapter,
+    device: &OwnedFd,
+    threads: usize,
+) -> Result<(Session<Adapter>, InitExchange), SessionError> {
+    let request = read_init(device.as_fd())?;
+    let (session, reply) = shake_hands(adapter, &request, threads)?;
+    write_whole(device.as_fd(), &reply).map_err(failed("answer INIT"))?;
+    sys::replace(session.as_fd(), device.as_fd(), DupFlags::CLOEXEC)
+        .map_err(failed("join the connection"))?;
+    Ok((session, InitExchange { request, reply }))
+}
+
+fn read_init(device: BorrowedFd<'_>) -> Result<Vec<u8>, SessionError> {
+    let mut request = vec![0; READ_BUFFER];
+    let deadline = Instant::now() + INIT_DEADLINE;
+    loop {
+        if !readable(device, deadline).map_err(failed("wait for INIT"))? {
+            return Err(SessionError::NoInit);
+        }
+        match rustix::io::read(device, &mut request) {
+            Ok(length) => {
+                request.truncate(length);
+                break;
+            }
+            Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
+            Err(Errno::NODEV) => return Err(SessionError::Disconnected),
+            Err(errno) => return Err(failed("read INIT")(errno)),
+        }
+    }
+    // fuser would answer another version with its own and wait for a second request, which no socket sends.
+    let major = request.get(MAJOR).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
+    if major == OUR_MAJOR { Ok(request) } else { Err(SessionError::Version { major }) }
+}
+
+/// Plays `request` to a new session over a socket, and returns what it answered.
+fn shake_hands(
+    adapter: Adapter,
+    request: &[u8],
+    threads: usize,
+) -> Result<(Session<Adapter>, Vec<u8>), SessionError> {
+    // Message boundaries are what the device has too.
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(failed("socketpair"))?;
+    write_whole(ours.as_fd(), request).map_err(failed("pass INIT on"))?;
+    let mut config = Config::default();
+    config.n_threads = Some(threads);
+    let session =
+        Session::from_fd(adapter, theirs, SessionACL::All, config).map_err(failed("start the session"))?;
+    let mut reply = vec![0; READ_BUFFER];
+    let length = rustix::io::read(&ours, &mut reply).map_err(failed("read the answer to INIT"))?;
+    reply.truncate(length);
+    Ok((session, reply))
+}
+
+fn write_whole(to: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    let written = rustix::io::retry_on_intr(|| rustix::io::write(to, bytes))?;
+    if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+fn readable(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout)) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other? > 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_kernel_is_not_waited_for_for_ever() {
+        let (silent, _other) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        assert!(!readable(silent.as_fd(), Instant::now() + Duration::from_millis(20)).unwrap());
+    }
+
+    #[test]
+    fn another_version_of_the_protocol_is_named() {
+        let (device, kernel) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let mut init = vec![0; 104];
+        init[MAJOR].copy_from_slice(&8_u32.to_ne_bytes());
+        write_whole(kernel.as_fd(), &init).unwrap();
+        assert!(matches!(read_init(device.as_fd()), Err(SessionError::Version { major: 8 })));
+    }
+
+    #[test]
+    fn epochs_differ() {
+        assert_ne!(new_epoch().unwrap(), new_epoch().unwrap());
+    }
+}

@@ -1,0 +1,112 @@
+//! The exempt corner: what safe interfaces cannot say.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::DupFlags;
+use rustix::mm::{Advice, madvise};
+
+use crate::resident::{BUFFER, ResidentBuffers, USED};
+
+/// Makes the number of `target` name what `source` names, atomically, as dup3(2) does with `flags`. What
+/// `target` named before is closed.
+pub(crate) fn replace(target: BorrowedFd<'_>, source: BorrowedFd<'_>, flags: DupFlags) -> io::Result<()> {
+    // SAFETY: the number is open for the whole call, since it is borrowed, and `ManuallyDrop` keeps this second
+    // owner from ever closing it. Its real owner goes on owning the number, which is all that an owner of a
+    // descriptor relies on: dup3 never leaves it closed or free for others in between.
+    let mut target = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(target.as_raw_fd()) });
+    Ok(rustix::io::dup3(source, &mut target, flags)?)
+}
+
+// SAFETY: every call is passed on to the system's allocator with the layout it came with, and its answer is
+// returned unchanged; `populate` changes neither the content nor the ownership of the memory.
+unsafe impl GlobalAlloc for ResidentBuffers {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises about `layout` are the ones asked for.
+        let start = unsafe { System.alloc(layout) };
+        populate(start, layout);
+        start
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        let start = unsafe { System.alloc_zeroed(layout) };
+        populate(start, layout);
+        start
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: `start` came from `System` with this layout, as the caller promises it came from us.
+        unsafe { System.dealloc(start, layout) }
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above. A buffer that grows is moved with its resident pages; no request buffer grows.
+        unsafe { System.realloc(start, layout, size) }
+    }
+}
+
+/// Makes the used part of a request buffer resident. A kernel that cannot (before 5.14) leaves it as it was.
+fn populate(start: *mut u8, layout: Layout) {
+    if start.is_null() || layout.size() < BUFFER {
+        return;
+    }
+    let page = rustix::param::page_size();
+    let before = start.addr() % page;
+    // SAFETY: the range begins at the page that holds the allocation's first byte and ends within the
+    // allocation, because `USED` is smaller than `BUFFER`. Populating writes to no byte: it only breaks
+    // copy-on-write, so a page that is shared with a neighbour keeps its content.
+    let _ = unsafe { madvise(start.sub(before).cast(), USED + before, Advice::LinuxPopulateWrite) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which pages of `[start, start + length)` are resident.
+    fn resident(start: *mut u8, length: usize) -> Vec<bool> {
+        let page = rustix::param::page_size();
+        let before = start.addr() % page;
+        let mut pages = vec![0_u8; (length + before).div_ceil(page)];
+        // SAFETY: the range is mapped, being part of an allocation, and the vector has a byte for each page.
+        let outcome = unsafe { libc::mincore(start.sub(before).cast(), length + before, pages.as_mut_ptr()) };
+        assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
+        pages.iter().map(|page| page & 1 == 1).collect()
+    }
+
+    #[test]
+    fn the_used_part_of_a_request_buffer_is_resident_from_the_start() {
+        let layout = Layout::from_size_align(BUFFER + 4096, 1).unwrap();
+        // SAFETY: the layout is not empty, and each allocation is freed with the layout it was made with.
+        let (plain, ours) = unsafe { (System.alloc_zeroed(layout), ResidentBuffers.alloc_zeroed(layout)) };
+        let (plain_pages, our_pages) = (resident(plain, USED), resident(ours, USED));
+        let beyond = resident(ours.wrapping_add(2 * USED), USED);
+        // SAFETY: as above.
+        unsafe {
+            System.dealloc(plain, layout);
+            ResidentBuffers.dealloc(ours, layout);
+        }
+        assert!(our_pages.iter().all(|resident| *resident), "{our_pages:?}");
+        assert!(!beyond.iter().all(|resident| *resident), "the whole buffer was made resident");
+        // Otherwise this test proves nothing.
+        assert!(
+            !plain_pages.iter().all(|resident| *resident),
+            "the system's buffers are resident by themselves"
+        );
+    }
+
+    #[test]
+    fn a_replaced_descriptor_reads_the_other_file() {
+        use std::io::Read as _;
+        use std::os::fd::AsFd as _;
+        let mut target = std::fs::File::open("/dev/null").unwrap();
+        let source = std::fs::File::open("/dev/zero").unwrap();
+        replace(target.as_fd(), source.as_fd(), DupFlags::CLOEXEC).unwrap();
+        let mut byte = [1];
+        assert_eq!(target.read(&mut byte).unwrap(), 1);
+        assert_eq!(byte, [0]);
+        assert!(rustix::io::fcntl_getfd(&target).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+    }
+}

@@ -1,0 +1,140 @@
+//! The worker process: arguments, checks, the mount, commands, the end.
+//!
+//! Its life is a straight line until the mount is ready ([`setup`]), then one loop over a closed set of events
+//! ([`serve`]), whose end is the process's.
+
+mod args;
+mod export;
+mod log;
+mod refusal;
+mod serve;
+mod setup;
+mod unmount;
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::panic;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FileType;
+use rustix::io::DupFlags;
+use selvedge_worker_proto::{
+    Command, Envelope, ErrorKind, Event, PROTOCOL_VERSION, Receiver, Sender, channel,
+};
+
+use crate::sys;
+use args::Args;
+use refusal::Refusal;
+use serve::Service;
+
+/// How long the supervisor may take for its first frame, and to read one of ours.
+const PEER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Exit code after wrong usage, as the command line's.
+const USAGE: u8 = 2;
+
+/// Runs the worker from start to end.
+///
+/// The process's standard input is the socket to its supervisor, and what was inherited otherwise has been
+/// cleaned up.
+pub fn main() -> ExitCode {
+    abort_on_panic();
+    let log = log::start();
+    let code = run();
+    log.flush();
+    code
+}
+
+/// A panic ends the whole process, however it was built: the thread's request would hang otherwise.
+fn abort_on_panic() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
+
+fn run() -> ExitCode {
+    let started = Instant::now();
+    let args = match Args::parse(std::env::args_os().skip(1)) {
+        Ok(args) => args,
+        Err(error) => return usage(&error.to_string()),
+    };
+    let Some(socket) = control_socket() else {
+        return usage("its standard input is not a socket: it is started by selvedge mount");
+    };
+    let (sender, mut receiver) = channel::<Event, Command>(socket);
+    let hello = match wait_for_hello(&mut receiver) {
+        Ok(hello) => hello,
+        Err(message) => {
+            tracing::error!("no greeting from the supervisor: {message}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (events, happenings) = mpsc::channel();
+    match setup::mount(&args, hello.protocol, events.clone()) {
+        Ok(mounted) => {
+            let mut service = Service::new(mounted, sender, events, started);
+            service.listen(receiver);
+            service.run(hello.id, &happenings)
+        }
+        Err(refusal) => {
+            tell_refusal(&sender, hello.id, &refusal);
+            ExitCode::from(refusal.kind.exit_code())
+        }
+    }
+}
+
+fn usage(message: &str) -> ExitCode {
+    tracing::error!("selvedge-fuse-worker: {message}");
+    ExitCode::from(USAGE)
+}
+
+/// Takes the socket off standard input, so that no child (`fusermount3`) has it.
+fn control_socket() -> Option<OwnedFd> {
+    let stdin = std::io::stdin();
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&stdin).ok()?.st_mode);
+    let socket = (kind == FileType::Socket).then(|| stdin.as_fd().try_clone_to_owned().ok())??;
+    let nothing = File::open("/dev/null").ok()?;
+    sys::replace(stdin.as_fd(), nothing.as_fd(), DupFlags::empty()).ok()?;
+    Some(socket)
+}
+
+/// The supervisor's first frame.
+#[derive(Debug, Clone, Copy)]
+struct Hello {
+    id: u64,
+    protocol: u32,
+}
+
+fn wait_for_hello(receiver: &mut Receiver<Command>) -> Result<Hello, String> {
+    let deadline = Instant::now() + PEER_DEADLINE;
+    let received = receiver.recv(Some(deadline)).map_err(|error| error.to_string())?;
+    match received.envelope.msg {
+        Command::Hello { protocol } => Ok(Hello { id: received.envelope.id, protocol }),
+        other => Err(format!("expected Hello, got {other:?}")),
+    }
+}
+
+/// Refuses a supervisor of another version: what it would say next could mean something else to us.
+fn check_protocol(theirs: u32) -> Result<(), Refusal> {
+    if theirs == PROTOCOL_VERSION {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        ErrorKind::Failed,
+        format!(
+            "the worker speaks protocol {PROTOCOL_VERSION}, its supervisor {theirs}: are they of the same installation?"
+        ),
+    ))
+}
+
+fn tell_refusal(sender: &Sender<Event>, id: u64, refusal: &Refusal) {
+    let event = Event::mount_error(refusal.kind, &refusal.message);
+    let deadline = Instant::now() + PEER_DEADLINE;
+    if let Err(error) = sender.send(Envelope::new(id, event), &[], Some(deadline)) {
+        tracing::error!("{} (and the supervisor could not be told: {error})", refusal.message);
+    }
+}

@@ -1,0 +1,138 @@
+//! The worker's command line. It is written by a supervisor and seen in `ps`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Dispatch threads unless the supervisor says otherwise.
+const DEFAULT_THREADS: usize = 4;
+
+/// More would only wait for each other.
+const MAX_THREADS: usize = 64;
+
+/// What to mount where, and how.
+#[expect(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Args {
+    /// The directory that holds `.selvedge`.
+    pub(crate) repo: PathBuf,
+    /// The thread's name, unchecked.
+    pub(crate) thread: OsString,
+    /// The directory to mount on.
+    pub(crate) mountpoint: PathBuf,
+    /// Refuse changes.
+    pub(crate) read_only: bool,
+    /// Let other users in.
+    pub(crate) allow_other: bool,
+    /// Let set-id bits take effect.
+    pub(crate) suid: bool,
+    /// Let device files work.
+    pub(crate) dev: bool,
+    /// The user's own configuration trusts this repository, whoever owns it.
+    pub(crate) trust_repository: bool,
+    /// Dispatch threads.
+    pub(crate) threads: usize,
+}
+
+/// Why a command line makes no sense.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ArgsError {
+    /// An argument that no option or value is.
+    #[error("unknown argument {0:?}")]
+    Unknown(OsString),
+    /// An option at the end that needs a value.
+    #[error("{0} needs a value")]
+    NoValue(&'static str),
+    /// An option that has to be there.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// Not a number of threads.
+    #[error("--threads wants a number from 1 to {MAX_THREADS}, not {0:?}")]
+    Threads(OsString),
+}
+
+impl Args {
+    /// Reads the arguments behind the program's name.
+    pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, ArgsError> {
+        let mut arguments = arguments.into_iter();
+        let (mut repo, mut thread, mut mountpoint) = (None, None, None);
+        let (mut read_only, mut allow_other, mut suid, mut dev, mut trust_repository) =
+            (false, false, false, false, false);
+        let mut threads = DEFAULT_THREADS;
+        while let Some(argument) = arguments.next() {
+            let mut value = |option| arguments.next().ok_or(ArgsError::NoValue(option));
+            match argument.to_str() {
+                Some("--repo") => repo = Some(value("--repo")?.into()),
+                Some("--thread") => thread = Some(value("--thread")?),
+                Some("--mountpoint") => mountpoint = Some(value("--mountpoint")?.into()),
+                Some("--threads") => threads = number_of_threads(value("--threads")?)?,
+                Some("--read-only") => read_only = true,
+                Some("--allow-other") => allow_other = true,
+                Some("--suid") => suid = true,
+                Some("--dev") => dev = true,
+                Some("--trust-repository") => trust_repository = true,
+                _ => return Err(ArgsError::Unknown(argument)),
+            }
+        }
+        Ok(Self {
+            repo: repo.ok_or(ArgsError::Missing("--repo"))?,
+            thread: thread.ok_or(ArgsError::Missing("--thread"))?,
+            mountpoint: mountpoint.ok_or(ArgsError::Missing("--mountpoint"))?,
+            read_only,
+            allow_other,
+            suid,
+            dev,
+            trust_repository,
+            threads,
+        })
+    }
+}
+
+fn number_of_threads(value: OsString) -> Result<usize, ArgsError> {
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    number.filter(|count| (1..=MAX_THREADS).contains(count)).ok_or(ArgsError::Threads(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    const LEAST: [&str; 6] = ["--repo", "/r", "--thread", "main", "--mountpoint", "/m"];
+
+    fn parse(more: &[&str]) -> Result<Args, ArgsError> {
+        Args::parse(LEAST.iter().chain(more).map(OsString::from))
+    }
+
+    #[test]
+    fn the_careful_choice_is_the_default() {
+        let args = parse(&[]).unwrap();
+        assert!(!args.read_only && !args.allow_other && !args.suid && !args.dev && !args.trust_repository);
+        assert_eq!(args.threads, DEFAULT_THREADS);
+    }
+
+    #[test]
+    fn every_option_is_understood() {
+        let options =
+            ["--read-only", "--allow-other", "--suid", "--dev", "--trust-repository", "--threads", "2"];
+        let args = parse(&options).unwrap();
+        assert!(args.read_only && args.allow_other && args.suid && args.dev && args.trust_repository);
+        assert_eq!(args.threads, 2);
+    }
+
+    #[test]
+    fn paths_are_bytes() {
+        let odd = OsString::from_vec(b"/m\xff".to_vec());
+        let arguments = ["--repo", "/r", "--thread", "main", "--mountpoint"].map(OsString::from);
+        let args = Args::parse(arguments.into_iter().chain([odd.clone()])).unwrap();
+        assert_eq!(args.mountpoint.into_os_string(), odd);
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        assert_eq!(parse(&["--reed-only"]), Err(ArgsError::Unknown("--reed-only".into())));
+        assert_eq!(parse(&["--threads", "0"]), Err(ArgsError::Threads("0".into())));
+        assert_eq!(parse(&["--threads"]), Err(ArgsError::NoValue("--threads")));
+        assert_eq!(Args::parse([]), Err(ArgsError::Missing("--repo")));
+    }
+}

@@ -1,0 +1,433 @@
+//! One loop over everything that can happen to a mounted worker, until its end.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use selvedge_mountpoint::{Hold, Holder, UnmountMode, holders, unmount as unmount_now};
+use selvedge_view::View;
+use selvedge_worker_proto::{
+    Command, Device, Envelope, ErrorKind, Event, MountReady, PROTOCOL_VERSION, Passthrough, Received,
+    Receiver, RecvError, Sender, StatusOk, StopRefused, WirePath,
+};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::export::{self, Export};
+use super::refusal::Refusal;
+use super::setup::Mounted;
+use super::unmount::{self, Outcome};
+use super::{PEER_DEADLINE, refusal};
+
+/// How long after an unmount the connection may take to end. It ends with the unmount itself, unless something
+/// else keeps the file system alive: then it is detached.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// How long the end may take to make everything durable. A worker that is ended here has lost nothing: all it
+/// acknowledged is where a successor finds it.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(25);
+
+/// How long a clean-up of a mount table entry may take at the very end.
+const CLEAN_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Why the kernel does not read and write files past the worker.
+const NO_PASSTHROUGH: &str = "passthrough is not built in";
+
+/// Everything that can happen to a mounted worker.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// The supervisor wants something.
+    Asked(Received<Command>),
+    /// The supervisor sent a frame that is none; the next one can be read.
+    Garbled(RecvError),
+    /// The supervisor is gone, or can no longer be understood.
+    Orphaned(RecvError),
+    /// Somebody sent a signal.
+    Signalled(i32),
+    /// The connection has ended.
+    SessionEnded(io::Result<()>),
+    /// An attempt to unmount has ended.
+    Unmounted(Outcome),
+    /// An export has ended and has said so itself.
+    ExportEnded,
+}
+
+/// How much an ending is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// If nobody uses the mount.
+    IfFree,
+    /// Whoever uses it: asked for by force, or nobody is left who could be told that it is busy.
+    Anyway,
+}
+
+/// An ending on its way.
+#[derive(Debug)]
+struct Ending {
+    urgency: Urgency,
+    /// The commands to answer.
+    asked_by: Vec<u64>,
+}
+
+/// How it ends.
+#[derive(Debug)]
+enum End {
+    /// The connection has ended: nobody can change the thread any more.
+    Connection(io::Result<()>),
+    /// The connection ends with the process.
+    CutOff,
+}
+
+/// Where the worker is in its life.
+#[derive(Debug)]
+enum Phase {
+    /// The mount is up.
+    Serving,
+    /// An attempt to unmount is being made, by force or not.
+    Unmounting { ending: Ending, forced: bool },
+    /// The mount is gone from the mount table; the connection must end by itself until then.
+    Settling { ending: Ending, until: Instant },
+    /// The mount is gone from the mount table and goes on elsewhere.
+    Detached,
+}
+
+/// A mounted worker.
+#[derive(Debug)]
+pub(crate) struct Service {
+    mounted: Mounted,
+    sender: Sender<Event>,
+    events: mpsc::Sender<Happening>,
+    started: Instant,
+    phase: Phase,
+    exporting: bool,
+}
+
+impl Service {
+    /// A worker that serves `mounted` and tells `sender`.
+    pub(crate) fn new(
+        mounted: Mounted,
+        sender: Sender<Event>,
+        events: mpsc::Sender<Happening>,
+        started: Instant,
+    ) -> Self {
+        Self { mounted, sender, events, started, phase: Phase::Serving, exporting: false }
+    }
+
+    /// Hears commands and signals from now on.
+    pub(crate) fn listen(&mut self, receiver: Receiver<Command>) {
+        let events = self.events.clone();
+        let commands = thread::Builder::new().name("commands".into());
+        if let Err(error) = commands.spawn(move || hear_commands(receiver, &events)) {
+            tracing::error!("commands are not heard: {error}");
+        }
+        let events = self.events.clone();
+        let hear = Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut signals| {
+            thread::Builder::new().name("signals".into()).spawn(move || {
+                for signal in signals.forever() {
+                    let _ = events.send(Happening::Signalled(signal));
+                }
+            })
+        });
+        if let Err(error) = hear {
+            tracing::error!("signals are not heard: {error}");
+        }
+    }
+
+    /// Says that the mount is ready, in answer to command `hello`, and serves until the end.
+    pub(crate) fn run(mut self, hello: u64, happenings: &mpsc::Receiver<Happening>) -> ExitCode {
+        let ready = Event::MountReady(self.ready());
+        self.tell(hello, ready);
+        loop {
+            let next = match &self.phase {
+                Phase::Settling { until, .. } => {
+                    happenings.recv_timeout(until.saturating_duration_since(Instant::now()))
+                }
+                _ => happenings.recv().map_err(RecvTimeoutError::from),
+            };
+            let end = match next {
+                Ok(happening) => self.handle(happening),
+                Err(RecvTimeoutError::Timeout) => self.not_settled(),
+                // Cannot be: this loop holds a sender itself.
+                Err(RecvTimeoutError::Disconnected) => Some(End::CutOff),
+            };
+            if let Some(end) = end {
+                return self.finish(end);
+            }
+        }
+    }
+
+    fn handle(&mut self, happening: Happening) -> Option<End> {
+        match happening {
+            Happening::Asked(received) => self.obey(received),
+            Happening::Garbled(error) => {
+                let id = garbled_id(&error);
+                self.tell(id, Event::failed(ErrorKind::Usage, error.to_string()));
+            }
+            Happening::Orphaned(error) => {
+                if !matches!(error, RecvError::Closed) {
+                    tracing::error!("lost the supervisor: {error}");
+                }
+                self.end(Urgency::Anyway, None);
+            }
+            Happening::Signalled(signal) => {
+                tracing::info!("signal {signal}: unmounting");
+                self.end(Urgency::IfFree, None);
+            }
+            Happening::SessionEnded(outcome) => return Some(End::Connection(outcome)),
+            Happening::Unmounted(outcome) => return self.unmounted(outcome),
+            Happening::ExportEnded => self.exporting = false,
+        }
+        None
+    }
+
+    fn obey(&mut self, received: Received<Command>) {
+        let Received { envelope: Envelope { id, msg, .. }, fds } = received;
+        match msg {
+            Command::Hello { .. } => {
+                self.tell(id, Event::failed(ErrorKind::Usage, "the connection is already greeted"));
+            }
+            Command::Status {} => {
+                let status = Event::StatusOk(self.status());
+                self.tell(id, status);
+            }
+            Command::Stop { force } => {
+                self.end(if force { Urgency::Anyway } else { Urgency::IfFree }, Some(id));
+            }
+            Command::Export { delete } => {
+                if let Err(refusal) = self.export(id, delete, fds) {
+                    self.tell(id, Event::failed(refusal.kind, refusal.message));
+                }
+            }
+        }
+    }
+
+    /// Begins to end, or joins an ending that is under way and makes it as urgent as this one.
+    fn end(&mut self, urgency: Urgency, asked_by: Option<u64>) {
+        let mut ending = Ending { urgency, asked_by: asked_by.into_iter().collect() };
+        if urgency == Urgency::IfFree && self.exporting && matches!(self.phase, Phase::Serving) {
+            return self.refuse(&ending, "an export of the thread is running", Vec::new());
+        }
+        match &mut self.phase {
+            Phase::Serving => self.unmount(ending, false),
+            Phase::Detached if urgency == Urgency::Anyway => self.unmount(ending, true),
+            Phase::Detached => self.refuse_detached(&ending),
+            Phase::Unmounting { ending: current, .. } | Phase::Settling { ending: current, .. } => {
+                current.urgency = current.urgency.max(urgency);
+                current.asked_by.append(&mut ending.asked_by);
+            }
+        }
+    }
+
+    fn unmount(&mut self, ending: Ending, forced: bool) {
+        let mode = if forced { UnmountMode::Force } else { UnmountMode::Plain };
+        self.phase = Phase::Unmounting { ending, forced };
+        unmount::start(&self.mounted.identity, mode, &self.events);
+    }
+
+    fn unmounted(&mut self, outcome: Outcome) -> Option<End> {
+        let Phase::Unmounting { ending, forced } = std::mem::replace(&mut self.phase, Phase::Serving) else {
+            return None;
+        };
+        match (outcome, ending.urgency) {
+            (Outcome::Gone, _) => {
+                self.phase = Phase::Settling { ending, until: Instant::now() + SETTLE };
+            }
+            (Outcome::Busy(_) | Outcome::Failed(_), Urgency::Anyway) if !forced => self.unmount(ending, true),
+            (Outcome::Failed(error), Urgency::Anyway) => {
+                tracing::error!("{error}; ending nevertheless, which cuts off everybody who uses the mount");
+                self.phase = Phase::Settling { ending, until: Instant::now() };
+                return Some(End::CutOff);
+            }
+            (Outcome::Busy(holders), _) => self.refuse(&ending, "the mount is in use", holders),
+            (Outcome::Failed(error), Urgency::IfFree) => {
+                tracing::error!("{error}");
+                for id in ending.asked_by {
+                    self.tell(id, Event::failed(ErrorKind::Failed, refusal::sentence(&error)));
+                }
+            }
+        }
+        None
+    }
+
+    /// The connection outlived its mount.
+    fn not_settled(&mut self) -> Option<End> {
+        let Phase::Settling { ending, .. } = std::mem::replace(&mut self.phase, Phase::Detached) else {
+            return None;
+        };
+        match ending.urgency {
+            Urgency::IfFree => {
+                self.refuse_detached(&ending);
+                None
+            }
+            Urgency::Anyway => {
+                if let Err(error) = selvedge_mountpoint::abort_connection(self.mounted.identity.device) {
+                    tracing::warn!("{error}; the connection ends with this process");
+                }
+                self.phase = Phase::Settling { ending, until: Instant::now() };
+                Some(End::CutOff)
+            }
+        }
+    }
+
+    fn refuse_detached(&self, ending: &Ending) {
+        let holders = holders(&self.mounted.identity);
+        self.refuse(
+            ending,
+            "the mount is detached: another mount namespace or an open file keeps it alive",
+            holders,
+        );
+    }
+
+    fn refuse(&self, ending: &Ending, message: &str, holders: Vec<Holder>) {
+        let holders: Vec<_> = holders.into_iter().map(wire_holder).collect();
+        tracing::warn!(?holders, "not stopped: {message}");
+        for id in &ending.asked_by {
+            self.tell(*id, Event::StopRefused(StopRefused::new(message, holders.clone())));
+        }
+    }
+
+    /// The last things: the mount table, the supervisor, the disk.
+    fn finish(mut self, end: End) -> ExitCode {
+        let connection = match end {
+            End::Connection(outcome) => outcome,
+            End::CutOff => Ok(()),
+        };
+        if let Err(error) = &connection {
+            tracing::error!("the session ended: {error}");
+        }
+        // An aborted connection leaves a dead mount behind; an unmount leaves nothing to find.
+        let deadline = Instant::now() + CLEAN_DEADLINE;
+        if let Err(error) = unmount_now(&self.mounted.identity, UnmountMode::Lazy, deadline) {
+            tracing::error!("the dead mount is still there: {error}");
+        }
+        self.tell_stopping();
+        let closed = close(self.mounted.view);
+        if connection.is_ok() && closed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    fn tell_stopping(&mut self) {
+        let asked_by = match &mut self.phase {
+            Phase::Unmounting { ending, .. } | Phase::Settling { ending, .. } => {
+                std::mem::take(&mut ending.asked_by)
+            }
+            Phase::Serving | Phase::Detached => Vec::new(),
+        };
+        if asked_by.is_empty() {
+            self.tell(0, Event::Stopping {});
+        }
+        for id in asked_by {
+            self.tell(id, Event::Stopping {});
+        }
+    }
+
+    fn export(&mut self, id: u64, delete: bool, fds: Vec<std::os::fd::OwnedFd>) -> Result<(), Refusal> {
+        if self.exporting {
+            return Err(Refusal::new(ErrorKind::Conflict, "an export of the thread is running"));
+        }
+        let Ok([dest]) = <[_; 1]>::try_from(fds) else {
+            return Err(Refusal::new(ErrorKind::Usage, "Export needs exactly one descriptor"));
+        };
+        export::check_destination(&dest, &self.mounted.identity)?;
+        let view = Arc::clone(&self.mounted.view);
+        export::start(Export { view, dest, delete, id }, self.sender.clone(), self.events.clone())?;
+        self.exporting = true;
+        Ok(())
+    }
+
+    fn ready(&self) -> MountReady {
+        let identity = &self.mounted.identity;
+        MountReady {
+            protocol: PROTOCOL_VERSION,
+            pid: std::process::id(),
+            mount_path: WirePath(identity.path.clone()),
+            mount_id: identity.mount_id,
+            unique_mount_id: identity.unique_id,
+            device: Device { major: identity.device.major, minor: identity.device.minor },
+            passthrough: Passthrough { active: false, reason: Some(NO_PASSTHROUGH.to_owned()) },
+        }
+    }
+
+    fn status(&self) -> StatusOk {
+        let load = &self.mounted.load;
+        StatusOk {
+            pid: std::process::id(),
+            mount_path: WirePath(self.mounted.identity.path.clone()),
+            requests: load.served(),
+            oldest_request_ms: load.oldest().map(milliseconds),
+            uptime_ms: milliseconds(self.started.elapsed()),
+            read_only: self.mounted.read_only,
+        }
+    }
+
+    fn tell(&self, id: u64, event: Event) {
+        let deadline = Some(Instant::now() + PEER_DEADLINE);
+        if let Err(error) = self.sender.send(Envelope::new(id, event), &[], deadline) {
+            // That the supervisor is gone is told by the reading side.
+            tracing::debug!("the supervisor does not hear: {error}");
+        }
+    }
+}
+
+/// Closes the view, within a deadline. Where an export or a connection that is being cut off still has it,
+/// everything acknowledged is made durable all the same.
+fn close(view: Arc<View>) -> bool {
+    let (done, closed) = mpsc::channel();
+    let closing = thread::Builder::new().name("close".into()).spawn(move || {
+        let outcome = match Arc::try_unwrap(view) {
+            Ok(view) => view.close(),
+            Err(shared) => shared.sync(),
+        };
+        let _ = done.send(outcome);
+    });
+    if let Err(error) = closing {
+        tracing::error!("cannot start a thread to close the thread's layers: {error}");
+        return false;
+    }
+    match closed.recv_timeout(CLOSE_DEADLINE) {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::error!("not everything is durable yet: {error}");
+            false
+        }
+        Err(_) => {
+            tracing::error!("not everything is durable after {} s", CLOSE_DEADLINE.as_secs());
+            false
+        }
+    }
+}
+
+fn hear_commands(mut receiver: Receiver<Command>, events: &mpsc::Sender<Happening>) {
+    loop {
+        let (happening, over) = match receiver.recv(None) {
+            Ok(received) => (Happening::Asked(received), false),
+            Err(error) if error.is_recoverable() => (Happening::Garbled(error), false),
+            Err(error) => (Happening::Orphaned(error), true),
+        };
+        if events.send(happening).is_err() || over {
+            return;
+        }
+    }
+}
+
+fn garbled_id(error: &RecvError) -> u64 {
+    match error {
+        RecvError::Decode(error) => error.id().unwrap_or(0),
+        RecvError::Fds { id, .. } => *id,
+        _ => 0,
+    }
+}
+
+fn wire_holder(holder: Holder) -> selvedge_worker_proto::Holder {
+    let name = match holder.hold {
+        Hold::Namespace => format!("{} (mount namespace)", holder.name),
+        _ => holder.name,
+    };
+    selvedge_worker_proto::Holder { pid: holder.pid, name }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,223 @@
+//! From arguments to a mount that is served.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fuser::Session;
+use rustix::fs::{Mode, OFlags};
+use selvedge_mountpoint::{
+    MountIdentity, MountOptions, Mountpoint, UnmountMode, covering_mount, mount_fuse, mountinfo, unmount,
+};
+use selvedge_store::{OpenOptions, Repository, ThreadLock, ThreadName};
+use selvedge_view::{View, ViewOptions, crash};
+use selvedge_worker_proto::ErrorKind;
+
+use super::args::Args;
+use super::check_protocol;
+use super::refusal::{Refusal, shown};
+use super::serve::Happening;
+use crate::adapter::Adapter;
+use crate::load::Load;
+use crate::{op, session};
+
+/// How long mounting may take; the helper program is another process and may hang.
+const MOUNT_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How long it may take to take a mount down again that came to nothing.
+const UNMOUNT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Lets the worker panic while the kernel waits for the answer to its first request.
+const PANIC_ON_INIT: &str = "SELVEDGE_FUSE_WORKER_PANIC_ON_INIT";
+
+/// Lets the worker die at a named point.
+const CRASH_AT: &str = "SELVEDGE_FUSE_WORKER_CRASH_AT";
+
+/// Stands for the kernel's boot id, so that a test can open a thread as after a loss of power.
+const BOOT_ID: &str = "SELVEDGE_TEST_BOOT_ID";
+
+/// A mount that is served.
+#[derive(Debug)]
+pub(crate) struct Mounted {
+    /// The thread's tree.
+    pub(crate) view: Arc<View>,
+    /// Which mount it is.
+    pub(crate) identity: MountIdentity,
+    /// What the dispatch threads do.
+    pub(crate) load: Arc<Load>,
+    /// Whether it refuses changes.
+    pub(crate) read_only: bool,
+}
+
+/// Opens the thread and mounts it; `events` learns of the session's end.
+pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Result<Mounted, Refusal> {
+    check_protocol(protocol)?;
+    arm_crash_points()?;
+    check_own_files()?;
+    let name = thread_name(args)?;
+    let repository = open_repository(args)?;
+    let lock = lock_thread(&repository, &name)?;
+    let point = Mountpoint::open(&args.mountpoint)?;
+    check_outside(point.path(), &repository)?;
+    let epoch = session::new_epoch()?;
+    let options = ViewOptions {
+        read_only: args.read_only,
+        epoch,
+        boot_id: std::env::var(BOOT_ID).ok().filter(|id| !id.is_empty()),
+    };
+    let view = View::open(repository, &name, lock, options)?;
+    let options = MountOptions {
+        thread: name.to_string(),
+        read_only: args.read_only,
+        allow_other: args.allow_other,
+        suid: args.suid,
+        dev: args.dev,
+    };
+    let mounted = mount_fuse(&point, &options, Instant::now() + MOUNT_DEADLINE)?;
+    let undo = Undo(Some(mounted.identity.clone()));
+    let view = Arc::new(view);
+    let load = Arc::new(Load::new());
+    let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), epoch);
+    let (session, _init) = session::start(adapter, &mounted.device, args.threads)?;
+    // From here on fuser's descriptor is the only one, so that the connection ends with the session.
+    drop(mounted.device);
+    run(session, events)?;
+    check_in_place(&mounted.identity)?;
+    Ok(Mounted { view, identity: undo.keep(mounted.identity), load, read_only: args.read_only })
+}
+
+/// Takes a mount down again when what comes after it fails.
+struct Undo(Option<MountIdentity>);
+
+impl Undo {
+    fn keep(mut self, identity: MountIdentity) -> MountIdentity {
+        self.0 = None;
+        identity
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let Some(identity) = self.0.take() else { return };
+        if let Err(error) = unmount(&identity, UnmountMode::Force, Instant::now() + UNMOUNT_DEADLINE) {
+            tracing::error!("the mount that came to nothing is still there: {error}");
+        }
+    }
+}
+
+fn arm_crash_points() -> Result<(), Refusal> {
+    if std::env::var_os(PANIC_ON_INIT).is_some_and(|value| !value.is_empty() && value != "0") {
+        return arm(&format!("panic@{}", op::INIT.enter));
+    }
+    match std::env::var(CRASH_AT) {
+        Ok(point) if !point.is_empty() => arm(&point),
+        _ => Ok(()),
+    }
+}
+
+fn arm(point: &str) -> Result<(), Refusal> {
+    crash::arm(point, op::POINTS)
+        .map_err(|error| Refusal::new(ErrorKind::Usage, format!("{CRASH_AT}: {error}")))
+}
+
+/// Refuses to run from, or to log to, a Selvedge mount: a page of the program that has to be read while the
+/// mount waits for this very program would hang both.
+fn check_own_files() -> Result<(), Refusal> {
+    let program = Path::new("/proc/self/exe");
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    if let Ok(fd) = rustix::fs::open(program, flags, Mode::empty()) {
+        let name = std::env::current_exe().unwrap_or_else(|_| program.to_owned());
+        check_not_ours(fd.as_fd(), &format!("the worker's program {}", shown(&name)))?;
+    }
+    check_not_ours(io::stderr().as_fd(), "the worker's log")
+}
+
+fn check_not_ours(fd: BorrowedFd<'_>, what: &str) -> Result<(), Refusal> {
+    let entry =
+        covering_mount(fd).ok().and_then(|covering| mountinfo::by_id(covering.mount_id).ok().flatten());
+    match entry.filter(mountinfo::MountEntry::is_selvedge) {
+        None => Ok(()),
+        Some(entry) => Err(Refusal::new(
+            ErrorKind::Conflict,
+            format!(
+                "{what} lies on the Selvedge mount at {}, which could hang both; move it",
+                shown(&entry.mount_point)
+            ),
+        )),
+    }
+}
+
+fn thread_name(args: &Args) -> Result<ThreadName, Refusal> {
+    let text = args.thread.to_string_lossy();
+    text.parse().map_err(|error| Refusal::new(ErrorKind::Usage, format!("bad thread name {text:?}: {error}")))
+}
+
+fn open_repository(args: &Args) -> Result<Repository, Refusal> {
+    let safe: &[PathBuf] = if args.trust_repository { std::slice::from_ref(&args.repo) } else { &[] };
+    Ok(Repository::open(&args.repo, &OpenOptions { safe })?)
+}
+
+fn lock_thread(repository: &Repository, name: &ThreadName) -> Result<ThreadLock, Refusal> {
+    let thread = repository.refs().thread(name)?;
+    ThreadLock::try_acquire(repository, &thread.id).map_err(|error| {
+        let refusal = Refusal::from(error);
+        Refusal::new(
+            refusal.kind,
+            format!("thread {name} is already mounted or being worked on: {}", refusal.message),
+        )
+    })
+}
+
+/// Refuses a mountpoint inside the repository: the mount would hide what the thread is made of.
+fn check_outside(mountpoint: &Path, repository: &Repository) -> Result<(), Refusal> {
+    let inside = repository.path().canonicalize().unwrap_or_else(|_| repository.path().to_owned());
+    if !mountpoint.starts_with(&inside) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        ErrorKind::Conflict,
+        format!(
+            "{} lies inside the repository {}; choose a directory outside",
+            shown(mountpoint),
+            shown(&inside)
+        ),
+    ))
+}
+
+/// Starts the dispatch threads.
+fn run(session: Session<Adapter>, events: Sender<Happening>) -> Result<(), Refusal> {
+    let started = thread::Builder::new().name("session".into()).spawn(move || {
+        // Nobody listens only when the process is ending.
+        let _ = events.send(Happening::SessionEnded(session.run()));
+    });
+    match started {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Refusal::new(ErrorKind::Failed, format!("cannot start a thread: {error}"))),
+    }
+}
+
+/// Proves that whoever goes to the directory from now on arrives in this mount. The mount itself is not asked.
+fn check_in_place(identity: &MountIdentity) -> Result<(), Refusal> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let there = rustix::fs::open(&identity.path, flags, Mode::empty()).and_then(covering_mount);
+    match there {
+        Ok(covering) if covering.mount_id == identity.mount_id && covering.device == identity.device => {
+            Ok(())
+        }
+        Ok(_) => Err(Refusal::new(
+            ErrorKind::Conflict,
+            format!(
+                "{} does not lead to the mount: it was replaced or mounted over meanwhile",
+                shown(&identity.path)
+            ),
+        )),
+        Err(errno) => Err(Refusal::new(
+            ErrorKind::Failed,
+            format!("cannot find the mount at {} again: {}", shown(&identity.path), io::Error::from(errno)),
+        )),
+    }
+}
