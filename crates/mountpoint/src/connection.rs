@@ -1,7 +1,8 @@
 //! The control files of FUSE connections, `/sys/fs/fuse/connections`.
 
-use std::io;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use crate::Device;
 
@@ -25,8 +26,21 @@ pub enum AbortError {
     },
 }
 
+/// Where the control file system is mounted, where it is.
+const CONTROL: &str = "/sys/fs/fuse/connections";
+
 /// Ends a FUSE connection: every request, waiting or new, fails at once with ECONNABORTED or ENOTCONN.
 pub fn abort_connection(device: Device) -> Result<(), AbortError> {
-    let _ = device;
-    todo!()
+    abort_at(Path::new(CONTROL), device)
+}
+
+fn abort_at(control: &Path, device: Device) -> Result<(), AbortError> {
+    let path = control.join(device.minor.to_string()).join("abort");
+    // Never created: without the control file system the directory is an ordinary one.
+    let result = OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(b"1"));
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(AbortError::Unavailable { path }),
+        Err(source) => Err(AbortError::Io { path, source }),
+    }
 }

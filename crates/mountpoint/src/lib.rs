@@ -15,6 +15,7 @@ mod mount;
 pub mod mountinfo;
 mod options;
 mod point;
+mod privilege;
 mod take_down;
 mod unmount;
 

@@ -1,4 +1,4 @@
-//! `/proc/self/mountinfo`, see proc_pid_mountinfo(5).
+//! `/proc/self/mountinfo`, see `proc_pid_mountinfo(5)`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -87,8 +87,8 @@ impl MountEntry {
     /// The value of the first file-system option `name=value`. FUSE writes `user_id=` before anything that a
     /// mounter can choose, so the first is the kernel's.
     fn super_option(&self, name: &[u8]) -> Option<&[u8]> {
-        let options = self.super_options.as_bytes().split(|&byte| byte == b',');
-        options.filter_map(|option| option.strip_prefix(name)?.strip_prefix(b"=")).next()
+        let mut options = self.super_options.as_bytes().split(|&byte| byte == b',');
+        options.find_map(|option| option.strip_prefix(name)?.strip_prefix(b"="))
     }
 
     /// What tells this mount apart from others.
@@ -135,4 +135,107 @@ pub fn at(path: &Path) -> io::Result<Vec<MountEntry>> {
 /// The entry with this number.
 pub fn by_id(mount_id: u64) -> io::Result<Option<MountEntry>> {
     Ok(read()?.into_iter().find(|entry| entry.mount_id == mount_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LINE: &[u8] = br"36 35 0:98 / /mnt/a\040b rw,noatime master:1 shared:7 - fuse.selvedge selvedge:main rw,user_id=1000,group_id=1000,default_permissions";
+
+    #[test]
+    fn a_line_is_taken_apart() {
+        let entry = MountEntry::parse(LINE).unwrap();
+        assert_eq!((entry.mount_id, entry.parent_id), (36, 35));
+        assert_eq!(entry.device, Device { major: 0, minor: 98 });
+        assert_eq!(entry.mount_point, Path::new("/mnt/a b"));
+        assert_eq!((entry.thread(), entry.user_id()), (Some(&b"main"[..]), Some(1000)));
+        assert!(entry.is_selvedge() && entry.is_fuse());
+        assert!(entry.has_option("noatime") && entry.has_option("default_permissions"));
+        assert!(!entry.has_option("default"));
+    }
+
+    #[test]
+    fn optional_fields_may_be_missing_and_the_source_empty() {
+        let entry = MountEntry::parse(b"1 2 8:1 /sub / ro - ext4  rw").unwrap();
+        assert_eq!(entry.source, "");
+        assert_eq!(entry.root, Path::new("/sub"));
+        assert!(!entry.is_fuse());
+    }
+
+    #[test]
+    fn a_hostile_source_stays_within_its_field() {
+        let line =
+            br"1 2 0:5 / /m rw - fuse.selvedge selvedge:x\012\04036\04035\134\033[31m rw,user_id=7,user_id=0";
+        let entry = MountEntry::parse(line).unwrap();
+        assert_eq!(entry.thread(), Some(&b"x\n 36 35\\\x1b[31m"[..]));
+        assert_eq!(entry.user_id(), Some(7));
+        assert_eq!(parse_all(line).len(), 1);
+    }
+
+    #[test]
+    fn other_fuse_types_are_told_apart() {
+        let entry =
+            |kind: &str| MountEntry::parse(format!("1 2 0:5 / /m rw - {kind} s rw").as_bytes()).unwrap();
+        assert!(entry("fuse").is_fuse() && entry("fuseblk").is_fuse() && entry("fuse.sshfs").is_fuse());
+        assert!(!entry("fusectl").is_fuse() && !entry("fuse.sshfs").is_selvedge());
+        assert!(!entry("fuse.selvedge2").is_selvedge());
+    }
+
+    #[test]
+    fn lines_that_make_no_sense_are_left_out() {
+        for line in [
+            "",
+            "1",
+            "1 2 0:5 / /m rw",
+            "x 2 0:5 / /m rw - t s o",
+            "1 2 05 / /m rw - t s o",
+            "+1 2 0:5 / /m rw - t s o",
+            "1 2 0:5 / /m rw - t",
+            "99999999999999999999 2 0:5 / /m rw - t s o",
+        ] {
+            assert_eq!(MountEntry::parse(line.as_bytes()), None, "{line}");
+        }
+        assert_eq!(parse_all(&[b"nonsense\n", LINE, b"\n"].concat()).len(), 1);
+    }
+
+    #[test]
+    fn the_live_table_has_a_root() {
+        assert!(at(Path::new("/")).unwrap().iter().any(|entry| entry.fs_type != "fuse.selvedge"));
+    }
+
+    /// As the kernel writes it: fs/proc_namespace.c escapes these bytes.
+    fn kernel_escape(text: &[u8]) -> Vec<u8> {
+        let mut escaped = Vec::new();
+        for &byte in text {
+            match byte {
+                b' ' | b'\t' | b'\n' | b'\\' | b'#' => escaped.extend(format!("\\{byte:03o}").bytes()),
+                byte => escaped.push(byte),
+            }
+        }
+        escaped
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_survives_the_kernels_escapes(
+            path in proptest::collection::vec(1u8.., 0..40),
+            source in proptest::collection::vec(1u8.., 0..40),
+        ) {
+            let line = [
+                &b"36 35 0:98 / "[..], &kernel_escape(&path), b" rw - fuse.selvedge ", &kernel_escape(&source), b" rw",
+            ].concat();
+            let entry = &parse_all(&line)[0];
+            prop_assert_eq!(entry.mount_point.as_os_str().as_bytes(), &path[..]);
+            prop_assert_eq!(entry.source.as_bytes(), &source[..]);
+        }
+
+        #[test]
+        fn no_table_makes_the_parser_panic(table in proptest::collection::vec(any::<u8>(), 0..400)) {
+            for entry in parse_all(&table) {
+                let _ = (entry.user_id(), entry.thread(), entry.is_fuse(), entry.has_option("x"));
+            }
+        }
+    }
 }

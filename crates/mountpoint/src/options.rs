@@ -3,6 +3,7 @@
 /// What the mount shall be like. The default is the careful one: changes allowed, for the mounting user alone,
 /// without set-user-id programs and devices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent mount option")]
 pub struct MountOptions {
     /// The thread's name, for the mount's source `selvedge:THREAD`.
     pub thread: String,

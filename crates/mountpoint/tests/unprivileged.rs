@@ -1,0 +1,130 @@
+//! Mounting and unmounting through `fusermount3`. Each test starts itself again as an ordinary user.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use common::{NOBODY, Sandbox, again_as_nobody, options, passed, role, soon};
+use selvedge_mountpoint::{
+    MountError, MountOptions, Mountpoint, TakenDown, UnmountMode, Unmounted, Via, mount_fuse, take_down,
+    unmount,
+};
+
+/// Runs `test` as an ordinary user in a directory of its own, and sees that it leaves no mount.
+fn as_nobody(name: &str, test: impl FnOnce(&Path)) {
+    if let Some(home) = role() {
+        return test(&home);
+    }
+    let sandbox = Sandbox::new();
+    sandbox.dir("foreign");
+    let output = again_as_nobody(name, &sandbox.dir("home"));
+    let left = sandbox.mounts();
+    passed(&output);
+    assert_eq!(left, []);
+}
+
+fn dir(home: &Path, name: &str) -> std::path::PathBuf {
+    let dir = home.join(name);
+    fs::create_dir(&dir).unwrap();
+    dir
+}
+
+#[test]
+fn the_helper_mounts_on_the_directory_opened() {
+    as_nobody("the_helper_mounts_on_the_directory_opened", |home| {
+        let point = Mountpoint::open(&dir(home, "a b")).unwrap();
+        let mounted = mount_fuse(&point, &options("main"), soon()).unwrap();
+        assert_eq!(mounted.via, Via::Helper);
+        let entry = mounted.identity.find().unwrap().unwrap();
+        assert_eq!((&*entry.fs_type, &*entry.source), ("fuse.selvedge".as_ref(), "selvedge:main".as_ref()));
+        assert_eq!((&*entry.mount_point, entry.user_id()), (point.path(), Some(NOBODY)));
+        for option in ["nosuid", "nodev", "default_permissions", "rw"] {
+            assert!(entry.has_option(option), "{option} in {entry:?}");
+        }
+        assert!(mounted.identity.unique_id.is_some());
+        assert_eq!(unmount(&mounted.identity, UnmountMode::Plain, soon()).unwrap(), Unmounted::Now);
+        assert_eq!(unmount(&mounted.identity, UnmountMode::Plain, soon()).unwrap(), Unmounted::Before);
+    });
+}
+
+#[test]
+fn every_way_of_unmounting_works_through_the_helper() {
+    as_nobody("every_way_of_unmounting_works_through_the_helper", |home| {
+        let dir = dir(home, "m");
+        for mode in [UnmountMode::Lazy, UnmountMode::Force] {
+            let mounted = mount_fuse(&Mountpoint::open(&dir).unwrap(), &options("t"), soon()).unwrap();
+            assert_eq!(unmount(&mounted.identity, mode, soon()).unwrap(), Unmounted::Now);
+        }
+        let read_only = MountOptions { read_only: true, ..options("t") };
+        let mounted = mount_fuse(&Mountpoint::open(&dir).unwrap(), &read_only, soon()).unwrap();
+        assert!(mounted.identity.find().unwrap().unwrap().has_option("ro"));
+        drop(mounted.device);
+        assert_eq!(take_down(&mounted.identity, soon()).unwrap(), TakenDown::Unmounted);
+    });
+}
+
+#[test]
+fn a_directory_swapped_for_a_symlink_is_not_mounted_on() {
+    as_nobody("a_directory_swapped_for_a_symlink_is_not_mounted_on", |home| {
+        let (dir, elsewhere) = (dir(home, "m"), dir(home, "elsewhere"));
+        let point = Mountpoint::open(&dir).unwrap();
+        fs::rename(&dir, home.join("moved")).unwrap();
+        symlink(elsewhere, &dir).unwrap();
+        let error = mount_fuse(&point, &options("t"), soon()).unwrap_err();
+        assert!(matches!(error, MountError::Swapped { .. }), "{error}");
+    });
+}
+
+#[test]
+fn what_only_root_may_have_is_refused() {
+    as_nobody("what_only_root_may_have_is_refused", |home| {
+        let point = Mountpoint::open(&dir(home, "m")).unwrap();
+        for wanted in [
+            MountOptions { suid: true, ..options("t") },
+            MountOptions { dev: true, ..options("t") },
+            MountOptions { allow_other: true, ..options("t") },
+        ] {
+            let error = mount_fuse(&point, &wanted, soon()).unwrap_err();
+            assert!(matches!(error, MountError::NotPermitted { .. }), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_foreign_directory_is_refused_with_the_helpers_words() {
+    as_nobody("a_foreign_directory_is_refused_with_the_helpers_words", |home| {
+        let point = Mountpoint::open(&home.join("../foreign")).unwrap();
+        let error = mount_fuse(&point, &options("t"), soon()).unwrap_err();
+        let MountError::NotPermitted { reason, .. } = &error else { panic!("{error}") };
+        assert!(reason.contains("write access"), "{reason}");
+    });
+}
+
+#[test]
+fn a_process_that_can_gain_no_rights_is_told_so() {
+    as_nobody("a_process_that_can_gain_no_rights_is_told_so", |home| {
+        let point = Mountpoint::open(&dir(home, "m")).unwrap();
+        rustix::thread::set_no_new_privs(true).unwrap();
+        let error = mount_fuse(&point, &options("t"), soon()).unwrap_err();
+        assert!(error.to_string().contains("no_new_privs"), "{error}");
+    });
+}
+
+#[test]
+fn root_takes_down_an_ordinary_users_mount() {
+    const NAME: &str = "root_takes_down_an_ordinary_users_mount";
+    if let Some(home) = role() {
+        // Left behind on purpose, without a server.
+        mount_fuse(&Mountpoint::open(&dir(&home, "m")).unwrap(), &options("t"), soon()).unwrap();
+        return;
+    }
+    let sandbox = Sandbox::new();
+    passed(&again_as_nobody(NAME, &sandbox.dir("home")));
+    let [left] = &sandbox.mounts()[..] else { panic!("{:?}", sandbox.mounts()) };
+    assert_eq!(take_down(&left.identity(), soon()).unwrap(), TakenDown::Unmounted);
+    assert_eq!(sandbox.mounts(), []);
+}
