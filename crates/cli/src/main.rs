@@ -1,2 +1,8 @@
-//! placeholder
-fn main() {}
+//! The `selvedge` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    selvedge_cli::hygiene::clean_cli();
+    selvedge_cli::app::main()
+}

@@ -1,0 +1,118 @@
+//! From the command line's words to an exit code.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind as ClapKind;
+
+use crate::args::{Cli, Command};
+use crate::commands::{completions, doctor, export, import, init, list, mount, thread, unmount};
+use crate::context::Context;
+use crate::environment::Environment;
+use crate::error::{CliError, Result};
+use crate::logging;
+use crate::ui::Ui;
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &words),
+    };
+    let ui = Ui { json: cli.global.json, quiet: cli.global.quiet };
+    match run(cli, ui) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            ui.error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli, ui: Ui) -> Result<()> {
+    let environment = Environment::read();
+    logging::start(&environment, cli.global.verbose)?;
+    let context = Context::new(ui, environment, cli.global.repo)?;
+    match cli.command {
+        Command::Init(args) => init::run(&context, args),
+        Command::Import(args) => import::run(&context, &args),
+        Command::Export(args) => export::run(&context, &args),
+        Command::Thread(command) => thread::run(&context, command),
+        Command::Mount(args) => mount::run(&context, &args),
+        Command::Unmount(args) => unmount::run(&context, &args),
+        Command::List(args) => list::run(&context, args),
+        Command::Doctor(args) => doctor::run(&context, args),
+        Command::Completions(args) => completions::run(&context, args),
+    }
+}
+
+/// Help and version are results; everything else that the parser says is a usage error, in JSON if that was
+/// asked for.
+fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    let ui = Ui { json, quiet: false };
+    let text = error.render().to_string();
+    match error.kind() {
+        ClapKind::DisplayHelp | ClapKind::DisplayVersion => match ui.raw(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                ui.error(&error);
+                ExitCode::from(error.exit_code())
+            }
+        },
+        _ => {
+            let error = from_parser(error.kind(), &text);
+            ui.error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// The parser's text is an error line, then perhaps tips, the usage and a pointer to `--help`.
+fn from_parser(kind: ClapKind, text: &str) -> CliError {
+    if kind == ClapKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return CliError::usage("a command is missing")
+            .hint(format!("choose one of these\n\n{}", text.trim()));
+    }
+    let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+    let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let message = message.split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
+    let hint: Vec<&str> =
+        rest.split('\n')
+            .map(|line| line.trim().trim_start_matches("tip: "))
+            .filter(|line| !line.is_empty())
+            .map(|line| {
+                if line.starts_with("For more information") { "more: selvedge COMMAND --help" } else { line }
+            })
+            .collect();
+    let error = CliError::usage(message);
+    if hint.is_empty() { error } else { error.hint(hint.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for words in [["selvedge", "--json", "list"], ["selvedge", "list", "--json"]] {
+            assert!(Cli::try_parse_from(words).unwrap().global.json);
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_one_message_and_a_hint() {
+        let error = Cli::try_parse_from(["selvedge", "thread", "create"]).unwrap_err();
+        let error = from_parser(error.kind(), &error.render().to_string());
+        assert_eq!(error.message, "the following required arguments were not provided: <NAME>");
+        assert!(error.hint.as_deref().unwrap_or_default().starts_with("Usage: selvedge thread create"));
+    }
+}

@@ -1,0 +1,84 @@
+//! The command line's shape.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::Styles;
+use clap::{ArgAction, Parser, Subcommand};
+
+use crate::commands::{completions, doctor, export, import, init, list, mount, thread, unmount};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0 done   1 failed   2 wrong usage   3 no such thread, snapshot or mount
+  4 conflict (exists, busy, dirty)    5 not permitted                6 timed out
+
+Environment:
+  SELVEDGE_REPO         the repository when --repo is not given
+  SELVEDGE_LOG          log filter, for instance debug or selvedge_supervisor=trace
+  SELVEDGE_LOG_FILE     file for log lines instead of standard error
+  SELVEDGE_RUNTIME_DIR  records and sockets of running mounts
+                        (default: $XDG_STATE_HOME/selvedge/run, else ~/.local/state/selvedge/run)
+
+Example:
+  selvedge init && selvedge import && selvedge thread create try
+  mkdir ../try && selvedge mount try ../try --foreground";
+
+/// Mounts threads of a source tree as separate writable directories.
+///
+/// A repository (.selvedge) keeps snapshots of a directory tree and threads: named lines of work, each of which
+/// can be mounted as a writable directory of its own. Unchanged files are stored once, however many threads
+/// there are.
+#[derive(Debug, Parser)]
+#[command(name = "selvedge", version, after_help = AFTER_HELP, styles = Styles::plain(), infer_subcommands = false)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that stand before or after the command's words.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GlobalArgs {
+    /// The directory that holds .selvedge [default: `$SELVEDGE_REPO`, else the nearest at or above the current
+    /// directory]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub repo: Option<PathBuf>,
+    /// Print one JSON document on standard output (errors: one on standard error)
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Print nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
+    pub quiet: bool,
+    /// Log what happens to standard error; twice for more
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
+    pub verbose: u8,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a repository in a directory
+    Init(init::InitArgs),
+    /// Capture a directory tree as a snapshot and point a thread at it
+    Import(import::ImportArgs),
+    /// Write a thread or snapshot to a directory
+    Export(export::ExportArgs),
+    /// List, show, make, rename and delete threads
+    #[command(subcommand)]
+    Thread(thread::ThreadCommand),
+    /// Mount a thread as a writable directory
+    Mount(mount::MountArgs),
+    /// Take a mount down
+    #[command(alias = "umount")]
+    Unmount(unmount::UnmountArgs),
+    /// List mounted threads
+    #[command(alias = "mounts")]
+    List(list::ListArgs),
+    /// Check whether this machine can mount, and say how to fix what is wrong
+    Doctor(doctor::DoctorArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}

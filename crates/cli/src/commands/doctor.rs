@@ -1,0 +1,307 @@
+//! `selvedge doctor`
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
+use selvedge_mountpoint::{escape_for_print, mountinfo};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::environment::{Environment, is_executable};
+use crate::error::{CliError, Result};
+use crate::record::Record;
+use crate::runtime::RuntimeDir;
+use crate::ui::{show, show_os};
+use crate::worker_program;
+
+/// Check whether this machine can mount, and say how to fix what is wrong
+///
+/// Looks at /dev/fuse, the mount helper, the permission to mount, the worker's program, the runtime directory,
+/// mounts that were left behind, and the repository. Changes nothing. Exits 1 if something is wrong.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {}
+
+/// The outcome of one check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the field's name is part of the command line's contract")]
+struct Check {
+    check: &'static str,
+    ok: bool,
+    /// What was found.
+    detail: String,
+    /// What to do about it, if anything.
+    fix: Option<String>,
+}
+
+impl Check {
+    fn good(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { check, ok: true, detail: detail.into(), fix: None }
+    }
+
+    fn bad(check: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { check, ok: false, detail: detail.into(), fix: Some(fix.into()) }
+    }
+
+    fn from_error(check: &'static str, error: CliError) -> Self {
+        Self { check, ok: false, detail: error.message, fix: error.hint }
+    }
+}
+
+/// Runs the command.
+pub fn run(context: &Context, DoctorArgs {}: DoctorArgs) -> Result<()> {
+    let privileged = may_mount_directly();
+    let runtime = context.runtime();
+    let checks = [
+        device(Path::new("/dev/fuse")),
+        helper(&context.environment, privileged),
+        permission(&context.environment, privileged),
+        worker(&context.environment),
+        runtime_directory(&runtime),
+        stale_mounts(&runtime),
+        repository(context),
+    ];
+    context.ui.result(&checks, || checks.iter().map(text).collect())?;
+    match checks.iter().filter(|check| !check.ok).count() {
+        0 => Ok(()),
+        bad => Err(CliError::failed(format!("{bad} of {} checks failed", checks.len()))
+            .hint("do what stands beside them, then run selvedge doctor again")),
+    }
+}
+
+fn text(check: &Check) -> String {
+    let sign = if check.ok { "ok  " } else { "BAD " };
+    let fix = check.fix.as_ref().map_or(String::new(), |fix| format!("      fix: {fix}\n"));
+    format!("{sign}  {}: {}\n{fix}", check.check, check.detail)
+}
+
+/// Whether mount(2) will do without a helper.
+fn may_mount_directly() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+fn device(path: &Path) -> Check {
+    let name = "device";
+    let shown = show(path);
+    let load = "load the kernel's fuse module (modprobe fuse); in a container, pass the device in (--device /dev/fuse)";
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Check::bad(name, format!("{shown} does not exist"), load);
+        }
+        Err(error) => {
+            return Check::from_error(name, CliError::io(format!("cannot examine {shown}"), &error));
+        }
+        Ok(metadata) if !metadata.file_type().is_char_device() => {
+            return Check::bad(name, format!("{shown} is not a device"), load);
+        }
+        Ok(_) => {}
+    }
+    match rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(_) => Check::good(name, format!("{shown} can be opened")),
+        Err(Errno::ACCESS | Errno::PERM) => Check::bad(
+            name,
+            format!("you may not open {shown}"),
+            format!("as root: chmod 666 {shown} (udev's rule does so at boot)"),
+        ),
+        Err(errno) => Check::bad(name, format!("{shown} cannot be opened: {errno}"), load),
+    }
+}
+
+/// The set-user-id program that mounts for ordinary users.
+fn find_helper(environment: &Environment) -> Option<PathBuf> {
+    ["fusermount3", "fusermount"].into_iter().find_map(|name| environment.find_program(name))
+}
+
+fn helper(environment: &Environment, privileged: bool) -> Check {
+    let name = "helper";
+    let install = "install the fuse3 package (apt install fuse3)";
+    let Some(program) = find_helper(environment) else {
+        let missing = "neither fusermount3 nor fusermount is in PATH";
+        return if privileged {
+            Check::good(name, format!("{missing}; it is not needed with CAP_SYS_ADMIN"))
+        } else {
+            Check::bad(name, format!("{missing}, and only it mounts for ordinary users"), install)
+        };
+    };
+    let shown = show(&program);
+    let set_user_id = std::fs::metadata(&program)
+        .is_ok_and(|metadata| metadata.mode() & 0o4000 != 0 && metadata.uid() == 0);
+    if set_user_id || privileged {
+        Check::good(name, format!("{shown} is installed"))
+    } else {
+        Check::bad(
+            name,
+            format!("{shown} is not set-user-id root, so it cannot mount for you"),
+            format!("as root: chown root {shown} && chmod u+s {shown}"),
+        )
+    }
+}
+
+fn permission(environment: &Environment, privileged: bool) -> Check {
+    let name = "permission";
+    if privileged {
+        return Check::good(name, "this process has CAP_SYS_ADMIN and mounts by itself");
+    }
+    if rustix::process::geteuid().is_root() {
+        return Check::bad(
+            name,
+            "this process is root without CAP_SYS_ADMIN, as in a container",
+            "start the container with --cap-add SYS_ADMIN --device /dev/fuse",
+        );
+    }
+    if rustix::thread::no_new_privs().unwrap_or(false) {
+        return Check::bad(
+            name,
+            "no_new_privs is set on this process, so the helper cannot become root",
+            "start it without no_new_privs (systemd: NoNewPrivileges=no; containers: without no-new-privileges)",
+        );
+    }
+    if find_helper(environment).is_none() {
+        return Check::bad(
+            name,
+            "this process is not root and there is no helper",
+            "install the fuse3 package (apt install fuse3), or mount as root",
+        );
+    }
+    let others = if allows_other(&std::fs::read("/etc/fuse.conf").unwrap_or_default()) {
+        "--allow-other is allowed"
+    } else {
+        "--allow-other is not (it needs user_allow_other in /etc/fuse.conf)"
+    };
+    Check::good(name, format!("the helper mounts on directories that you may write; {others}"))
+}
+
+/// Whether `/etc/fuse.conf` lets ordinary users let others in.
+fn allows_other(configuration: &[u8]) -> bool {
+    configuration.split(|byte| *byte == b'\n').any(|line| line.trim_ascii() == b"user_allow_other")
+}
+
+fn worker(environment: &Environment) -> Check {
+    let name = "worker";
+    match worker_program::find(environment) {
+        Ok(program) if is_executable(&program) => Check::good(name, show(&program)),
+        Ok(program) => Check::bad(
+            name,
+            format!("{} is missing or cannot be executed", show(&program)),
+            "correct SELVEDGE_FUSE_WORKER_BIN, or install selvedge again",
+        ),
+        Err(error) => Check::from_error(name, error),
+    }
+}
+
+fn runtime_directory(runtime: &Result<RuntimeDir>) -> Check {
+    let name = "runtime_dir";
+    match runtime {
+        Ok(runtime) => Check::good(name, show(runtime.path())),
+        Err(error) => Check::from_error(name, error.clone()),
+    }
+}
+
+/// Mounts whose supervisor is gone. Only told here; `list` cleans up.
+fn stale_mounts(runtime: &Result<RuntimeDir>) -> Check {
+    let name = "stale_mounts";
+    let Ok(runtime) = runtime else {
+        return Check::bad(name, "cannot tell without the runtime directory", "see runtime_dir");
+    };
+    let records = match Record::all(runtime) {
+        Ok(records) => records,
+        Err(error) => return Check::from_error(name, error),
+    };
+    let (living, dead): (Vec<&Record>, Vec<&Record>) =
+        records.iter().partition(|record| record.supervisor.runs());
+    if dead.is_empty() {
+        return Check::good(name, format!("none{}", unrecorded(&living)));
+    }
+    let told: Vec<String> = dead
+        .iter()
+        .map(|record| {
+            let place = show(record.mountpoint.as_path());
+            let state = if record.is_mounted() { "still mounted" } else { "not mounted any more" };
+            format!(
+                "thread {} on {place} ({state}; process {} is gone)",
+                record.thread, record.supervisor.pid
+            )
+        })
+        .collect();
+    Check::bad(name, told.join("; "), "run selvedge list, which cleans up what was left behind")
+}
+
+/// Mounts of the caller that no record knows. They may be another runtime directory's, so nothing is wrong yet.
+fn unrecorded(living: &[&Record]) -> String {
+    let caller = rustix::process::geteuid().as_raw();
+    let known =
+        |mount_id: u64| living.iter().any(|r| r.mount.as_ref().is_some_and(|m| m.mount_id == mount_id));
+    let places: Vec<String> = mountinfo::read()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|entry| entry.is_selvedge() && entry.user_id() == Some(caller) && !known(entry.mount_id))
+        .map(|entry| {
+            format!("{} ({})", show(&entry.mount_point), escape_for_print(show_os(&entry.source).as_bytes()))
+        })
+        .collect();
+    if places.is_empty() {
+        return String::new();
+    }
+    format!("; mounts that this runtime directory does not know: {}", places.join(", "))
+}
+
+fn repository(context: &Context) -> Check {
+    let name = "repository";
+    let found = context.named_repository().and_then(|named| match named {
+        Some(named) => Ok(Some(named)),
+        None => context.found_repository(),
+    });
+    match found {
+        Ok(None) => Check::good(name, "none named, and none at or above the current directory"),
+        Ok(Some(directory)) => match context.open_repository(&directory).and_then(|repository| {
+            let threads = repository.refs().threads()?;
+            Ok(threads.len())
+        }) {
+            Ok(threads) => Check::good(name, format!("{} opens; threads: {threads}", show(&directory))),
+            Err(error) => Check::from_error(name, error),
+        },
+        Err(error) => Check::from_error(name, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_device_is_said() {
+        let scratch = tempfile::tempdir().unwrap();
+        let check = device(&scratch.path().join("fuse"));
+        assert!(!check.ok && check.detail.contains("does not exist"), "{check:?}");
+        std::fs::write(scratch.path().join("fuse"), "").unwrap();
+        let check = device(&scratch.path().join("fuse"));
+        assert!(!check.ok && check.detail.contains("not a device"), "{check:?}");
+    }
+
+    #[test]
+    fn a_missing_helper_is_said_to_those_who_need_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let environment = Environment { path: Some(scratch.path().into()), ..Environment::default() };
+        assert!(!helper(&environment, false).ok);
+        assert!(helper(&environment, true).ok);
+    }
+
+    #[test]
+    fn a_helper_without_its_set_user_id_bit_is_said() {
+        let scratch = tempfile::tempdir().unwrap();
+        let program = scratch.path().join("fusermount");
+        std::fs::write(&program, "").unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let environment = Environment { path: Some(scratch.path().into()), ..Environment::default() };
+        let check = helper(&environment, false);
+        assert!(!check.ok && check.detail.contains("not set-user-id"), "{check:?}");
+    }
+
+    #[test]
+    fn the_switch_in_fuse_conf_is_a_line_of_its_own() {
+        assert!(allows_other(b"# x\n user_allow_other \n"));
+        assert!(!allows_other(b"#user_allow_other\n"));
+    }
+}

@@ -1,0 +1,74 @@
+//! `selvedge thread delete`
+
+use std::collections::HashSet;
+
+use selvedge_store::{Repository, ThreadLock, ThreadName, ThreadRef};
+use serde::Serialize;
+
+use super::summary::layers;
+use crate::context::Context;
+use crate::error::{CliError, Result};
+use crate::target::is_dirty;
+use crate::ui::{Ui, show};
+
+/// Delete a thread
+///
+/// Its changes go, its snapshots stay. A mounted thread is refused, one with changes too unless forced.
+#[derive(Debug, clap::Args)]
+pub struct DeleteArgs {
+    /// The thread
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Delete it although it has changes since its snapshot, which are then lost
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    name: String,
+    snapshot: String,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: &DeleteArgs) -> Result<()> {
+    let name: ThreadName = args.name.parse()?;
+    let repository = context.repository()?;
+    let refs = repository.refs();
+    let tried = || format!("cannot delete thread {name}");
+    let thread = refs.thread(&name)?;
+    let _lock = ThreadLock::try_acquire(&repository, &thread.id).map_err(|error| {
+        CliError::from(error).context(tried()).hint(format!("unmount it first: selvedge unmount {name}"))
+    })?;
+    // Looked up again: it may have changed before it was locked.
+    let thread = refs.thread(&name)?;
+    if is_dirty(&thread) && !args.force {
+        return Err(CliError::conflict(format!("{}: it has changes since its snapshot", tried())).hint(
+            format!(
+                "keep them with selvedge export {name} DIR, or lose them with --force; its snapshot is {}",
+                thread.snapshot
+            ),
+        ));
+    }
+    refs.delete_thread(&thread).map_err(|error| CliError::from(error).context(tried()))?;
+    remove_layers(context.ui, &repository, &thread);
+    let document = Document { name: name.to_string(), snapshot: thread.snapshot.to_string() };
+    context
+        .ui
+        .result(&document, || format!("deleted thread {name}; its last snapshot was {}\n", thread.snapshot))
+}
+
+/// Removes the layers that no other thread shares. The thread is gone already: what cannot be removed is
+/// unreachable, and harmless but for its space.
+fn remove_layers(ui: Ui, repository: &Repository, thread: &ThreadRef) {
+    let Ok(threads) = repository.refs().threads() else { return };
+    let shared: HashSet<_> = threads.iter().flat_map(layers).collect();
+    for layer in layers(thread).filter(|layer| !shared.contains(layer)) {
+        let directory = repository.layer_dir(&layer);
+        match std::fs::remove_dir_all(&directory) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => ui.warn(format!("cannot remove {}: {error}", show(&directory))),
+        }
+    }
+}

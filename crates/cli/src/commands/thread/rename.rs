@@ -1,0 +1,41 @@
+//! `selvedge thread rename`
+
+use selvedge_store::{ThreadLock, ThreadName};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::{CliError, Result};
+
+/// Give a thread another name
+///
+/// Its changes come along. A mounted thread is refused, since its mount bears its name.
+#[derive(Debug, clap::Args)]
+pub struct RenameArgs {
+    /// The thread
+    #[arg(value_name = "NAME")]
+    from: String,
+    /// Its new name
+    #[arg(value_name = "NEW")]
+    to: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    name: String,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: &RenameArgs) -> Result<()> {
+    let from: ThreadName = args.from.parse()?;
+    let to: ThreadName = args.to.parse()?;
+    let repository = context.repository()?;
+    let refs = repository.refs();
+    let tried = || format!("cannot rename thread {from} to {to}");
+    let thread = refs.thread(&from)?;
+    let _lock = ThreadLock::try_acquire(&repository, &thread.id).map_err(|error| {
+        CliError::from(error).context(tried()).hint(format!("unmount it first: selvedge unmount {from}"))
+    })?;
+    let thread = refs.thread(&from)?;
+    refs.rename_thread(&thread, &to).map_err(|error| CliError::from(error).context(tried()))?;
+    context.ui.result(&Document { name: to.to_string() }, || format!("thread {from} is now called {to}\n"))
+}

@@ -1,0 +1,74 @@
+//! A thread as `thread list` and `thread show` tell of it.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use selvedge_store::{LayerId, Repository, ThreadRef};
+use selvedge_worker_proto::WirePath;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::standing::live_mounts;
+use crate::target::is_dirty;
+
+/// What there is to say about a thread.
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    /// Its name.
+    pub(super) name: String,
+    /// The snapshot beneath its changes.
+    pub(super) snapshot: String,
+    /// Where it is mounted.
+    pub(super) mountpoint: Option<WirePath>,
+    /// Whether it has changes since its snapshot.
+    pub(super) dirty: bool,
+    /// Disk space of the layers that no other thread uses, in bytes.
+    pub(super) own_bytes: u64,
+}
+
+/// Summaries of `threads`.
+pub(super) fn of(context: &Context, repository: &Repository, threads: &[ThreadRef]) -> Result<Vec<Summary>> {
+    let mut mounted: HashMap<String, WirePath> = live_mounts(&context.runtime()?, context.ui)?
+        .into_iter()
+        .filter(|(record, _)| record.repo.as_path() == repository.dir())
+        .map(|(record, document)| (record.thread_id, document.mountpoint))
+        .collect();
+    let mut users: HashMap<LayerId, usize> = HashMap::new();
+    for thread in repository.refs().threads()? {
+        for layer in layers(&thread) {
+            *users.entry(layer).or_default() += 1;
+        }
+    }
+    let summary = |thread: &ThreadRef| Summary {
+        name: thread.name.to_string(),
+        snapshot: thread.snapshot.to_string(),
+        mountpoint: mounted.remove(&thread.id.to_string()),
+        dirty: is_dirty(thread),
+        own_bytes: layers(thread)
+            .filter(|layer| users.get(layer).is_none_or(|count| *count < 2))
+            .map(|layer| disk_use(&repository.layer_dir(&layer)))
+            .sum(),
+    };
+    Ok(threads.iter().map(summary).collect())
+}
+
+/// A thread's layers, frozen ones and its own.
+pub(super) fn layers(thread: &ThreadRef) -> impl Iterator<Item = LayerId> + '_ {
+    thread.layers.iter().chain(&thread.upper).copied()
+}
+
+/// Disk space that a directory's files take, in bytes. Files are examined, never opened: a second opener of a
+/// live catalog would take its locks away. What vanishes meanwhile counts nothing.
+fn disk_use(directory: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => metadata.blocks() * 512 + disk_use(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}

@@ -1,0 +1,229 @@
+//! `selvedge unmount`
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use selvedge_mountpoint::mountinfo;
+use selvedge_store::ThreadName;
+use selvedge_worker_proto::WirePath;
+use serde::Serialize;
+
+use crate::context::{Context, absolute};
+use crate::control::client::ConnectError;
+use crate::control::{Client, Reply, Request};
+use crate::error::{CliError, Result};
+use crate::record::Record;
+use crate::runtime::RuntimeDir;
+use crate::standing::{Standing, examine, survey};
+use crate::ui::{show, show_os};
+
+/// How long the process that holds the mount may take to greet.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// How long unmounting may take: flushing, and every step of ending a worker that does not obey.
+const UNMOUNT: Duration = Duration::from_mins(2);
+
+/// How long a mount that is being made or taken down is waited for.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// Take a mount down
+///
+/// Returns when everything is written and the thread can be mounted again. A mount in use is refused, naming who
+/// uses it. A thread that is not mounted is no error.
+#[derive(Debug, clap::Args)]
+pub struct UnmountArgs {
+    /// The mounted directory (anything with a slash), or the thread: of --repo or `$SELVEDGE_REPO` if given,
+    /// else of the only mount of that name
+    #[arg(value_name = "THREAD|DIR")]
+    what: OsString,
+    /// Unmount even if it is in use: whoever uses it is cut off
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    mountpoint: Option<WirePath>,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: &UnmountArgs) -> Result<()> {
+    let runtime = context.runtime()?;
+    let wanted = Wanted::new(context, &args.what)?;
+    let mut found = Vec::new();
+    let mut cleaned = None;
+    for (record, standing) in survey(&runtime)? {
+        let meant = wanted.matches(&record);
+        match standing {
+            Standing::Cleaned(what) => {
+                context.ui.note(what);
+                if meant {
+                    cleaned = Some(record);
+                }
+            }
+            Standing::Stale(error) if meant => return Err(error),
+            Standing::Stale(error) => context.ui.warn(error.to_string()),
+            Standing::Live(_) | Standing::Changing if meant => found.push(record),
+            Standing::Live(_) | Standing::Changing => {}
+        }
+    }
+    let record = match found.len() {
+        0 => return not_mounted(context, &wanted, cleaned),
+        1 => found.remove(0),
+        _ => return Err(several(&wanted, &found)),
+    };
+    take_down(&runtime, &record, args.force)
+        .map_err(|error| error.context(format!("cannot unmount {}", show(record.mountpoint.as_path()))))?;
+    let document = Document { mountpoint: Some(record.mountpoint.clone()) };
+    context.ui.result(&document, || format!("unmounted {}\n", show(record.mountpoint.as_path())))
+}
+
+/// Asks the process that holds the mount.
+fn take_down(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<()> {
+    let settled = Instant::now() + SETTLE;
+    let mut client = loop {
+        match Client::connect(runtime, record, Instant::now() + GREETING) {
+            Ok(client) => break client,
+            // It is being made or taken down: one of the two soon.
+            Err(ConnectError::Gone) if Instant::now() < settled => match examine(runtime, record) {
+                Standing::Cleaned(_) => return Ok(()),
+                Standing::Stale(error) => return Err(error),
+                _ if !record.supervisor.runs() => {}
+                _ if !is_recorded(runtime, record)? => return Ok(()),
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            },
+            Err(ConnectError::Gone) => {
+                return Err(CliError::timed_out(format!(
+                    "process {}, which holds the mount, does not listen",
+                    record.supervisor.pid
+                )));
+            }
+            Err(ConnectError::Silent(error)) => return Err(error),
+        }
+    };
+    let request = Request::Unmount { mount: record.id.clone(), force };
+    match client.ask(request, &[], Instant::now() + UNMOUNT)? {
+        Reply::Unmounted {} => Ok(()),
+        other => Err(CliError::failed(format!("an unmount was answered with {other:?}"))),
+    }
+}
+
+fn is_recorded(runtime: &RuntimeDir, record: &Record) -> Result<bool> {
+    Ok(Record::all(runtime)?.iter().any(|other| other.id == record.id))
+}
+
+/// What the argument means.
+#[derive(Debug)]
+enum Wanted {
+    /// A directory, absolute.
+    Directory(PathBuf),
+    /// A thread, of a repository if one was named.
+    Thread { name: ThreadName, repo: Option<PathBuf> },
+}
+
+impl Wanted {
+    fn new(context: &Context, what: &OsStr) -> Result<Self> {
+        if what.as_bytes().contains(&b'/') || what == "." || what == ".." {
+            return Ok(Self::Directory(plain(&absolute(Path::new(what))?)));
+        }
+        let name = what
+            .to_str()
+            .ok_or_else(|| CliError::usage(format!("{} is no thread name", show_os(what))))?
+            .parse::<ThreadName>()
+            .map_err(|error| {
+                CliError::from(error).hint("a directory is told apart from a thread by a slash: ./DIR")
+            })?;
+        // Compared as the record has it: opened, when that can be done without asking a mount.
+        let repo = context.named_repository()?.map(|path| plain(&path));
+        Ok(Self::Thread { name, repo })
+    }
+
+    fn matches(&self, record: &Record) -> bool {
+        match self {
+            Self::Directory(path) => record.mountpoint.as_path() == path,
+            Self::Thread { name, repo } => {
+                record.thread == name.as_str()
+                    && repo.as_ref().is_none_or(|repo| record.repo.as_path() == repo)
+            }
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Directory(path) => show(path),
+            Self::Thread { name, .. } => format!("thread {name}"),
+        }
+    }
+}
+
+/// `path` with the symbolic links of its parent resolved. The last component is not touched: it may be a mount
+/// that does not answer, and the mountpoints of records are no symbolic links.
+fn plain(path: &Path) -> PathBuf {
+    use std::os::fd::{AsFd, AsRawFd};
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    // `..` and trailing `.` name no component that could be kept apart.
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    rustix::fs::open(parent, flags, rustix::fs::Mode::empty())
+        .ok()
+        .and_then(|fd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())).ok())
+        .map_or_else(|| path.to_owned(), |parent| parent.join(name))
+}
+
+/// Nothing to do is success, as long as what was named is known at all.
+fn not_mounted(context: &Context, wanted: &Wanted, cleaned: Option<Record>) -> Result<()> {
+    let mountpoint = match (wanted, cleaned) {
+        (_, Some(record)) => Some(record.mountpoint),
+        (Wanted::Directory(path), None) => {
+            check_directory(path)?;
+            Some(WirePath(path.clone()))
+        }
+        (Wanted::Thread { name, .. }, None) => {
+            check_thread(context, name)?;
+            None
+        }
+    };
+    context.ui.result(&Document { mountpoint }, || format!("{} is not mounted\n", wanted.show()))
+}
+
+/// Whether there is such a directory, found out without asking a mount that it may be.
+fn check_directory(path: &Path) -> Result<()> {
+    let mounts = mountinfo::at(path).map_err(|error| CliError::io("cannot read the mount table", &error))?;
+    if let Some(mount) = mounts.last() {
+        let kind = show_os(&mount.fs_type);
+        return Err(CliError::not_found(format!("{} is a mount ({kind}), but none of yours", show(path)))
+            .hint("selvedge list shows what is yours; a mount made under another SELVEDGE_RUNTIME_DIR needs the same here"));
+    }
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map(drop).map_err(|_| {
+        CliError::not_found(format!("there is no mount and no directory {}", show(path)))
+            .hint("selvedge list shows what is mounted")
+    })
+}
+
+/// Only now the repository is looked up: no mount of that name is there.
+fn check_thread(context: &Context, name: &ThreadName) -> Result<()> {
+    let unknown = || {
+        CliError::not_found(format!(
+            "no thread {name} is mounted, and there is no repository to look it up in"
+        ))
+        .hint("selvedge list shows what is mounted")
+    };
+    let directory = match context.named_repository()? {
+        Some(named) => named,
+        None => context.found_repository()?.ok_or_else(unknown)?,
+    };
+    let repository = context.open_repository(&directory)?;
+    repository.refs().thread(name)?;
+    Ok(())
+}
+
+fn several(wanted: &Wanted, found: &[Record]) -> CliError {
+    let places: Vec<String> = found
+        .iter()
+        .map(|record| format!("{} (of {})", show(record.mountpoint.as_path()), show(record.repo.as_path())))
+        .collect();
+    CliError::conflict(format!("several mounts are meant by {}: {}", wanted.show(), places.join(", ")))
+        .hint("give the directory, or the repository with --repo")
+}

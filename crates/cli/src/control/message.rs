@@ -1,0 +1,130 @@
+//! What commands and the processes that hold mounts say to each other.
+//!
+//! The frames are those of the worker's protocol: length, JSON, descriptors. One process may hold any number of
+//! mounts behind one socket, so each request names the mount it is about.
+
+use selvedge_worker_proto::{ExportDone, ExportProgress, ExportSkipped, Message, Passthrough, WirePath};
+use serde::{Deserialize, Serialize};
+
+use crate::error::CliError;
+use crate::record::MountId;
+
+/// The version of this protocol. It changes when an old peer could misunderstand a new one.
+pub const VERSION: u32 = 1;
+
+/// What a command asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// The first frame. Answered by `Hello`.
+    Hello {
+        /// The asker's [`VERSION`].
+        protocol: u32,
+    },
+    /// Which mounts are there? Answered by `Mounts`.
+    List {},
+    /// Take a mount down. Answered by `Unmounted` when it is gone, or `Failed`.
+    Unmount {
+        /// Which.
+        mount: MountId,
+        /// Even if processes hold it busy.
+        force: bool,
+    },
+    /// Write the mounted thread, as it is now, to the directory whose descriptor comes along. Answered by any
+    /// number of `ExportProgress` and `ExportSkipped`, then `ExportDone` or `Failed`.
+    Export {
+        /// Which.
+        mount: MountId,
+        /// Make the directory equal to the tree, removing what is not in it.
+        delete: bool,
+    },
+}
+
+impl Message for Request {
+    const KINDS: &'static [&'static str] = &["Hello", "List", "Unmount", "Export"];
+}
+
+/// What a process that holds mounts answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Answer to `Hello`.
+    Hello {
+        /// The answerer's [`VERSION`].
+        protocol: u32,
+        /// Its process id.
+        pid: u32,
+    },
+    /// Answer to `List`.
+    Mounts {
+        /// One for each mount.
+        mounts: Vec<MountDocument>,
+    },
+    /// The mount is gone, and the thread can be mounted again.
+    Unmounted {},
+    /// How far an export has come.
+    ExportProgress(ExportProgress),
+    /// Something of the destination that an export left alone.
+    ExportSkipped(ExportSkipped),
+    /// The export is complete.
+    ExportDone(ExportDone),
+    /// It could not be done.
+    Failed(CliError),
+}
+
+impl Message for Reply {
+    const KINDS: &'static [&'static str] =
+        &["Hello", "Mounts", "Unmounted", "ExportProgress", "ExportSkipped", "ExportDone", "Failed"];
+}
+
+/// A mount as `mount`, `list` and `unmount` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountDocument {
+    /// Names the mount.
+    pub id: MountId,
+    /// The thread's name.
+    pub thread: String,
+    /// The mounted directory.
+    pub mountpoint: WirePath,
+    /// The worker's process id; `null` while there is none.
+    pub worker_pid: Option<u32>,
+    /// The process that answers for the mount.
+    pub supervisor_pid: u32,
+    /// Whether the kernel reads and writes files past the worker.
+    pub passthrough: Passthrough,
+    /// The directory that holds `.selvedge`.
+    pub repo: WirePath,
+    /// How it is.
+    pub state: MountState,
+    /// How many workers were replaced.
+    pub restarts: u32,
+    /// Time since the mount came up, in seconds.
+    pub uptime_s: u64,
+}
+
+/// How a mount is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountState {
+    /// Usable.
+    Ready,
+    /// Being taken down.
+    Stopping,
+    /// Gone from its directory, kept alive by another mount namespace or an open descriptor.
+    Detached,
+    /// Its worker, or whoever answers for it, does not answer.
+    Stuck,
+    /// Its worker is gone for good.
+    Failed,
+}
+
+impl MountState {
+    /// The name in JSON and text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+            Self::Detached => "detached",
+            Self::Stuck => "stuck",
+            Self::Failed => "failed",
+        }
+    }
+}

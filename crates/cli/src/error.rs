@@ -1,0 +1,147 @@
+//! The command line's errors: one kind, which is the exit code, one message, and what to do next.
+
+use std::fmt;
+
+use selvedge_worker_proto::{ErrorKind, Failure};
+use serde::{Deserialize, Serialize};
+
+/// What a command ends with when it could not do what was asked.
+///
+/// Serialised, it is the `error` object of `--json`, and travels as such over the control socket too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CliError {
+    /// Which kind, and with it the exit code.
+    pub kind: ErrorKind,
+    /// What was tried and what went wrong, without a trailing full stop.
+    pub message: String,
+    /// What to do next, when there is something to say.
+    #[serde(default)]
+    pub hint: Option<String>,
+}
+
+/// The result of a command and its parts.
+pub type Result<T, E = CliError> = std::result::Result<T, E>;
+
+impl CliError {
+    /// An error of `kind` saying `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    /// Something failed that fits no other kind.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Failed, message)
+    }
+
+    /// The request makes no sense.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Usage, message)
+    }
+
+    /// There is no such thing.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// The request collides with the present state.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Conflict, message)
+    }
+
+    /// The system or the rules of ownership refuse it.
+    pub fn not_permitted(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotPermitted, message)
+    }
+
+    /// A deadline passed.
+    pub fn timed_out(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::TimedOut, message)
+    }
+
+    /// What the system answered to an attempt: EACCES, EPERM and EROFS are their own kind.
+    pub fn io(tried: impl fmt::Display, source: &std::io::Error) -> Self {
+        let kind = match source.kind() {
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                ErrorKind::NotPermitted
+            }
+            std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock => ErrorKind::TimedOut,
+            _ => ErrorKind::Failed,
+        };
+        Self::new(kind, format!("{tried}: {}", system_text(source)))
+    }
+
+    /// This error with the advice `hint`, unless it has some already.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    /// This error as the outcome of `tried`, which its message then begins with.
+    #[must_use]
+    pub fn context(mut self, tried: impl fmt::Display) -> Self {
+        self.message = format!("{tried}: {}", self.message);
+        self
+    }
+
+    /// The exit code.
+    pub const fn exit_code(&self) -> u8 {
+        self.kind.exit_code()
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for CliError {}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.kind, failure.message)
+    }
+}
+
+/// An error and its causes on one line. A cause that the text before it already quotes is not repeated.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// What the system says, without Rust's "(os error N)".
+pub fn system_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_refuses_is_not_permitted() {
+        let error = CliError::io("cannot open /x", &std::io::Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(error.kind, ErrorKind::NotPermitted);
+        assert_eq!(error.message, "cannot open /x: Permission denied");
+    }
+
+    #[test]
+    fn json_has_kind_message_and_hint() {
+        let error = CliError::conflict("busy");
+        let json = serde_json::to_string(&error).unwrap();
+        assert_eq!(json, r#"{"kind":"conflict","message":"busy","hint":null}"#);
+    }
+}

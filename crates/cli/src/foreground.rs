@@ -1,0 +1,210 @@
+//! A mount held by this very process, in the terminal it was started from.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use selvedge_supervisor::{ExitReport, ExitStatus, SpawnSpec, StopError, StopMode, Supervisor};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::control::{MountState, Server};
+use crate::error::{CliError, Result};
+use crate::hosted::{Hosted, Mounts};
+use crate::hygiene;
+use crate::record::{MountRecord, Record};
+use crate::runtime::RuntimeDir;
+use crate::sorting::busy;
+use crate::ui::{Ui, show};
+
+/// How long commands that are being answered when the mount ends may take to get their answer.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What can happen to a mount.
+#[derive(Debug)]
+enum Event {
+    /// Somebody wants this process to end.
+    Signal(i32),
+    /// A stop was refused, and the mount goes on; or it cannot be ended at all.
+    NotStopped(StopError),
+    /// The worker has ended and its mount has been taken down.
+    Exited(ExitReport),
+}
+
+/// Makes the mount that `record` describes, and holds it until it ends.
+pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: SpawnSpec) -> Result<()> {
+    let mut leftovers = Leftovers { runtime, record: record.clone(), armed: true };
+    let (sender, events) = channel();
+    watch_signals(&sender)?;
+    let listener = UnixListener::bind(runtime.socket_path(&record.id.socket_name())).map_err(|error| {
+        CliError::io(format!("cannot make a control socket in {}", show(runtime.path())), &error)
+    })?;
+    record.write(runtime)?;
+
+    let supervisor = Supervisor::spawn(spec).map_err(|error| {
+        let place = show(record.mountpoint.as_path());
+        CliError::from(error).context(format!("cannot mount thread {} on {place}", record.thread))
+    })?;
+    let mount = MountRecord::new(supervisor.ready())?;
+    let record = Record { mount: Some(mount.clone()), ..record };
+    record.write(runtime)?;
+    leftovers.record = record.clone();
+
+    let hosted = Arc::new(Hosted::new(record, mount, supervisor));
+    watch_exit(&hosted, &sender)?;
+    let mounts = Arc::new(Mounts::default());
+    mounts.add(Arc::clone(&hosted));
+    let server = Server::start(listener, mounts)
+        .map_err(|error| CliError::io("cannot serve the control socket", &error))?;
+
+    announce(ui, &hosted)?;
+    let ended = wait(ui, &hosted, &sender, &events);
+    leftovers.remove();
+    hosted.set_cleaned();
+    server.drain(Instant::now() + DRAIN);
+    report(ui, &hosted, &ended?)
+}
+
+fn announce(ui: Ui, hosted: &Hosted) -> Result<()> {
+    let document = hosted.document(MountState::Ready);
+    ui.result(&document, || {
+        let place = show(document.mountpoint.as_path());
+        let worker = document.worker_pid.map_or(String::new(), |pid| format!(" (worker {pid})"));
+        format!("thread {} is mounted on {place}{worker}; Ctrl-C unmounts\n", document.thread)
+    })
+}
+
+/// The one loop: everything that happens to the mount passes here. Returns when the worker has ended.
+fn wait(
+    ui: Ui,
+    hosted: &Arc<Hosted>,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
+) -> Result<ExitReport> {
+    let mut interrupted = false;
+    loop {
+        match events.recv() {
+            // The first Ctrl-C is a request. Whoever repeats it means it; whoever sends SIGTERM or hangs up does
+            // not wait for an answer.
+            Ok(Event::Signal(SIGINT)) if !interrupted => {
+                interrupted = true;
+                stop(hosted, StopMode::Orderly, sender)?;
+            }
+            Ok(Event::Signal(_)) => stop(hosted, StopMode::Force, sender)?,
+            Ok(Event::NotStopped(StopError::Busy(refused))) => {
+                ui.warn(format!("not unmounted: {}", busy(&refused)));
+                ui.note("press Ctrl-C again to unmount nevertheless: what uses the mount is cut off");
+            }
+            Ok(Event::NotStopped(error @ StopError::Unkillable { .. })) => return Err(error.into()),
+            Ok(Event::NotStopped(error)) => ui.warn(format!("not unmounted: {error}")),
+            Ok(Event::Exited(report)) => return Ok(report),
+            Err(_) => return Err(CliError::failed("nobody watches the worker any more")),
+        }
+    }
+}
+
+/// Stops in a thread of its own, so that the next signal is heard meanwhile.
+fn stop(hosted: &Arc<Hosted>, mode: StopMode, sender: &Sender<Event>) -> Result<()> {
+    let hosted = Arc::clone(hosted);
+    let sender = sender.clone();
+    let stopping = move || {
+        if let Err(error) = hosted.stop(mode) {
+            // The loop has ended only if the worker has, and then there is nothing to tell.
+            let _ = sender.send(Event::NotStopped(error));
+        }
+    };
+    start_thread("stop", stopping)
+}
+
+/// Says how the mount ended: by somebody's wish, by an unmount from outside, or by a worker that died.
+fn report(ui: Ui, hosted: &Hosted, report: &ExitReport) -> Result<()> {
+    let record = hosted.record();
+    let place = show(record.mountpoint.as_path());
+    if let Some(why) = &report.mount_stuck {
+        return Err(CliError::failed(format!(
+            "the worker of thread {} has ended ({}), but its mount on {place} is still there: {why}",
+            record.thread, report.status
+        ))
+        .hint(format!("umount -l {place}")));
+    }
+    if hosted.stop_was_asked() {
+        ui.note(format!("unmounted {place}"));
+        return Ok(());
+    }
+    if report.is_clean() {
+        ui.note(format!("{place} was unmounted by another program"));
+        return Ok(());
+    }
+    let said = report.stderr_tail.trim();
+    let said = if said.is_empty() { String::new() } else { format!("; it said: {said}") };
+    let how = match report.status {
+        ExitStatus::Exited(0) => "exited without being asked".to_owned(),
+        status => format!("died ({status})"),
+    };
+    Err(CliError::failed(format!(
+        "the worker of thread {} (pid {}) {how}, and {place} was unmounted{said}",
+        record.thread, report.pid
+    ))
+    .hint("every change that was made is kept: mount the thread again"))
+}
+
+fn watch_signals(sender: &Sender<Event>) -> Result<()> {
+    let mut watched = vec![SIGINT, SIGTERM];
+    // Started with nohup, this process is meant to survive the terminal.
+    if !hygiene::was_ignored(SIGHUP) {
+        watched.push(SIGHUP);
+    }
+    let mut signals =
+        Signals::new(watched).map_err(|error| CliError::io("cannot watch for signals", &error))?;
+    let sender = sender.clone();
+    start_thread("signals", move || {
+        for signal in signals.forever() {
+            if sender.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn watch_exit(hosted: &Arc<Hosted>, sender: &Sender<Event>) -> Result<()> {
+    let exit = hosted.supervisor().exit_events();
+    let sender = sender.clone();
+    start_thread("exit", move || {
+        if let Ok(report) = exit.recv() {
+            let _ = sender.send(Event::Exited(report));
+        }
+    })
+}
+
+fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map(|_| ())
+        .map_err(|error| CliError::io("cannot start a thread", &error))
+}
+
+/// What a mount leaves in the runtime directory and on its directory, removed on every way out.
+struct Leftovers<'a> {
+    runtime: &'a RuntimeDir,
+    record: Record,
+    armed: bool,
+}
+
+impl Leftovers<'_> {
+    fn remove(&mut self) {
+        if std::mem::take(&mut self.armed) && !self.record.is_mounted() {
+            self.record.remove_directory();
+            if let Err(error) = self.record.remove(self.runtime) {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+}
+
+impl Drop for Leftovers<'_> {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}

@@ -1,0 +1,207 @@
+//! The mounts that this process holds, and what it answers about them.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use selvedge_supervisor::{State, StopMode, Supervisor};
+use selvedge_worker_proto::{ExportDone, ExportSkipped, WirePath};
+
+use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
+use crate::error::{CliError, Result};
+use crate::record::{MountId, MountRecord, Record};
+
+/// How long a worker may take to say how it is, before its mount counts as stuck.
+const STATUS: Duration = Duration::from_millis(300);
+
+/// How long an export may show no progress.
+const EXPORT_IDLE: Duration = Duration::from_secs(30);
+
+/// How long cleaning up after a worker that has ended may take.
+const CLEAN: Duration = Duration::from_secs(15);
+
+/// A mount with its supervisor.
+#[derive(Debug)]
+pub struct Hosted {
+    record: Record,
+    mount: MountRecord,
+    supervisor: Supervisor,
+    life: Mutex<Life>,
+    changed: Condvar,
+}
+
+/// What is known of a mount's end.
+#[derive(Debug, Default, Clone, Copy)]
+struct Life {
+    /// Somebody wanted it to end.
+    stop_asked: bool,
+    /// Everything of it has been removed.
+    cleaned: bool,
+}
+
+impl Hosted {
+    /// A mount that is ready.
+    pub fn new(record: Record, mount: MountRecord, supervisor: Supervisor) -> Self {
+        Self { record, mount, supervisor, life: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Its supervisor.
+    pub const fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// Its record.
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Ends the mount; returns when the worker has ended. [`Self::set_cleaned`] is still to come.
+    pub fn stop(&self, mode: StopMode) -> Result<(), selvedge_supervisor::StopError> {
+        self.life().stop_asked = true;
+        self.supervisor.stop(mode).map(|_| ()).inspect_err(|_| self.life().stop_asked = false)
+    }
+
+    /// Whether the end of the worker was somebody's wish.
+    pub fn stop_was_asked(&self) -> bool {
+        self.life().stop_asked
+    }
+
+    /// Tells those who wait that everything of the mount has been removed.
+    pub fn set_cleaned(&self) {
+        self.life().cleaned = true;
+        self.changed.notify_all();
+    }
+
+    fn wait_cleaned(&self, deadline: Instant) -> bool {
+        let mut life = self.life();
+        while !life.cleaned {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            life = self.changed.wait_timeout(life, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mount as `mount` and `list` show it, in the given state.
+    pub fn document(&self, state: MountState) -> MountDocument {
+        MountDocument {
+            id: self.record.id.clone(),
+            thread: self.record.thread.clone(),
+            mountpoint: self.record.mountpoint.clone(),
+            worker_pid: self.supervisor.is_alive().then_some(self.mount.worker.pid),
+            supervisor_pid: self.record.supervisor.pid,
+            passthrough: self.mount.passthrough.clone(),
+            repo: self.record.repo.clone(),
+            state,
+            restarts: 0,
+            uptime_s: self.mount.uptime().as_secs(),
+        }
+    }
+
+    /// How it is now; asks the worker, for [`STATUS`] at most.
+    fn state(&self) -> MountState {
+        match self.supervisor.state() {
+            State::Ready => match self.supervisor.status(STATUS) {
+                Ok(_) => MountState::Ready,
+                Err(error) => {
+                    tracing::debug!("thread {}: {error}", self.record.thread);
+                    MountState::Stuck
+                }
+            },
+            State::Stopping | State::TakingDown => MountState::Stopping,
+            State::Exited(_) => MountState::Failed,
+        }
+    }
+}
+
+/// All mounts of this process.
+#[derive(Debug, Default)]
+pub struct Mounts {
+    hosted: Mutex<Vec<Arc<Hosted>>>,
+}
+
+impl Mounts {
+    /// Adds a mount.
+    pub fn add(&self, hosted: Arc<Hosted>) {
+        self.hosted().push(hosted);
+    }
+
+    fn hosted(&self) -> MutexGuard<'_, Vec<Arc<Hosted>>> {
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, id: &MountId) -> Result<Arc<Hosted>> {
+        self.hosted()
+            .iter()
+            .find(|hosted| hosted.record.id == *id)
+            .cloned()
+            .ok_or_else(|| CliError::not_found(format!("there is no mount {id} (any more)")))
+    }
+
+    /// Every mount as it is now. Workers are asked all at once: one that is stopped delays the others not.
+    fn list(&self) -> Vec<MountDocument> {
+        let hosted = self.hosted().clone();
+        let states: Vec<MountState> = std::thread::scope(|scope| {
+            let asked: Vec<_> = hosted
+                .iter()
+                .map(|hosted| std::thread::Builder::new().spawn_scoped(scope, || hosted.state()))
+                .collect();
+            asked
+                .into_iter()
+                .map(|thread| thread.ok().and_then(|thread| thread.join().ok()).unwrap_or(MountState::Stuck))
+                .collect()
+        });
+        hosted.iter().zip(states).map(|(hosted, state)| hosted.document(state)).collect()
+    }
+
+    fn unmount(&self, id: &MountId, force: bool) -> Result<()> {
+        let hosted = self.find(id)?;
+        hosted.stop(if force { StopMode::Force } else { StopMode::Orderly })?;
+        if hosted.wait_cleaned(Instant::now() + CLEAN) {
+            Ok(())
+        } else {
+            Err(CliError::timed_out("the worker has ended, but cleaning up after it takes too long"))
+        }
+    }
+
+    fn export(&self, id: &MountId, delete: bool, mut fds: Vec<OwnedFd>, answer: &Answer) -> Result<()> {
+        let hosted = self.find(id)?;
+        let (Some(destination), true) = (fds.pop(), fds.is_empty()) else {
+            return Err(CliError::usage("an export needs exactly one descriptor, the destination's"));
+        };
+        let report = hosted.supervisor.export(destination, delete, EXPORT_IDLE, &mut |progress| {
+            answer.send(Reply::ExportProgress(progress));
+        })?;
+        for path in report.skipped {
+            answer.send(Reply::ExportSkipped(ExportSkipped { path: WirePath(path) }));
+        }
+        answer.send(Reply::ExportDone(ExportDone { files: report.files, bytes: report.bytes }));
+        Ok(())
+    }
+}
+
+impl Host for Mounts {
+    fn answer(&self, request: Request, fds: Vec<OwnedFd>, answer: &Answer) {
+        let result = match request {
+            // The server has answered greetings itself.
+            Request::Hello { .. } => Ok(()),
+            Request::List {} => {
+                answer.send(Reply::Mounts { mounts: self.list() });
+                Ok(())
+            }
+            Request::Unmount { mount, force } => self.unmount(&mount, force).map(|()| {
+                answer.send(Reply::Unmounted {});
+            }),
+            Request::Export { mount, delete } => self.export(&mount, delete, fds, answer),
+        };
+        if let Err(error) = result {
+            answer.fail(error);
+        }
+    }
+}

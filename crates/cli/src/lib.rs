@@ -1,0 +1,27 @@
+//! The `selvedge` command and what both of its programs share.
+
+pub mod app;
+pub mod args;
+pub mod commands;
+pub mod config;
+pub mod context;
+pub mod control;
+pub mod environment;
+pub mod error;
+pub mod foreground;
+pub mod hosted;
+pub mod hygiene;
+pub mod logging;
+pub mod process;
+pub mod record;
+pub mod runtime;
+pub mod sorting;
+pub mod standing;
+#[expect(
+    unsafe_code,
+    reason = "signal state, inherited descriptors and the environment have no safe interface"
+)]
+mod sys;
+pub mod target;
+pub mod ui;
+pub mod worker_program;

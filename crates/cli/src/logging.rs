@@ -1,0 +1,59 @@
+//! Where log lines go.
+
+use std::fs::OpenOptions;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Mutex;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::environment::Environment;
+use crate::error::{CliError, Result};
+use crate::runtime::file_system_type;
+use crate::ui::{show, show_os};
+
+/// Sets up logging as `SELVEDGE_LOG` and `SELVEDGE_LOG_FILE` say; `verbose` counts `-v` and decides when
+/// `SELVEDGE_LOG` does not. Without either, warnings are logged.
+pub fn start(environment: &Environment, verbose: u8) -> Result<()> {
+    let filter = match &environment.log {
+        None => EnvFilter::new(match verbose {
+            0 => "warn",
+            1 => "info",
+            _ => "debug",
+        }),
+        Some(text) => text.to_str().and_then(|text| EnvFilter::try_new(text).ok()).ok_or_else(|| {
+            CliError::usage(format!("SELVEDGE_LOG is no log filter: {}", show_os(text))).hint(
+                "use a level (error, warn, info, debug, trace) or target=level pairs with commas between",
+            )
+        })?,
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false);
+    let started = match &environment.log_file {
+        None => builder.with_writer(std::io::stderr).without_time().try_init(),
+        Some(path) => builder.with_writer(Mutex::new(open(path)?)).try_init(),
+    };
+    started.map_err(|error| CliError::failed(format!("cannot start logging: {error}")))
+}
+
+fn open(path: &Path) -> Result<std::fs::File> {
+    let tried = || format!("cannot open the log file {}", show(path));
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // The directory first, and by the mount table only: opening a file beneath a mount asks its worker.
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, flags, rustix::fs::Mode::empty())
+        .map_err(|errno| CliError::io(tried(), &errno.into()))?;
+    if file_system_type(directory.as_fd()).is_some_and(|kind| kind == selvedge_mountpoint::FS_TYPE) {
+        return Err(CliError::conflict(format!("{}: it lies on a Selvedge mount", tried()))
+            .hint("a worker that logs to its own mount waits for itself; choose a file elsewhere"));
+    }
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| CliError::io(tried(), &error))
+}

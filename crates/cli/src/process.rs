@@ -1,0 +1,116 @@
+//! Processes, told apart by pid and start time: a pid alone may be another process's by now.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+/// A process as it was when it was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its pid.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot (`proc_pid_stat(5)`, field 22).
+    pub start: u64,
+}
+
+impl ProcessId {
+    /// The process that has `pid` now, if there is one.
+    pub fn of(pid: u32) -> Option<Self> {
+        Some(Self { pid, start: start_time(pid)? })
+    }
+
+    /// The calling process.
+    pub fn own() -> Option<Self> {
+        Self::of(std::process::id())
+    }
+
+    /// Whether it still exists, be it as a zombie that nobody has reaped.
+    pub fn exists(self) -> bool {
+        start_time(self.pid) == Some(self.start)
+    }
+
+    /// Sends SIGKILL, and waits until the process has ended. `false` if it has not by `deadline`.
+    ///
+    /// The signal goes through a pidfd that is checked after it was opened, so it cannot meet a process that
+    /// took the pid over.
+    pub fn kill(self, deadline: Instant) -> bool {
+        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+            && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
+            && self.exists()
+        {
+            // ESRCH: it has ended meanwhile. EPERM: it is not ours, and the wait below says so.
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        }
+        self.wait_gone(deadline)
+    }
+
+    /// Waits until the process has ended. `false` if it has not by `deadline`.
+    pub fn wait_gone(self, deadline: Instant) -> bool {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if !self.runs() {
+                return true;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return false;
+            }
+            std::thread::sleep(pause.min(deadline - now));
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// Whether it still exists and is no zombie: a zombie holds neither descriptors nor mounts, and whoever
+    /// has to reap it may be slow.
+    pub fn runs(self) -> bool {
+        stat(self.pid).is_some_and(|stat| stat.start == self.start && !matches!(stat.state, b'Z' | b'X'))
+    }
+}
+
+struct Stat {
+    state: u8,
+    start: u64,
+}
+
+fn start_time(pid: u32) -> Option<u64> {
+    stat(pid).map(|stat| stat.start)
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
+    parse_stat(&text)
+}
+
+/// The second field, the command's name, is in parentheses and may itself contain spaces and parentheses.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    Some(Stat { state, start })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_parentheses_do_not_confuse() {
+        let line = b"7 (a) Z (b)) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        let stat = parse_stat(line).unwrap();
+        assert_eq!((stat.state, stat.start), (b'S', 4711));
+        assert!(parse_stat(b"7 (a) S 1").is_none());
+    }
+
+    #[test]
+    fn another_process_with_the_same_pid_is_another_process() {
+        let own = ProcessId::own().unwrap();
+        assert!(own.runs());
+        let reused = ProcessId { start: own.start + 1, ..own };
+        assert!(!reused.exists());
+        // Were the start time not compared, this would be the end of the test.
+        assert!(reused.kill(Instant::now()));
+    }
+}

@@ -1,0 +1,70 @@
+//! The system calls that have no safe form: what a process inherited and has to put right before anything else.
+
+use std::ffi::OsStr;
+use std::io;
+
+/// The highest signal number on Linux, real-time signals included.
+const LAST_SIGNAL: libc::c_int = 64;
+
+/// Empties the calling thread's signal mask. Called before there is a second thread, so every later one starts
+/// with an empty mask too.
+pub(crate) fn empty_signal_mask() -> io::Result<()> {
+    let mut empty = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` initialises the set behind the valid pointer, and `sigprocmask` only reads it; the
+    // old mask is not asked for, so its pointer may be null.
+    let result = unsafe {
+        libc::sigemptyset(empty.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, empty.as_ptr(), std::ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets every ignored signal back to its default, and says which were ignored.
+///
+/// Handlers cannot be inherited through `execve`, so a handler found here is one of Rust's runtime and stays.
+pub(crate) fn default_dispositions() -> Vec<libc::c_int> {
+    let mut ignored = Vec::new();
+    for signal in 1..=LAST_SIGNAL {
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: a null new action makes this a query, which writes the old action to the valid pointer. Numbers
+        // that the C library keeps to itself are refused with EINVAL.
+        let known = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } == 0;
+        // SAFETY: zeroed memory is a valid `sigaction` (integers, and an optional function pointer), whether or
+        // not the call filled it.
+        let action = unsafe { action.assume_init() };
+        if known && action.sa_sigaction == libc::SIG_IGN {
+            ignored.push(signal);
+            set_disposition(signal, libc::SIG_DFL);
+        }
+    }
+    ignored
+}
+
+/// Ignores `signal` from now on.
+pub(crate) fn ignore_signal(signal: libc::c_int) {
+    set_disposition(signal, libc::SIG_IGN);
+}
+
+fn set_disposition(signal: libc::c_int, disposition: libc::sighandler_t) {
+    // SAFETY: only SIG_DFL and SIG_IGN are passed, neither of which runs code of ours in a signal's context. The
+    // call fails for SIGKILL and SIGSTOP alone, which cannot have been ignored.
+    unsafe { libc::signal(signal, disposition) };
+}
+
+/// Closes every descriptor from `first` up.
+pub(crate) fn close_from(first: libc::c_uint) -> io::Result<()> {
+    // SAFETY: this runs first in `main`, before this process has opened anything above its standard streams, so
+    // no owned descriptor is closed behind its owner's back: what is open up there was inherited.
+    if unsafe { libc::close_range(first, libc::c_uint::MAX, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Takes `name` out of the environment.
+pub(crate) fn remove_environment(name: &OsStr) {
+    // SAFETY: this runs first in `main`, while the process has a single thread, so nobody reads the environment
+    // meanwhile.
+    unsafe { std::env::remove_var(name) };
+}
