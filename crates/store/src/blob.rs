@@ -90,6 +90,9 @@ impl<'a> BlobWriter<'a> {
 
     /// The next `len` bytes are a hole.
     pub fn hole(&mut self, len: u64) -> Result<(), StoreError> {
+        if len == 0 {
+            return Ok(());
+        }
         let mut left = len;
         while left > 0 {
             let piece = left.min(ZEROS.len() as u64);
@@ -131,7 +134,7 @@ impl<'a> BlobWriter<'a> {
         let room = self.holes.len() < MAX_HOLES;
         match self.holes.last_mut() {
             Some(last) if last.end() == self.size => last.len += len,
-            _ if len > 0 && room => self.holes.push(Extent { offset: self.size, len }),
+            _ if room => self.holes.push(Extent { offset: self.size, len }),
             _ => {}
         }
     }

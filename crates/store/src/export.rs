@@ -1,7 +1,11 @@
 //! From a tree, a snapshot's or a live thread's, to a host directory.
 
+mod content;
+mod meta;
+mod remove;
 mod snapshot;
 mod source;
+mod walk;
 
 pub use snapshot::{SnapshotSource, StoredFile};
 pub use source::{FileReader, Node, Shape, Source, SourceError};
@@ -9,6 +13,7 @@ pub use source::{FileReader, Node, Shape, Source, SourceError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use walk::Walk;
 
 /// How to export.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,7 +38,8 @@ pub struct ExportReport {
     pub files: u64,
     /// Bytes of their content, each hard-linked file counted once.
     pub bytes: u64,
-    /// What was neither entered nor removed: the destination's own `.selvedge`, and mounts.
+    /// What was neither entered nor removed: the destination's own `.selvedge`, and mounts. What
+    /// the tree has in their place is not written.
     pub skipped: Vec<PathBuf>,
     /// What got another owner than the tree says, because the caller may not give files away.
     pub owner_lost: Vec<PathBuf>,
@@ -58,14 +64,6 @@ pub enum ExportError {
         #[source]
         source: io::Error,
     },
-    /// The tree has a name where the destination has something that must not be touched.
-    #[error("{}: {reason}", path.display())]
-    Blocked {
-        /// What, relative to the destination.
-        path: PathBuf,
-        /// Why it must not be touched.
-        reason: &'static str,
-    },
     /// The tree cannot be read.
     #[error("{}: cannot read the tree", path.display())]
     Source {
@@ -77,12 +75,19 @@ pub enum ExportError {
     },
 }
 
-/// Writes `source` into the directory `dest`.
+/// Writes `source` into the directory `dest`, which gets the attributes of the tree's root.
+///
+/// Everything is reached by descriptor from `dest`; no symlink is followed and no other mount
+/// entered. A file appears under its name only when it is whole.
 pub fn export(
     source: &dyn Source,
     dest: OwnedFd,
     options: &ExportOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ExportReport, ExportError> {
-    todo!()
+    let mut walk = Walk::new(source, dest, progress)?;
+    if !options.delete {
+        walk.check_empty()?;
+    }
+    walk.run()
 }

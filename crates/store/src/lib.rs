@@ -5,7 +5,9 @@
 //! the locks, and the way in ([`import`]) and out ([`export`]) for whole directory trees. It knows
 //! no inode operations and no FUSE; a thread's working tree is the `view` crate's business.
 
+mod attributes;
 pub mod backend;
+mod beneath;
 mod blob;
 mod codec;
 mod entry;

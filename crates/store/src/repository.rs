@@ -5,6 +5,8 @@ mod create;
 mod discover;
 mod sweep;
 
+pub(crate) use check::network;
+
 use crate::backend::LocalBackend;
 use crate::{LayerId, Refs, RefsError, Store, StoreError};
 use std::io;

@@ -96,12 +96,15 @@ fn refuse_file_system(mount: &MountEntry, path: &Path) -> Result<(), RepositoryE
     if mount.is_selvedge() {
         return Err(RepositoryError::OnSelvedgeMount { path: path.to_owned() });
     }
-    match NETWORK.iter().find(|name| mount.fs_type.as_bytes() == name.as_bytes()) {
-        Some(name) => {
-            Err(RepositoryError::OnNetwork { path: path.to_owned(), file_system: (*name).to_owned() })
-        }
+    match network(mount) {
+        Some(name) => Err(RepositoryError::OnNetwork { path: path.to_owned(), file_system: name.to_owned() }),
         None => Ok(()),
     }
+}
+
+/// The name of the network file system that a mount is of, if it is of one.
+pub(crate) fn network(mount: &MountEntry) -> Option<&'static str> {
+    NETWORK.iter().find(|name| mount.fs_type.as_bytes() == name.as_bytes()).copied()
 }
 
 fn check_owner(fd: impl AsFd, path: &Path) -> Result<(), RepositoryError> {

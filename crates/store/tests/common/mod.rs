@@ -2,7 +2,13 @@
 
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
-use selvedge_store::{Content, Entry, Ino, Meta, ObjectKind, Timestamp, Xattrs};
+pub mod host;
+
+use globset::GlobSet;
+use selvedge_store::export::{ExportError, ExportOptions, ExportReport, SnapshotSource, export};
+use selvedge_store::import::{ImportError, ImportOptions, ImportReport, import};
+use selvedge_store::{Content, Entry, Ino, Meta, ObjectId, ObjectKind, Repository, Store, Timestamp, Xattrs};
+use std::path::{Path, PathBuf};
 
 /// Bytes that do not repeat soon.
 pub fn blob_of(size: usize) -> Vec<u8> {
@@ -30,5 +36,72 @@ pub fn file_entry(ino: u64, bytes: &[u8]) -> Entry {
             xattrs: Xattrs::new(),
         },
         content: Content::Regular { blob: ObjectKind::Blob.id(bytes), size: bytes.len() as u64, holes: None },
+    }
+}
+
+/// A repository beside a source directory, neither inside the other.
+pub struct Fixture {
+    pub dir: tempfile::TempDir,
+    pub source: PathBuf,
+    pub repository: Repository,
+}
+
+impl Fixture {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, home) = (dir.path().join("source"), dir.path().join("home"));
+        std::fs::create_dir(&source).unwrap();
+        std::fs::create_dir(&home).unwrap();
+        let repository = Repository::init(&home).unwrap().0;
+        Self { dir, source, repository }
+    }
+
+    pub fn import_after(&self, previous: Option<ObjectId>) -> Result<ImportReport, ImportError> {
+        self.import_with(previous, &GlobSet::empty())
+    }
+
+    pub fn import_with(
+        &self,
+        previous: Option<ObjectId>,
+        exclude: &GlobSet,
+    ) -> Result<ImportReport, ImportError> {
+        let options = ImportOptions { source: &self.source, exclude, message: b"test", previous };
+        import(&self.repository, &options, &|_| ())
+    }
+
+    pub fn import(&self) -> ImportReport {
+        self.import_after(None).unwrap()
+    }
+
+    pub fn store(&self) -> &Store {
+        self.repository.store()
+    }
+
+    /// The entry at `path` in a snapshot.
+    pub fn entry(&self, snapshot: &ObjectId, path: &str) -> Option<Entry> {
+        let mut entry = self.store().snapshot(snapshot).unwrap().root;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let Content::Directory { tree, .. } = entry.content else { return None };
+            entry = self.store().tree(&tree).unwrap().lookup(name.as_bytes())?;
+        }
+        Some(entry)
+    }
+
+    pub fn export(
+        &self,
+        snapshot: &ObjectId,
+        dest: &Path,
+        delete: bool,
+    ) -> Result<ExportReport, ExportError> {
+        let source = SnapshotSource::new(self.store().clone(), snapshot).unwrap();
+        let dest = std::fs::File::open(dest).unwrap().into();
+        export(&source, dest, &ExportOptions { delete }, &mut |_| ())
+    }
+
+    /// A new empty directory.
+    pub fn dest(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
     }
 }

@@ -1,0 +1,97 @@
+//! The bytes of regular files.
+
+use super::FileReader;
+use crate::Extent;
+use rustix::fs::SeekFrom;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// How much is read at a time.
+const BUFFER: usize = 256 * 1024;
+
+/// Why a file could not be written or compared.
+pub(super) enum Failure {
+    Source(io::Error),
+    Destination(&'static str, io::Error),
+}
+
+/// Writes all that `reader` has into the empty `file`; holes stay holes.
+pub(super) fn copy(reader: &dyn FileReader, file: &File) -> Result<(), Failure> {
+    let written = |error| Failure::Destination("cannot write the file", error);
+    let size = reader.size();
+    let mut buffer = vec![0; BUFFER.min(usize::try_from(size).unwrap_or(BUFFER))];
+    for extent in reader.data().map_err(Failure::Source)? {
+        let mut at = extent.offset;
+        while at < extent.end() {
+            let piece = piece(&mut buffer, extent.end() - at);
+            let read = reader.read_at(piece, at).map_err(Failure::Source)?;
+            if read == 0 {
+                // It became shorter while it was read.
+                break;
+            }
+            file.write_all_at(&piece[..read], at).map_err(written)?;
+            at += read as u64;
+        }
+    }
+    file.set_len(size).map_err(written)
+}
+
+/// Whether `file` has the bytes and the holes that `reader` has.
+pub(super) fn is_same(reader: &dyn FileReader, file: &File) -> Result<bool, Failure> {
+    let read = |error| Failure::Destination("cannot read the file", error);
+    let size = reader.size();
+    let data = reader.data().map_err(Failure::Source)?;
+    if file.metadata().map_err(read)?.len() != size || extents(file, size).map_err(read)? != data {
+        return Ok(false);
+    }
+    let mut buffers = [vec![0; BUFFER], vec![0; BUFFER]];
+    for extent in data {
+        let mut at = extent.offset;
+        while at < extent.end() {
+            let [ours, theirs] = &mut buffers;
+            let ours = piece(ours, extent.end() - at);
+            let len = reader.read_at(ours, at).map_err(Failure::Source)?;
+            let theirs = &mut theirs[..len];
+            // A file that became shorter is another.
+            match file.read_exact_at(theirs, at) {
+                Ok(()) if len > 0 && ours[..len] == *theirs => at += len as u64,
+                Ok(()) => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                Err(error) => return Err(read(error)),
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn piece(buffer: &mut [u8], left: u64) -> &mut [u8] {
+    let len = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+    &mut buffer[..len]
+}
+
+/// Where `file`, of `size` bytes, has data.
+fn extents(file: &File, size: u64) -> io::Result<Vec<Extent>> {
+    let mut data = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let begin = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            Err(rustix::io::Errno::NXIO) => break,
+            // A file system that knows no holes.
+            Err(rustix::io::Errno::INVAL) => at,
+            Err(error) => return Err(error.into()),
+        };
+        let end = match rustix::fs::seek(file, SeekFrom::Hole(begin)) {
+            Ok(end) => end.min(size),
+            Err(rustix::io::Errno::NXIO | rustix::io::Errno::INVAL) => size,
+            Err(error) => return Err(error.into()),
+        };
+        if begin >= end {
+            break;
+        }
+        data.push(Extent { offset: begin, len: end - begin });
+        at = end;
+    }
+    Ok(data)
+}
