@@ -24,6 +24,15 @@ pub(crate) struct Change<'a> {
 impl State {
     /// Runs `make` and commits what it collected, before anybody learns of it. An empty commit is none.
     pub(crate) fn change<T>(&self, make: impl FnOnce(&mut Change<'_>) -> Result<T>) -> Result<T> {
+        self.change_with(false, make)
+    }
+
+    /// As [`change`](Self::change), for what gives room back: on a full disk it may use the reserve.
+    pub(crate) fn change_freeing<T>(&self, make: impl FnOnce(&mut Change<'_>) -> Result<T>) -> Result<T> {
+        self.change_with(true, make)
+    }
+
+    fn change_with<T>(&self, freeing: bool, make: impl FnOnce(&mut Change<'_>) -> Result<T>) -> Result<T> {
         self.check_writable()?;
         let upper = self.upper()?;
         let mut change = Change {
@@ -38,7 +47,14 @@ impl State {
         if commit.effects.is_empty() {
             return Ok(made);
         }
-        match tables.commit(&commit) {
+        let committed = match tables.commit(&commit) {
+            Err(error) if freeing && error.is_disk_full() && upper.reserve.release() => {
+                self.work.wake_soon();
+                tables.commit(&commit)
+            }
+            result => result,
+        };
+        match committed {
             Ok(()) => upper.log.committed(),
             Err(error) if error.is_disk_full() => return Err(error),
             Err(error) => return self.latch.guard("commit", Err(error)),

@@ -30,6 +30,7 @@ mod open_flags;
 mod open_table;
 mod recovery;
 mod request;
+mod reserve;
 mod source;
 mod state;
 mod tables;

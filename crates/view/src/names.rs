@@ -226,7 +226,7 @@ impl View {
         check_name(name)?;
         let state = self.state();
         state.warm(parent)?;
-        state.change(|change| {
+        state.change_freeing(|change| {
             let directory = change.directory(parent)?;
             if Change::replayed(&directory.inode, request).is_some() {
                 return Ok(());

@@ -93,3 +93,132 @@ fn row<'a>(catalog: &Catalog, rows: &'a mut HashMap<Ino, Inode>, ino: Ino) -> Re
     }
     rows.get_mut(&ino).ok_or(ViewError::NotFound)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inode::Applied;
+    use crate::request::RequestKey;
+    use selvedge_store::{FileKind, LayerId, ObjectId, Timestamp, Xattrs};
+    use std::path::Path;
+
+    const DIR: Ino = Ino(2);
+    const EARLIER: &str = "boot-1";
+    const NOW: &str = "boot-2";
+
+    fn layer() -> LayerId {
+        LayerId::from_bytes([1; 16])
+    }
+
+    fn blob() -> Body {
+        Body::Blob { id: ObjectId::from_bytes([5; 32]), size: 9, holes: None }
+    }
+
+    fn file(ino: u64, nlink: u32, fallback: Option<Body>) -> Inode {
+        let time = Timestamp { sec: 1, nsec: 2 };
+        Inode {
+            ino: Ino(ino),
+            kind: FileKind::Regular,
+            mode: 0o644,
+            uid: 1,
+            gid: 1,
+            nlink,
+            rdev: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            host_ctime: Some(time),
+            parent: None,
+            body: Body::File { layer: layer() },
+            fallback,
+            xattrs: Xattrs::new(),
+            applied: Some(Applied { key: RequestKey { epoch: 1, unique: 2 }, result: Ino(ino) }),
+        }
+    }
+
+    /// A layer in which `rename new old` replaced node 10 by node 11, whose bytes may be lost, and node 12 was
+    /// copied up; then whatever `end` does.
+    fn crashed(dir: &Path, end: impl FnOnce(&Catalog)) -> (Catalog, WorkingFiles) {
+        let files = WorkingFiles::create(dir).unwrap();
+        let mut catalog = Catalog::create(&dir.join("catalog.db")).unwrap();
+        catalog.begin_use(EARLIER).unwrap();
+        let mut commit = Commit::new();
+        commit.put(file(10, 0, None)).put(file(11, 1, None)).put(file(12, 1, Some(blob())));
+        commit.push(Effect::AddOrphan(Ino(10)));
+        let name = b"name".to_vec();
+        commit.push(Effect::PutName {
+            parent: DIR,
+            name: name.clone(),
+            ino: Ino(11),
+            kind: FileKind::Regular,
+        });
+        commit.push(Effect::Unsettle { parent: DIR, name, old: Ino(10), source: Ino(11) });
+        catalog.commit(&commit).unwrap();
+        for ino in [10, 11, 12] {
+            files.make_file(Ino(ino)).unwrap();
+        }
+        end(&catalog);
+        (catalog, files)
+    }
+
+    fn name(catalog: &Catalog) -> Ino {
+        match catalog.name(DIR, b"name").unwrap() {
+            Some(NameRow::Node { ino, .. }) => ino,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn after_a_power_cut_a_replaced_name_has_its_old_file_and_a_copy_its_source() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (mut catalog, files) = crashed(dir.path(), |_| {});
+        assert!(recover(&mut catalog, &files, NOW).unwrap());
+        assert_eq!(name(&catalog), Ino(10));
+        assert_eq!(catalog.inode(Ino(10)).unwrap().unwrap().nlink, 1);
+        assert_eq!(catalog.inode(Ino(11)).unwrap().unwrap().nlink, 0);
+        assert_eq!(catalog.orphans().unwrap(), [Ino(11)]);
+        assert_eq!(catalog.unsettled().unwrap(), []);
+        let copied = catalog.inode(Ino(12)).unwrap().unwrap();
+        assert_eq!((copied.body, copied.fallback), (blob(), None));
+        assert_eq!(catalog.with_fallback().unwrap(), []);
+        assert!(files.open_file(Ino(10), false).unwrap().is_some(), "the old file's bytes");
+        assert!(files.open_file(Ino(12), false).unwrap().is_none(), "a copy that does not count");
+        // Doing it again, as after a second cut in the middle, changes nothing.
+        assert!(recover(&mut catalog, &files, "boot-3").unwrap());
+        assert_eq!(name(&catalog), Ino(10));
+    }
+
+    #[test]
+    fn the_death_of_processes_loses_nothing() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (mut catalog, files) = crashed(dir.path(), |_| {});
+        assert!(!recover(&mut catalog, &files, EARLIER).unwrap(), "files may still be volatile");
+        assert_eq!(name(&catalog), Ino(11));
+        assert_eq!(catalog.inode(Ino(12)).unwrap().unwrap().body, Body::File { layer: layer() });
+        assert_eq!(catalog.unsettled().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_orderly_end_needs_nothing() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (mut catalog, files) = crashed(dir.path(), |catalog| catalog.end_use().unwrap());
+        assert!(recover(&mut catalog, &files, NOW).unwrap());
+        assert_eq!(name(&catalog), Ino(11));
+    }
+
+    #[test]
+    fn a_catalog_of_another_format_is_refused() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("catalog.db");
+        drop(Catalog::create(&path).unwrap());
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .execute("UPDATE meta SET value = 99 WHERE key = 'format'", [])
+            .unwrap();
+        let refused = |result: Result<Catalog>| {
+            matches!(result, Err(ViewError::CatalogFormat { found: Some(99), known: 1 }))
+        };
+        assert!(refused(Catalog::open_upper(&path)));
+        assert!(refused(Catalog::open_frozen(&path)));
+    }
+}

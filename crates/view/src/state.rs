@@ -10,6 +10,7 @@ use crate::inode::{Body, Inode};
 use crate::latch::Latch;
 use crate::log_sync::LogSync;
 use crate::open_table::OpenTable;
+use crate::reserve::Reserve;
 use crate::tables::{Node, Origin, Tables};
 use crate::upkeep::Work;
 use crate::working_files::{HostStat, WorkingFiles};
@@ -30,6 +31,7 @@ pub(crate) struct Upper {
     pub(crate) id: LayerId,
     pub(crate) files: WorkingFiles,
     pub(crate) log: LogSync,
+    pub(crate) reserve: Reserve,
 }
 
 /// One thread's tree, without the thread that keeps it in order.
@@ -282,11 +284,12 @@ impl State {
         let catalog = Catalog::create(&directory.join("catalog.db"))?;
         catalog.begin_use(&self.boot_id)?;
         let log = LogSync::new(open_log(directory)?);
+        let reserve = Reserve::open(directory)?;
         log.sync()?;
         files.sync_names()?;
         sync_directory(directory)?;
         sync_directory(&self.repo.layers_dir())?;
-        Ok((Upper { id, files, log }, catalog))
+        Ok((Upper { id, files, log, reserve }, catalog))
     }
 
     /// Whether the node's working file may not be durable.

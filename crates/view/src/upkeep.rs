@@ -119,6 +119,9 @@ impl Upkeep {
                 while own.work.wait() {
                     if let Err(error) = own.upkeep() {
                         tracing::warn!(%error, "upkeep is put off");
+                        if own.latch.check().is_ok() {
+                            own.work.wake_soon();
+                        }
                     }
                 }
             })
@@ -171,6 +174,7 @@ impl State {
         }
         self.confirm_copies()?;
         self.reap_queued()?;
+        self.upper()?.reserve.refill();
         if self.logged.load(Ordering::Relaxed) >= CHECKPOINT_EFFECTS {
             self.checkpoint()?;
         }
@@ -229,15 +233,18 @@ impl State {
     /// Removes nodes without name and user: rows first, and bytes once the log that says so is durable.
     pub(crate) fn reap_queued(&self) -> Result<()> {
         let queued = self.work.take_reap();
-        for batch in queued.chunks(REAP_BATCH) {
-            self.reap(batch)?;
+        for (at, batch) in queued.chunks(REAP_BATCH).enumerate() {
+            self.reap(batch).inspect_err(|_| {
+                let left = &queued[at * REAP_BATCH..];
+                self.work.queue().reap.extend_from_slice(left);
+            })?;
         }
         Ok(())
     }
 
     fn reap(&self, batch: &[Ino]) -> Result<()> {
         crash::point("reap.before-commit");
-        let gone = self.change(|change| {
+        let gone = self.change_freeing(|change| {
             let mut with_files = Vec::new();
             for &ino in batch {
                 if !change.tables.orphans().contains(&ino)
@@ -277,7 +284,11 @@ impl State {
         self.sync_log()?;
         let tables = self.tables();
         if let Some(catalog) = tables.upper() {
-            self.latch.guard("checkpoint", catalog.checkpoint())?;
+            match catalog.checkpoint() {
+                // The log keeps what the catalog has no room for.
+                Err(error) if error.is_disk_full() => return Err(error),
+                result => self.latch.guard("checkpoint", result)?,
+            }
             self.logged.store(0, Ordering::Relaxed);
         }
         Ok(())

@@ -5,6 +5,7 @@ use crate::catalog::Catalog;
 use crate::error::{Result, ViewError};
 use crate::log_sync::LogSync;
 use crate::recovery;
+use crate::reserve::Reserve;
 use crate::state::{Parts, State, Upper, open_log};
 use crate::tables::Tables;
 use crate::upkeep::Upkeep;
@@ -67,7 +68,8 @@ impl View {
             let mut opened = Catalog::open_upper(&directory.join("catalog.db"))?;
             clean = recovery::recover(&mut opened, &files, &boot_id)?;
             opened.begin_use(&boot_id)?;
-            upper = Some(Upper { id, files, log: LogSync::new(open_log(&directory)?) });
+            let log = LogSync::new(open_log(&directory)?);
+            upper = Some(Upper { id, files, log, reserve: Reserve::open(&directory)? });
             catalog = Some((id, opened));
         }
         let state = Arc::new(State::new(Parts {

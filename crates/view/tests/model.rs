@@ -1,5 +1,7 @@
 //! Random operations on a view and on a reference model, with the view closed, killed or frozen between steps.
 
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test fails by panicking, and shares its support")]
+
 #[path = "support/model.rs"]
 mod reference;
 mod support;

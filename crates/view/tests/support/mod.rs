@@ -30,12 +30,47 @@ pub enum Base {
     Link { ino: u64, target: &'static str },
 }
 
+/// A disk of a given size; gone when dropped.
+pub struct SmallDisk {
+    mountpoint: TempDir,
+}
+
+impl SmallDisk {
+    pub fn new(bytes: u64) -> Self {
+        let mountpoint = TempDir::new().unwrap();
+        let size = format!("size={bytes},mode=0700");
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "small"])
+            .arg(mountpoint.path())
+            .status()
+            .unwrap();
+        assert!(status.success(), "mounting a tmpfs needs root");
+        Self { mountpoint }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.mountpoint.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a failed test may still hold files on it.
+        let _ = Command::new("umount").arg("-l").arg(self.mountpoint.path()).status();
+    }
+}
+
 /// Times that base nodes have.
 pub const BASE_TIME: Timestamp = Timestamp { sec: 1_000_000_000, nsec: 123_456_789 };
 
 impl Bench {
     pub fn new(base: &Base) -> Self {
-        let root = TempDir::new().unwrap();
+        Self::new_in(&std::env::temp_dir(), base)
+    }
+
+    /// In a directory of its own beneath `parent`.
+    pub fn new_in(parent: &Path, base: &Base) -> Self {
+        let root = TempDir::new_in(parent).unwrap();
         let bench = Self { root, generation: 0, unique: AtomicU64::new(2), boot_id: "boot-1".to_owned() };
         std::fs::create_dir(bench.dir()).unwrap();
         let (repo, _) = Repository::init(&bench.dir()).unwrap();
