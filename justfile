@@ -1,0 +1,24 @@
+# Short names for the scripts; nothing needs `just`.
+
+# Format, lints, documentation, licences
+check:
+    scripts/check
+
+# All tests
+test:
+    scripts/test
+
+# The death tests, many times in a row beside all others
+crash rounds="20":
+    scripts/test crash {{rounds}}
+
+# The benchmarks
+bench *args:
+    scripts/bench {{args}}
+
+# The main job on this checkout
+demo *args:
+    scripts/demo {{args}}
+
+fmt:
+    cargo fmt --all
