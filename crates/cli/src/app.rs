@@ -73,8 +73,8 @@ fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
 /// The parser's text is an error line, then perhaps tips, the usage and a pointer to `--help`.
 fn from_parser(kind: ClapKind, text: &str) -> CliError {
     if kind == ClapKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return CliError::usage("a command is missing")
-            .hint(format!("choose one of these\n\n{}", text.trim()));
+        let usage = text.lines().find(|line| line.starts_with("Usage: ")).unwrap_or("Usage: selvedge COMMAND");
+        return CliError::usage("a command is missing").hint(format!("{usage}; --help lists the commands"));
     }
     let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
     let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));

@@ -29,7 +29,7 @@ Example:
 /// can be mounted as a writable directory of its own. Unchanged files are stored once, however many threads
 /// there are.
 #[derive(Debug, Parser)]
-#[command(name = "selvedge", version, after_help = AFTER_HELP, styles = Styles::plain(), infer_subcommands = false)]
+#[command(name = "selvedge", version, after_long_help = AFTER_HELP, styles = Styles::plain(), infer_subcommands = false)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]

@@ -6,8 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 
+use selvedge_mountpoint::FS_TYPE;
 use tracing_subscriber::EnvFilter;
 
+use crate::context::{absolute, lexical_file_system};
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
 use crate::runtime::file_system_type;
@@ -42,13 +44,20 @@ fn open(path: &Path) -> Result<std::fs::File> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // The directory first, and by the mount table only: opening a file beneath a mount asks its worker.
+    let on_mount = || {
+        CliError::conflict(format!("{}: it lies on a Selvedge mount", tried()))
+            .hint("a worker that logs to its own mount waits for itself; choose a file elsewhere")
+    };
+    // By the mount table only, because opening a file beneath a mount asks its worker: by name first, then as the
+    // kernel resolves the directory.
+    if lexical_file_system(&absolute(path)?).is_some_and(|kind| kind == FS_TYPE) {
+        return Err(on_mount());
+    }
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let directory = rustix::fs::open(directory, flags, rustix::fs::Mode::empty())
         .map_err(|errno| CliError::io(tried(), &errno.into()))?;
-    if file_system_type(directory.as_fd()).is_some_and(|kind| kind == selvedge_mountpoint::FS_TYPE) {
-        return Err(CliError::conflict(format!("{}: it lies on a Selvedge mount", tried()))
-            .hint("a worker that logs to its own mount waits for itself; choose a file elsewhere"));
+    if file_system_type(directory.as_fd()).is_some_and(|kind| kind == FS_TYPE) {
+        return Err(on_mount());
     }
     OpenOptions::new()
         .create(true)

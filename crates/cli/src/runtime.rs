@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, mkdirat, openat, statx};
 use rustix::io::Errno;
 use selvedge_mountpoint::{FS_TYPE, mountinfo};
 
+use crate::context::lexical_file_system;
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
 use crate::ui::show;
@@ -56,6 +57,10 @@ impl RuntimeDir {
     /// Opens the directory, making what is missing.
     pub fn open(environment: &Environment) -> Result<Self> {
         let base = base(environment)?;
+        // First by name alone, so that nothing is made on a mount, nor asked of one that does not answer.
+        if lexical_file_system(&base).is_some_and(|kind| kind == FS_TYPE) {
+            return Err(on_selvedge_mount(&base));
+        }
         let base_fd = open_private(&base, Missing::Make)?
             .ok_or_else(|| CliError::failed(format!("the runtime directory {} vanished", show(&base))))?;
         refuse_selvedge_mount(base_fd.as_fd(), &base)?;
@@ -124,14 +129,18 @@ pub fn file_system_type(fd: BorrowedFd<'_>) -> Option<OsString> {
 }
 
 fn refuse_selvedge_mount(fd: BorrowedFd<'_>, path: &Path) -> Result<()> {
-    if file_system_type(fd).is_some_and(|kind| kind == FS_TYPE) {
-        return Err(CliError::conflict(format!(
-            "the runtime directory {} lies on a Selvedge mount, whose worker would then wait for itself",
-            show(path)
-        ))
-        .hint("set SELVEDGE_RUNTIME_DIR to a directory elsewhere"));
+    match file_system_type(fd) {
+        Some(kind) if kind == FS_TYPE => Err(on_selvedge_mount(path)),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn on_selvedge_mount(path: &Path) -> CliError {
+    CliError::conflict(format!(
+        "the runtime directory {} lies on a Selvedge mount, whose worker would then wait for itself",
+        show(path)
+    ))
+    .hint("set SELVEDGE_RUNTIME_DIR to a directory elsewhere")
 }
 
 /// What tells this boot and mount namespace from all others.

@@ -80,6 +80,9 @@ impl From<RepositoryError> for CliError {
             RepositoryError::Unwritable { .. } => {
                 Self::not_permitted(chain(&error)).hint("check who owns it and whether the disk is read-only")
             }
+            RepositoryError::Io { ref source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Self::not_found(chain(&error).replace(&source.to_string(), &system_text(source)))
+            }
             RepositoryError::Io { ref source, .. } => from_system(&error, source),
             RepositoryError::Invalid { .. } => Self::failed(chain(&error)),
         }
@@ -144,7 +147,6 @@ impl From<ExportError> for CliError {
             ExportError::NotEmpty => Self::conflict(chain(&error)).hint(
                 "choose an empty directory, or make the destination equal to the tree with --delete, which removes what is not in it",
             ),
-            ExportError::Blocked { .. } => Self::conflict(chain(&error)),
             ExportError::Destination { source, .. } => from_system(&error, source),
             ExportError::Source { .. } => Self::failed(chain(&error)),
         }

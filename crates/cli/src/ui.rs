@@ -54,8 +54,12 @@ impl Ui {
     /// Prints what a command failed with.
     pub fn error(self, error: &CliError) {
         if self.json {
-            let document = serde_json::json!({ "error": error });
-            write_err(&document.to_string());
+            #[derive(Serialize)]
+            struct Document<'a> {
+                error: &'a CliError,
+            }
+            // An error consists of texts, which always have a JSON form.
+            write_err(&serde_json::to_string(&Document { error }).unwrap_or_default());
             return;
         }
         write_err(&format!("error: {}", error.message));

@@ -28,7 +28,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "NAME", default_value = "main")]
     thread: String,
     /// The snapshot's message
-    #[arg(short, long, value_name = "MSG", default_value = "")]
+    #[arg(short, long, value_name = "MSG", default_value = "", hide_default_value = true)]
     message: OsString,
     /// Leave out what matches: a pattern with a slash is matched against the path below SRC, one without
     /// against every name. `*` does not cross a slash, `**` does

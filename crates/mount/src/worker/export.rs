@@ -76,7 +76,7 @@ fn outcome(job: Export, answers: &Answers) -> Event {
         Ok(report) => done(report, answers),
         Err(error) => {
             let kind = match error {
-                ExportError::NotEmpty | ExportError::Blocked { .. } => ErrorKind::Conflict,
+                ExportError::NotEmpty => ErrorKind::Conflict,
                 _ => ErrorKind::Failed,
             };
             Event::failed(kind, sentence(&error))
