@@ -47,9 +47,12 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 pub(crate) fn names(directory: &OwnedFd) -> Result<Vec<Box<[u8]>>, Errno> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(directory)? {
-        names.push(entry?.file_name().to_bytes().into());
+        let entry = entry?;
+        match entry.file_name().to_bytes() {
+            b"." | b".." => {}
+            name => names.push(name.into()),
+        }
     }
-    names.retain(|name: &Box<[u8]>| !matches!(&**name, b"." | b".."));
     Ok(names)
 }
 

@@ -95,14 +95,12 @@ impl<'a> BlobWriter<'a> {
         }
         let mut left = len;
         while left > 0 {
-            let piece = left.min(ZEROS.len() as u64);
-            // At most 64 KiB, so it is a length in memory.
-            self.hasher.update(&ZEROS[..piece as usize]);
-            left -= piece;
+            let piece = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.hasher.update(&ZEROS[..piece]);
+            left -= piece as u64;
         }
-        if self.fits(len) {
-            // Below the limit of small blobs, so it is a length in memory.
-            self.buffer.resize((self.size + len) as usize, 0);
+        if let (true, Ok(end)) = (self.fits(len), usize::try_from(self.size + len)) {
+            self.buffer.resize(end, 0);
         } else {
             self.spill()?;
         }
@@ -161,8 +159,9 @@ impl<'a> BlobWriter<'a> {
     fn stage(&mut self) -> Result<StagedBlob, StoreError> {
         let staged = self.backend.stage_blob()?;
         for data in holes::complement(&self.holes, self.buffer.len() as u64) {
-            // Within the buffer, so these are lengths in memory.
-            let bytes = &self.buffer[data.offset as usize..data.end() as usize];
+            let range = usize::try_from(data.offset).ok().zip(usize::try_from(data.end()).ok());
+            // Always there: the extents are those of the buffer.
+            let bytes = range.and_then(|(from, to)| self.buffer.get(from..to)).unwrap_or_default();
             staged.file.write_all_at(bytes, data.offset).map_err(|source| failed(&staged, source))?;
         }
         self.buffer = Vec::new();

@@ -22,10 +22,10 @@ impl Writer {
     /// LEB128, least significant group first.
     pub(crate) fn number(&mut self, mut value: u64) {
         while value >= 0x80 {
-            self.0.push((value & 0x7f) as u8 | 0x80);
+            self.0.push(value.to_le_bytes()[0] | 0x80);
             value >>= 7;
         }
-        self.0.push(value as u8);
+        self.0.push(value.to_le_bytes()[0]);
     }
 
     /// Zigzag, so that small negative numbers are short too.

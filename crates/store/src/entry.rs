@@ -179,8 +179,11 @@ impl Entry {
         match &self.content {
             Content::Regular { blob, .. } => out.id(blob),
             Content::Directory { digest, .. } => out.id(digest),
-            Content::Symlink { .. } | Content::Fifo | Content::Socket => self.write_content(out)?,
-            Content::CharDevice { .. } | Content::BlockDevice { .. } => self.write_content(out)?,
+            Content::Symlink { .. }
+            | Content::Fifo
+            | Content::Socket
+            | Content::CharDevice { .. }
+            | Content::BlockDevice { .. } => self.write_content(out)?,
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ pub fn export(
     options: &ExportOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ExportReport, ExportError> {
-    let mut walk = Walk::new(source, dest, progress)?;
+    let walk = Walk::new(source, dest, progress)?;
     if !options.delete {
         walk.check_empty()?;
     }

@@ -5,7 +5,7 @@ use crate::latch::Latch;
 use crate::sqlite::{self, Sync};
 use crate::{ObjectId, ObjectKind, StoreError};
 use rusqlite::{Connection, OptionalExtension, params};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;

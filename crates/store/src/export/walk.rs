@@ -58,12 +58,13 @@ fn path_buf(path: &[u8]) -> PathBuf {
 impl<'a> Walk<'a> {
     pub(super) fn new(
         source: &'a dyn Source,
-        dest: OwnedFd,
+        named: OwnedFd,
         tell: &'a mut dyn FnMut(Progress),
     ) -> Result<Self, ExportError> {
         let failed = |error: Errno| destination(b"", "cannot look at the destination", error);
-        // The descriptor may be one that only names the directory.
-        let dest = beneath::open_directory(dest.as_fd(), b"").map_err(failed)?;
+        // The descriptor may be one that only names the directory; this one can list it.
+        let dest = beneath::open_directory(named.as_fd(), b"").map_err(failed)?;
+        drop(named);
         let mount = attributes::of_fd(&dest).map_err(failed)?.mount;
         Ok(Self {
             source,

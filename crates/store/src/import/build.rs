@@ -76,7 +76,7 @@ fn unify_links(files: &mut [Named]) {
         if let (Some(original), Some(file)) = (before.get(original), rest.first_mut()) {
             file.captured.attributes = original.captured.attributes.clone();
             file.captured.xattrs = original.captured.xattrs.clone();
-            file.captured.content = original.captured.content.clone();
+            file.captured.content.clone_from(&original.captured.content);
         }
     }
 }

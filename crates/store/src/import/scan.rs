@@ -94,7 +94,7 @@ impl Scanner<'_> {
         let mut buffer = vec![0; BUFFER];
         self.queue.work(|job| {
             let done = match job {
-                Job::List { position, previous } => self.list(position, previous, &mut buffer),
+                Job::List { position, previous } => self.list(position, previous.as_ref(), &mut buffer),
                 Job::Capture { listed, names } => self.capture(&listed, names, &mut buffer),
             };
             if let Err(error) = done {
@@ -108,7 +108,7 @@ impl Scanner<'_> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn list(&self, position: usize, previous: Option<Entry>, buffer: &mut [u8]) -> Result<(), ImportError> {
+    fn list(&self, position: usize, previous: Option<&Entry>, buffer: &mut [u8]) -> Result<(), ImportError> {
         let path = self.path_of(position);
         let unreadable = |what| {
             let path = self.shared.absolute(&path);
@@ -121,14 +121,14 @@ impl Scanner<'_> {
                 return Ok(());
             }
             // Mounted meanwhile.
-            Err(Errno::XDEV) => return self.skip_mount(position, path),
+            Err(Errno::XDEV) => return self.skip_mount(position, &path),
             Err(error) => return Err(unreadable("cannot open the directory")(error)),
         };
         let found = attributes::of_fd(&fd).map_err(unreadable("cannot look at the directory"))?;
         let xattrs = attributes::xattrs_of_fd(fd.as_fd())
             .map_err(unreadable("cannot read the extended attributes"))?;
-        let kept = previous.as_ref().and_then(|entry| capture::same_file(entry, &found));
-        let before = previous.as_ref().and_then(tree_of);
+        let kept = previous.and_then(|entry| capture::same_file(entry, &found));
+        let before = previous.and_then(tree_of);
         let captured = Captured { attributes: found, xattrs, kept, content: None };
         self.found().directories[position].captured = Some(captured);
         self.shared.progress.done(0);
@@ -152,7 +152,7 @@ impl Scanner<'_> {
             }
             self.shared.progress.found();
             if found.mount != self.shared.mount {
-                self.keep_mountpoint(&listed, name, &found, path);
+                self.keep_mountpoint(&listed, name, &found, &path);
             } else if found.kind == FileKind::Directory {
                 let previous = listed.previous.as_ref().and_then(|tree| tree.lookup(&name));
                 lists.push((name, previous));
@@ -228,24 +228,24 @@ impl Scanner<'_> {
     }
 
     /// A directory that was found to be a mountpoint only when it was opened.
-    fn skip_mount(&self, position: usize, path: Vec<u8>) -> Result<(), ImportError> {
+    fn skip_mount(&self, position: usize, path: &[u8]) -> Result<(), ImportError> {
         let mut found = self.found();
         let parent = found.directories[position].parent;
         let Some(stand_in) = found.directories[parent].captured.as_ref().map(mountpoint) else {
             return Err(ImportError::Vanished { path: self.shared.absolute(b"") });
         };
         found.directories[position].captured = Some(stand_in);
-        found.skipped_mounts.push(relative(&path));
+        found.skipped_mounts.push(relative(path));
         Ok(())
     }
 
     /// Keeps what lies under a mount's root as an empty directory, or an empty file. What it
     /// really is cannot be seen, and what is mounted there is not asked.
-    fn keep_mountpoint(&self, listed: &Listed, name: Box<[u8]>, mounted: &Attributes, path: Vec<u8>) {
+    fn keep_mountpoint(&self, listed: &Listed, name: Box<[u8]>, mounted: &Attributes, path: &[u8]) {
         let mut found = self.found();
         let directory = listed.position;
         let Some(stand_in) = found.directories[directory].captured.as_ref().map(mountpoint) else { return };
-        found.skipped_mounts.push(relative(&path));
+        found.skipped_mounts.push(relative(path));
         let kept = listed.previous.as_ref().and_then(|tree| tree.lookup(&name)).map(|entry| entry.meta.ino);
         let stand_in = Captured { kept: kept.filter(|ino| ino.0 >= FIRST_NEW_INO), ..stand_in };
         if mounted.kind == FileKind::Directory {

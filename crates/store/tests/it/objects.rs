@@ -1,8 +1,6 @@
 //! Objects: what is put comes back, damage is named, several processes share one database.
 
-mod common;
-
-use common::{blob_of, file_entry};
+use crate::common::{blob_of, file_entry};
 use selvedge_store::backend::{Backend, LocalBackend, MemoryBackend};
 use selvedge_store::{
     Content, Extent, ObjectId, ObjectKind, ResolveError, Snapshot, Store, StoreError, Timestamp, TreeBuilder,
@@ -231,4 +229,44 @@ fn after_a_failed_write_the_store_takes_no_more() {
     assert!(matches!(store.sync().unwrap_err(), StoreError::Database { .. }));
     assert!(matches!(store.sync().unwrap_err(), StoreError::Latched { .. }));
     assert!(matches!(store.put_blob(b"after").unwrap_err(), StoreError::Latched { .. }));
+}
+
+#[test]
+fn two_processes_write_one_database_at_once() {
+    const DIRECTORY: &str = "SELVEDGE_TEST_DIRECTORY";
+    let blob = |process: u32, i: u32| [process.to_le_bytes(), i.to_le_bytes()].concat();
+    if let Some(dir) = std::env::var_os(DIRECTORY) {
+        // One of the processes: tells who it is, writes, and ends.
+        let process = std::process::id();
+        let store = local(std::path::Path::new(&dir), 4096);
+        for i in 0..400 {
+            store.put_blob(&blob(process, i)).unwrap();
+            if i % 20 == 0 {
+                store.sync().unwrap();
+            }
+        }
+        store.sync().unwrap();
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    drop(local(dir.path(), 4096));
+    let spawn = || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "objects::two_processes_write_one_database_at_once"])
+            .env(DIRECTORY, dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut processes = [spawn(), spawn(), spawn()];
+    for process in &mut processes {
+        assert!(process.wait().unwrap().success());
+    }
+    let store = local(dir.path(), 4096);
+    for process in &processes {
+        for i in 0..400 {
+            let bytes = blob(process.id(), i);
+            assert_eq!(read_all(&store, &ObjectKind::Blob.id(&bytes), 8), bytes);
+        }
+    }
 }

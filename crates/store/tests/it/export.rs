@@ -1,9 +1,7 @@
 //! What an export refuses, leaves alone, replaces, and cannot keep.
 
-mod common;
-
-use common::Fixture;
-use common::host::{USER, as_user, bind, describe, let_time_pass};
+use crate::common::Fixture;
+use crate::common::host::{USER, as_user, bind, describe, let_time_pass};
 use selvedge_store::export::ExportError;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -146,7 +144,7 @@ fn holes_in_the_wrong_place_are_made_right() {
 #[test]
 fn what_an_ordinary_user_may_not_set_is_named() {
     // What root imports, with owners and attributes that others may not set.
-    if !as_user("what_an_ordinary_user_may_not_set_is_named") {
+    if !as_user("export::what_an_ordinary_user_may_not_set_is_named") {
         return;
     }
     let fixture = Fixture::new();

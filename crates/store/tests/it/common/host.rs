@@ -1,7 +1,5 @@
 //! Host directories: describing, mounting in them, and being another user.
 
-#![allow(dead_code, reason = "each test binary uses some of it")]
-
 use rustix::fs::{AtFlags, CWD, SeekFrom};
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -14,21 +12,21 @@ use std::path::{Path, PathBuf};
 
 /// All that a tree must keep about one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description {
-    pub kind: &'static str,
-    pub mode: u32,
-    pub owner: (u32, u32),
-    pub mtime: (i64, i64),
-    pub links: Vec<PathBuf>,
-    pub rdev: u64,
-    pub target: Option<PathBuf>,
-    pub bytes: Option<Vec<u8>>,
-    pub holes: Vec<(u64, u64)>,
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+pub(crate) struct Description {
+    pub(crate) kind: &'static str,
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
+    pub(crate) mtime: (i64, i64),
+    pub(crate) links: Vec<PathBuf>,
+    pub(crate) rdev: u64,
+    pub(crate) target: Option<PathBuf>,
+    pub(crate) bytes: Option<Vec<u8>>,
+    pub(crate) holes: Vec<(u64, u64)>,
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// Everything beneath `root`, and `root` itself as the empty path.
-pub fn describe(root: &Path) -> BTreeMap<PathBuf, Description> {
+pub(crate) fn describe(root: &Path) -> BTreeMap<PathBuf, Description> {
     let mut paths = vec![PathBuf::new()];
     let mut next = 0;
     while let Some(path) = paths.get(next).cloned() {
@@ -44,7 +42,9 @@ pub fn describe(root: &Path) -> BTreeMap<PathBuf, Description> {
         let stat = root.join(path).symlink_metadata().unwrap();
         names.entry(stat.ino()).or_default().push(path.clone());
     }
-    names.values_mut().for_each(|paths| paths.sort());
+    for paths in names.values_mut() {
+        paths.sort();
+    }
     paths.into_iter().map(|path| (path.clone(), describe_one(root, &path, &names))).collect()
 }
 
@@ -104,19 +104,19 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 /// Sets the time of last modification, of the symlink itself if it is one.
-pub fn set_mtime(path: &Path, sec: i64, nsec: i64) {
+pub(crate) fn set_mtime(path: &Path, sec: i64, nsec: i64) {
     let time = rustix::fs::Timespec { tv_sec: sec, tv_nsec: nsec };
     let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
 /// Lets the clock move past the grain within which a change could go unseen.
-pub fn let_time_pass() {
+pub(crate) fn let_time_pass() {
     std::thread::sleep(std::time::Duration::from_millis(80));
 }
 
 /// A mount that is gone when the test is.
-pub struct Mounted(PathBuf);
+pub(crate) struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -125,14 +125,14 @@ impl Drop for Mounted {
 }
 
 /// Makes `from` appear at `at` too.
-pub fn bind(from: &Path, at: &Path) -> Mounted {
+pub(crate) fn bind(from: &Path, at: &Path) -> Mounted {
     rustix::mount::mount_bind(from, at).expect("bind mounts need root");
     Mounted(at.to_owned())
 }
 
 /// A FUSE mount whose server never answers: whoever asks it anything hangs until the descriptor is
 /// closed.
-pub fn hung_fuse(at: &Path) -> (Mounted, OwnedFd) {
+pub(crate) fn hung_fuse(at: &Path) -> (Mounted, OwnedFd) {
     let device = OwnedFd::from(File::options().read(true).write(true).open("/dev/fuse").unwrap());
     let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
     let data = CString::new(data).unwrap();
@@ -142,11 +142,11 @@ pub fn hung_fuse(at: &Path) -> (Mounted, OwnedFd) {
 }
 
 /// The user that [`as_user`] becomes.
-pub const USER: u32 = 12_345;
+pub(crate) const USER: u32 = 12_345;
 
 /// Runs the test `name` again in a process of another user and checks that it passes; tells
 /// whether this is that process.
-pub fn as_user(name: &str) -> bool {
+pub(crate) fn as_user(name: &str) -> bool {
     const MARK: &str = "SELVEDGE_TEST_AS_USER";
     if std::env::var_os(MARK).is_some() {
         return true;
@@ -170,12 +170,12 @@ pub fn as_user(name: &str) -> bool {
 }
 
 /// Makes `name` in `directory` a named pipe, socket or device.
-pub fn mknod(path: &Path, kind: rustix::fs::FileType, rdev: u64) {
+pub(crate) fn mknod(path: &Path, kind: rustix::fs::FileType, rdev: u64) {
     let mode = rustix::fs::Mode::from_bits_retain(0o640);
     rustix::fs::mknodat(CWD, path, kind, mode, rdev).expect("devices need root");
 }
 
 /// A path from bytes that need not be UTF-8.
-pub fn path(bytes: &[u8]) -> PathBuf {
+pub(crate) fn path(bytes: &[u8]) -> PathBuf {
     std::ffi::OsStr::from_bytes(bytes).into()
 }

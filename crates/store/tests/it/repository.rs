@@ -66,7 +66,7 @@ fn racing_inits_make_one_repository() {
 #[test]
 fn what_a_dead_init_left_is_swept_and_a_living_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
-    let old = SystemTime::now() - Duration::from_secs(3600);
+    let old = SystemTime::now() - Duration::from_hours(1);
     let leftover = |letter: &str| {
         let path = dir.path().join(format!(".selvedge.new-{}", letter.repeat(32)));
         std::fs::create_dir(&path).unwrap();
@@ -96,7 +96,7 @@ fn abandoned_blobs_are_swept_and_unfinished_ones_are_not() {
     std::fs::write(&abandoned, b"half").unwrap();
     for entry in std::fs::read_dir(&tmp).unwrap() {
         let file = std::fs::File::open(entry.unwrap().path()).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
     }
     open(dir.path()).unwrap();
     assert!(!abandoned.exists());

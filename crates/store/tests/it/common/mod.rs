@@ -1,8 +1,6 @@
 //! What several tests need.
 
-#![allow(dead_code, reason = "each test binary uses some of it")]
-
-pub mod host;
+pub(crate) mod host;
 
 use globset::GlobSet;
 use selvedge_store::export::{ExportError, ExportOptions, ExportReport, SnapshotSource, export};
@@ -11,7 +9,7 @@ use selvedge_store::{Content, Entry, Ino, Meta, ObjectId, ObjectKind, Repository
 use std::path::{Path, PathBuf};
 
 /// Bytes that do not repeat soon.
-pub fn blob_of(size: usize) -> Vec<u8> {
+pub(crate) fn blob_of(size: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ size as u64;
     (0..size)
         .map(|_| {
@@ -22,7 +20,7 @@ pub fn blob_of(size: usize) -> Vec<u8> {
 }
 
 /// A regular file with these bytes.
-pub fn file_entry(ino: u64, bytes: &[u8]) -> Entry {
+pub(crate) fn file_entry(ino: u64, bytes: &[u8]) -> Entry {
     let time = Timestamp { sec: 1_700_000_000, nsec: 123_456_789 };
     Entry {
         meta: Meta {
@@ -40,14 +38,14 @@ pub fn file_entry(ino: u64, bytes: &[u8]) -> Entry {
 }
 
 /// A repository beside a source directory, neither inside the other.
-pub struct Fixture {
-    pub dir: tempfile::TempDir,
-    pub source: PathBuf,
-    pub repository: Repository,
+pub(crate) struct Fixture {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) source: PathBuf,
+    pub(crate) repository: Repository,
 }
 
 impl Fixture {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (source, home) = (dir.path().join("source"), dir.path().join("home"));
         std::fs::create_dir(&source).unwrap();
@@ -56,11 +54,11 @@ impl Fixture {
         Self { dir, source, repository }
     }
 
-    pub fn import_after(&self, previous: Option<ObjectId>) -> Result<ImportReport, ImportError> {
+    pub(crate) fn import_after(&self, previous: Option<ObjectId>) -> Result<ImportReport, ImportError> {
         self.import_with(previous, &GlobSet::empty())
     }
 
-    pub fn import_with(
+    pub(crate) fn import_with(
         &self,
         previous: Option<ObjectId>,
         exclude: &GlobSet,
@@ -69,16 +67,16 @@ impl Fixture {
         import(&self.repository, &options, &|_| ())
     }
 
-    pub fn import(&self) -> ImportReport {
+    pub(crate) fn import(&self) -> ImportReport {
         self.import_after(None).unwrap()
     }
 
-    pub fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         self.repository.store()
     }
 
     /// The entry at `path` in a snapshot.
-    pub fn entry(&self, snapshot: &ObjectId, path: &str) -> Option<Entry> {
+    pub(crate) fn entry(&self, snapshot: &ObjectId, path: &str) -> Option<Entry> {
         let mut entry = self.store().snapshot(snapshot).unwrap().root;
         for name in path.split('/').filter(|name| !name.is_empty()) {
             let Content::Directory { tree, .. } = entry.content else { return None };
@@ -87,7 +85,7 @@ impl Fixture {
         Some(entry)
     }
 
-    pub fn export(
+    pub(crate) fn export(
         &self,
         snapshot: &ObjectId,
         dest: &Path,
@@ -99,7 +97,7 @@ impl Fixture {
     }
 
     /// A new empty directory.
-    pub fn dest(&self, name: &str) -> PathBuf {
+    pub(crate) fn dest(&self, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         std::fs::create_dir(&path).unwrap();
         path

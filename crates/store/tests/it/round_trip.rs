@@ -1,9 +1,7 @@
 //! What is imported and exported again is the same tree, byte for byte.
 
-mod common;
-
-use common::host::{describe, mknod, path, set_mtime};
-use common::{Fixture, blob_of};
+use crate::common::host::{describe, mknod, path, set_mtime};
+use crate::common::{Fixture, blob_of};
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, XattrFlags};
 use std::fs::File;

@@ -1,0 +1,12 @@
+//! The store's promises, by subject.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails says where")]
+
+mod common;
+mod encoding;
+mod export;
+mod import;
+mod objects;
+mod refs;
+mod repository;
+mod round_trip;
