@@ -282,14 +282,6 @@ impl Refs {
         })
     }
 
-    /// Makes durable what this process and others have committed so far, as an `fsync` that must
-    /// cover a change made elsewhere needs.
-    pub fn sync(&self) -> Result<(), RefsError> {
-        // Every committed change is synced; one more commit syncs what another process is about
-        // to sync but has made visible already.
-        self.write("cannot sync the references", |_| Ok(()))
-    }
-
     fn read<T>(
         &self,
         what: &'static str,

@@ -320,17 +320,16 @@ impl Backend for LocalBackend {
                 return Ok(false);
             }
         }
-        let due = {
+        let (new, due) = {
             let mut pending = lock(&self.pending);
-            if pending.waiting.insert((kind, *id), Arc::from(bytes)).is_none() {
-                pending.waiting_bytes += bytes.len();
-            }
-            pending.waiting_bytes >= PENDING_BYTES
+            let new = pending.waiting.insert((kind, *id), Arc::from(bytes)).is_none();
+            pending.waiting_bytes += if new { bytes.len() } else { 0 };
+            (new, pending.waiting_bytes >= PENDING_BYTES)
         };
         if due {
             self.flush(&mut lock(&self.writer))?;
         }
-        Ok(true)
+        Ok(new)
     }
 
     fn stage_blob(&self) -> Result<StagedBlob, StoreError> {

@@ -17,19 +17,24 @@ pub(super) struct Lost {
 }
 
 /// Gives the file that `fd` is open on (`O_PATH` suffices, so that symlinks and devices are
-/// reached too) the attributes that the tree has for it. Times come last, for the rest changes
-/// them.
+/// reached too) the attributes that the tree has for it. What is right already is left alone, so
+/// that a file without any difference keeps its time of change as well.
 pub(super) fn apply(fd: BorrowedFd<'_>, meta: &Meta) -> Result<Lost, (&'static str, Errno)> {
-    let found = attributes::of_fd(fd).map_err(|error| ("cannot look at what was written", error))?;
+    let look = || attributes::of_fd(fd).map_err(|error| ("cannot look at what was written", error));
+    let found = look()?;
     let owner_kept = give_owner(fd, &found, meta).map_err(|error| ("cannot set the owner", error))?;
     let xattrs_kept = give_xattrs(fd, meta).map_err(|error| ("cannot set extended attributes", error))?;
-    if found.kind != FileKind::Symlink {
-        // Another's program must not become one that runs as the caller.
-        let mode = if owner_kept { meta.mode } else { meta.mode & !SET_ID };
+    // Another's program must not become one that runs as the caller.
+    let mode = if owner_kept { meta.mode } else { meta.mode & !SET_ID };
+    // A new owner clears the set-id bits, an access list sets the group's.
+    let found = look()?;
+    if found.kind != FileKind::Symlink && found.mode != mode {
         rustix::fs::chmod(link(fd), Mode::from_bits_retain(mode))
             .map_err(|error| ("cannot set the mode", error))?;
     }
-    give_times(fd, meta).map_err(|error| ("cannot set the times", error))?;
+    if found.mtime != meta.mtime {
+        give_times(fd, meta).map_err(|error| ("cannot set the times", error))?;
+    }
     Ok(Lost { owner: !owner_kept, xattrs: !xattrs_kept })
 }
 

@@ -343,11 +343,11 @@ fn content_error(path: &[u8], failure: Failure) -> ExportError {
 }
 
 fn make_directory(directory: &Directory, name: &[u8], path: &[u8]) -> Result<(), ExportError> {
-    if !directory.existing.contains_key(name) {
+    let Some(found) = directory.existing.get(name) else {
         return rustix::fs::mkdirat(&directory.fd, name, Mode::RWXU)
             .map_err(|error| destination(path, "cannot make the directory", error));
-    }
-    if !rustix::process::geteuid().is_root() {
+    };
+    if found.mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root() {
         // Its owner may lack permissions in it until its own are set at the end. Where this fails,
         // so does entering it, and says why.
         if let Ok(fd) = beneath::open_directory(directory.fd.as_fd(), name) {

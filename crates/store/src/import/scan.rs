@@ -16,6 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// How many files one thread takes at a time.
 const BATCH: usize = 128;
 
+/// Fewer threads would leave the disk idle: each large blob is synced by itself, and syncs that
+/// wait together share the disk's work.
+const LEAST_THREADS: usize = 8;
+
 /// How much of a file is read at a time.
 const BUFFER: usize = 256 * 1024;
 
@@ -70,7 +74,7 @@ pub(super) fn scan(shared: &Shared<'_>, previous: Option<Entry>) -> Result<Scan,
         found: Mutex::new(Scan { directories: vec![root], ..Scan::default() }),
         failure: Mutex::new(None),
     };
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
+    let threads = std::thread::available_parallelism().map_or(0, usize::from).clamp(LEAST_THREADS, 16);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| scanner.work());

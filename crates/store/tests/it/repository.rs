@@ -1,5 +1,6 @@
 //! A repository is made whole, and opened only when it may be.
 
+use crate::common::host::{as_user, bind};
 use selvedge_store::{
     Created, FORMAT_VERSION, LockError, OpenOptions, Repository, RepositoryError, ThreadId, ThreadLock,
 };
@@ -154,6 +155,42 @@ fn a_repository_of_another_owner_or_writable_by_others_is_refused_unless_listed(
     Repository::open(dir.path(), &OpenOptions { safe: &listed }).unwrap();
     let other: [PathBuf; 1] = ["/nowhere".into()];
     assert!(Repository::open(dir.path(), &OpenOptions { safe: &other }).is_err());
+}
+
+#[test]
+fn an_unwritable_repository_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (repository, _) = Repository::init(dir.path()).unwrap();
+    drop(repository);
+    // As on a read-only disk: not even root may write.
+    let here = dir.path();
+    let mounted = bind(here, here);
+    let flags = rustix::mount::MountFlags::BIND | rustix::mount::MountFlags::RDONLY;
+    rustix::mount::mount_remount(here, flags, c"").unwrap();
+    let opened = open(here);
+    std::fs::create_dir(here.join("new")).expect_err("the mount is read-only");
+    drop(mounted);
+    assert!(matches!(opened.err(), Some(RepositoryError::Unwritable { .. })));
+    open(here).unwrap();
+}
+
+#[test]
+fn a_place_that_may_not_be_written_gets_no_repository() {
+    if !as_user("repository::a_place_that_may_not_be_written_gets_no_repository") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o500)).unwrap();
+    let made = Repository::init(dir.path());
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    assert!(matches!(made.err(), Some(RepositoryError::Unwritable { .. })));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    Repository::init(dir.path()).unwrap();
+    let inner = dir.path().join(".selvedge");
+    std::fs::set_permissions(&inner, PermissionsExt::from_mode(0o500)).unwrap();
+    let opened = open(dir.path());
+    std::fs::set_permissions(&inner, PermissionsExt::from_mode(0o700)).unwrap();
+    assert!(matches!(opened.err(), Some(RepositoryError::Unwritable { .. })));
 }
 
 #[test]
