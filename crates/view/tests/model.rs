@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use reference::{Body, Id, Model, ROOT, Refusal};
 use selvedge_store::{FileKind, Ino, Timestamp};
 use selvedge_view::{Attr, Handle, OpenFlags, RenameMode, SetAttr, SetTime, View, ViewError, XattrMode};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use support::{Base, Bench, list, read};
 
 const NAMES: &[&[u8]] = &[b"a", b"b", b"c", b"d", b"\xff\xfe", b"sub"];
@@ -253,7 +253,7 @@ impl World {
             Op::Mkdir { dir, name, mode } => {
                 let (dir, name) = (self.dir(*dir), NAMES[*name]);
                 let answer = self.view().mkdir(&request, self.ino(dir), name, *mode);
-                let expected = self.model.make(dir, name, Body::Dir(Default::default()), *mode);
+                let expected = self.model.make(dir, name, Body::Dir(BTreeMap::new()), *mode);
                 self.number(op, answer, expected);
             }
             Op::Symlink { dir, name } => {
@@ -331,7 +331,10 @@ impl World {
                 let expected = match (mode, xattrs.contains_key(&name)) {
                     (XattrMode::Create, true) => Err("Exists"),
                     (XattrMode::Replace, false) => Err("NoXattr"),
-                    _ => Ok(drop(xattrs.insert(name, value.clone()))),
+                    _ => {
+                        xattrs.insert(name, value.clone());
+                        Ok(())
+                    }
                 };
                 agree(op, answer, expected);
             }
