@@ -124,10 +124,13 @@ impl View {
 
     /// The orderly end: nothing is open any more, so what has no name goes; everything is durable; the catalog is
     /// one file.
+    ///
+    /// # Errors
+    /// When something could not be made durable, at this moment or earlier.
     pub fn close(mut self) -> Result<()> {
         self.upkeep = None;
         let state = &self.state;
-        if state.read_only || state.latch.check().is_err() {
+        if state.read_only {
             return Ok(());
         }
         self.sync()?;
