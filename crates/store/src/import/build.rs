@@ -141,3 +141,40 @@ fn path_of(directories: &[Directory], mut position: usize) -> Vec<u8> {
     }
     path
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::Attributes;
+    use crate::{ObjectId, Timestamp, Xattrs};
+
+    fn named(file: u64, links: u32, byte: u8) -> Named {
+        let time = Timestamp { sec: byte.into(), nsec: 0 };
+        let attributes = Attributes {
+            kind: FileKind::Regular,
+            file: (1, file),
+            mount: 1,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            links,
+            size: 1,
+            mtime: time,
+            ctime: time,
+            rdev: 0,
+        };
+        let content = Content::Regular { blob: ObjectId::from_bytes([byte; 32]), size: 1, holes: None };
+        let captured = Captured { attributes, xattrs: Xattrs::new(), kept: None, content: Some(content) };
+        Named { directory: 0, name: Box::new([byte]), captured }
+    }
+
+    #[test]
+    fn a_linked_file_that_changed_between_its_names_is_one_file_still() {
+        let mut files = vec![named(7, 2, 1), named(8, 1, 2), named(7, 2, 3)];
+        unify_links(&mut files);
+        assert_eq!(files[2].captured.content, files[0].captured.content);
+        assert_eq!(files[2].captured.attributes, files[0].captured.attributes);
+        assert_ne!(files[1].captured.content, files[0].captured.content);
+        assert_eq!(count_links(&files), HashMap::from([((1, 7), 2)]));
+    }
+}

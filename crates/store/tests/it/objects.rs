@@ -1,5 +1,6 @@
 //! Objects: what is put comes back, damage is named, several processes share one database.
 
+use crate::common::host::small_disk;
 use crate::common::{blob_of, file_entry};
 use selvedge_store::backend::{Backend, LocalBackend, MemoryBackend};
 use selvedge_store::{
@@ -269,4 +270,43 @@ fn two_processes_write_one_database_at_once() {
             assert_eq!(read_all(&store, &ObjectKind::Blob.id(&bytes), 8), bytes);
         }
     }
+}
+
+#[test]
+fn a_full_disk_is_said_and_later_writes_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let _disk = small_disk(dir.path(), 4 << 20);
+    let filler = dir.path().join("filler");
+    std::fs::write(&filler, vec![0; 3 << 19]).unwrap();
+    let store = local(dir.path(), 64 << 10);
+    let (kept, _) = store.put_blob(b"kept").unwrap();
+    store.sync().unwrap();
+    for size in [30_000, 100_000] {
+        let full = (0..200).find_map(|i| {
+            let written = store.put_blob(&blob_of(size + i));
+            written.and_then(|_| store.sync()).err()
+        });
+        let full = full.expect("the disk is smaller than that");
+        assert_eq!(full.errno(), Some(libc::ENOSPC), "{full}");
+    }
+    assert_eq!(read_all(&store, &kept, 4), b"kept");
+    std::fs::remove_file(&filler).unwrap();
+    for blob in blob_files(dir.path()) {
+        std::fs::remove_file(blob).unwrap();
+    }
+    store.sync().unwrap();
+    let (later, _) = store.put_blob(b"later").unwrap();
+    store.sync().unwrap();
+    assert_eq!(read_all(&local(dir.path(), 4096), &later, 5), b"later");
+    assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+}
+
+fn blob_files(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for directory in std::fs::read_dir(dir.join("blobs")).unwrap() {
+        for file in std::fs::read_dir(directory.unwrap().path()).unwrap() {
+            files.push(file.unwrap().path());
+        }
+    }
+    files
 }

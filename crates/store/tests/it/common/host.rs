@@ -130,6 +130,14 @@ pub(crate) fn bind(from: &Path, at: &Path) -> Mounted {
     Mounted(at.to_owned())
 }
 
+/// An empty disk of `bytes`.
+pub(crate) fn small_disk(at: &Path, bytes: u64) -> Mounted {
+    let options = CString::new(format!("size={bytes}")).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("small", at, "tmpfs", flags, &*options).expect("mounts need root");
+    Mounted(at.to_owned())
+}
+
 /// A FUSE mount whose server never answers: whoever asks it anything hangs until the descriptor is
 /// closed.
 pub(crate) fn hung_fuse(at: &Path) -> (Mounted, OwnedFd) {
