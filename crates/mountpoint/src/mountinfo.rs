@@ -205,7 +205,7 @@ mod tests {
         assert!(at(Path::new("/")).unwrap().iter().any(|entry| entry.fs_type != "fuse.selvedge"));
     }
 
-    /// As the kernel writes it: fs/proc_namespace.c escapes these bytes.
+    /// As the kernel writes it: `fs/proc_namespace.c` escapes these bytes.
     fn kernel_escape(text: &[u8]) -> Vec<u8> {
         let mut escaped = Vec::new();
         for &byte in text {

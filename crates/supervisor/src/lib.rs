@@ -1,11 +1,19 @@
 //! Starts, watches and ends one worker process.
 //!
 //! No file-system code runs here: a worker that panics, is killed or hangs reaches its supervisor only as an
-//! exit status or a passed deadline.
+//! exit status or a passed deadline. Four threads serve a worker: the *reaper*, the only one that waits for the
+//! process; the *reader* of its events; the reader of its *standard error*; and the *control* loop, which alone
+//! decides, over one closed set of events. They share nothing but [`life::Life`], the answer to "how is it".
 
+mod control;
 mod exit;
+mod life;
+mod process;
+mod reaper;
+mod spawn;
 mod spec;
 mod state;
+mod stderr;
 mod stop;
 mod supervisor;
 

@@ -11,7 +11,7 @@ use selvedge_worker_proto::Failure;
 use crate::ExitReport;
 
 /// The grace between two steps of stopping, unless the specification says otherwise.
-pub const DEFAULT_STOP_GRACE: Duration = Duration::from_millis(2000);
+pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// The worker's program.
 #[derive(Debug)]

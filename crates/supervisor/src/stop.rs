@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selvedge_worker_proto::StopRefused;
+use selvedge_worker_proto::{Failure, StopRefused};
 
 use crate::ExitReport;
 
@@ -28,6 +28,17 @@ pub enum Step {
     Kill,
 }
 
+impl Step {
+    /// What is tried next; after the last step, that one again.
+    pub(crate) const fn next(self) -> Self {
+        match self {
+            // A worker that ends unasked, or cannot be asked, has nothing to gain from being asked.
+            Self::None | Self::Ask => Self::Terminate,
+            Self::Terminate | Self::Kill => Self::Kill,
+        }
+    }
+}
+
 /// A worker that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopReport {
@@ -46,7 +57,7 @@ pub enum StopError {
     Busy(StopRefused),
     /// It could not unmount, and goes on.
     #[error("{}", .0.message)]
-    Failed(selvedge_worker_proto::Failure),
+    Failed(Failure),
     /// Even SIGKILL did not end it: it waits for something in the kernel.
     #[error("worker {pid} is still there {} ms after SIGKILL", waited.as_millis())]
     Unkillable {

@@ -1,0 +1,428 @@
+//! The loop that decides: one thread, one closed set of events.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use selvedge_mountpoint::{MountIdentity, TakenDown, UnmountMode, take_down, unmount};
+use selvedge_worker_proto::{
+    Command, Envelope, Event, ExportDone, ExportProgress, Received, Receiver, RecvError, Sender, StatusOk,
+    WirePath,
+};
+
+use crate::life::Life;
+use crate::process::Process;
+use crate::spawn::{DEATH, TAKE_DOWN, thread_named};
+use crate::stderr::Stderr;
+use crate::{CallError, ExitReport, ExitStatus, State, Step, StopError, StopMode, StopReport};
+
+/// The envelope number of `Hello`; commands count on from here.
+pub(crate) const HELLO: u64 = 1;
+/// How long the last events of a dead worker may take to come through.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+
+/// Everything that can happen to a supervisor.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// The worker's process is gone.
+    Reaped(ExitStatus),
+    /// The worker says something.
+    Event(Box<Received<Event>>),
+    /// The worker says something that makes no sense; the conversation goes on.
+    Garbled(RecvError),
+    /// Nothing more will be heard of the worker.
+    Silent(RecvError),
+    /// Somebody wants to know how it is, until some time.
+    Status { reply: mpsc::Sender<Result<StatusOk, CallError>>, until: Instant },
+    /// Somebody wants the tree written out.
+    Export { dest: OwnedFd, delete: bool, reply: mpsc::Sender<ExportUpdate> },
+    /// Somebody wants it to end.
+    Stop { mode: StopMode, reply: mpsc::Sender<Result<StopReport, StopError>> },
+}
+
+/// What becomes of an export.
+#[derive(Debug)]
+pub(crate) enum ExportUpdate {
+    Progress(ExportProgress),
+    Skipped(WirePath),
+    Done(ExportDone),
+    Failed(CallError),
+}
+
+/// An answer that is waited for.
+#[derive(Debug)]
+enum Pending {
+    Status { reply: mpsc::Sender<Result<StatusOk, CallError>>, until: Instant },
+    Export { reply: mpsc::Sender<ExportUpdate> },
+    Stop,
+}
+
+/// An attempt to end the worker.
+#[derive(Debug)]
+struct Ending {
+    mode: StopMode,
+    step: Step,
+    /// When the next step is due; `None` when there is none left.
+    due: Option<Instant>,
+    /// Whether the mount was taken from under a worker that SIGKILL did not end.
+    mount_cut: bool,
+    killed_at: Option<Instant>,
+    waiters: Vec<mpsc::Sender<Result<StopReport, StopError>>>,
+}
+
+/// What the loop owns.
+pub(crate) struct Control {
+    pub(crate) process: Process,
+    pub(crate) life: Arc<Life>,
+    pub(crate) commands: Sender<Command>,
+    pub(crate) inputs: mpsc::Receiver<Input>,
+    pub(crate) identity: MountIdentity,
+    pub(crate) stop_grace: Duration,
+    pub(crate) flush_deadline: Duration,
+    pub(crate) stderr: Option<Stderr>,
+    pub(crate) reaper: JoinHandle<()>,
+    pub(crate) reader: JoinHandle<()>,
+}
+
+/// Starts the thread that turns the worker's frames into inputs.
+pub(crate) fn start_reader(
+    mut events: Receiver<Event>,
+    input: mpsc::Sender<Input>,
+) -> io::Result<JoinHandle<()>> {
+    thread_named("reader", move || {
+        loop {
+            let next = match events.recv(None) {
+                Ok(received) => Input::Event(Box::new(received)),
+                Err(error) if error.is_recoverable() => Input::Garbled(error),
+                Err(error) => {
+                    let _ = input.send(Input::Silent(error));
+                    return;
+                }
+            };
+            if input.send(next).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+impl Control {
+    /// Runs until the worker is gone and cleaned up after.
+    pub(crate) fn run(self) {
+        let mut running =
+            Running { control: self, pending: HashMap::new(), last_id: HELLO, ending: None, silent: false };
+        let status = running.until_reaped();
+        running.finish(status);
+    }
+}
+
+struct Running {
+    control: Control,
+    pending: HashMap<u64, Pending>,
+    last_id: u64,
+    ending: Option<Ending>,
+    silent: bool,
+}
+
+impl Running {
+    fn until_reaped(&mut self) -> ExitStatus {
+        loop {
+            match self.next(self.ending.as_ref().and_then(|ending| ending.due)) {
+                Some(Input::Reaped(status)) => return status,
+                Some(input) => self.handle(input),
+                None => self.escalate(),
+            }
+        }
+    }
+
+    /// The next input; `None` when `due` comes first.
+    fn next(&self, due: Option<Instant>) -> Option<Input> {
+        let left = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
+        match self.control.inputs.recv_timeout(left) {
+            Ok(input) => Some(input),
+            Err(RecvTimeoutError::Timeout) => None,
+            // Not before the reaper has reported; if it ever were, the process is gone.
+            Err(RecvTimeoutError::Disconnected) => Some(Input::Reaped(ExitStatus::Unknown)),
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        match input {
+            // Only `until_reaped` and `finish` see the end.
+            Input::Reaped(_) => {}
+            Input::Event(received) => self.hear(*received),
+            Input::Garbled(error) => self.garbled(&error),
+            Input::Silent(error) => self.silenced(&error),
+            Input::Status { reply, until } => self.ask_status(reply, until),
+            Input::Export { dest, delete, reply } => self.ask_export(&dest, delete, reply),
+            Input::Stop { mode, reply } => self.stop(mode, reply),
+        }
+    }
+
+    /// Sends a command without waiting: a worker that reads nothing must not hold this loop up. A command is far
+    /// smaller than the socket's buffer, so it goes whole or not at all.
+    fn send(&mut self, command: Command, dest: Option<&OwnedFd>) -> Result<u64, CallError> {
+        self.last_id += 1;
+        let fds: Vec<_> = dest.into_iter().map(AsFd::as_fd).collect();
+        self.control.commands.send(Envelope::new(self.last_id, command), &fds, Some(Instant::now()))?;
+        Ok(self.last_id)
+    }
+
+    fn ask_status(&mut self, reply: mpsc::Sender<Result<StatusOk, CallError>>, until: Instant) {
+        let now = Instant::now();
+        // A worker that answers nothing would let the forgotten questions pile up.
+        self.pending.retain(|_, pending| !matches!(pending, Pending::Status { until, .. } if *until < now));
+        match self.send(Command::Status {}, None) {
+            Ok(id) => {
+                self.pending.insert(id, Pending::Status { reply, until });
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    fn ask_export(&mut self, dest: &OwnedFd, delete: bool, reply: mpsc::Sender<ExportUpdate>) {
+        match self.send(Command::Export { delete }, Some(dest)) {
+            Ok(id) => {
+                self.pending.insert(id, Pending::Export { reply });
+            }
+            Err(error) => {
+                let _ = reply.send(ExportUpdate::Failed(error));
+            }
+        }
+    }
+
+    /// The worker says something. Answers to questions that nobody asks any more are dropped.
+    fn hear(&mut self, received: Received<Event>) {
+        let id = received.envelope.id;
+        match received.envelope.msg {
+            Event::Stopping {} => self.stopping(),
+            Event::StopRefused(refused) => self.refused(&StopError::Busy(refused)),
+            Event::StatusOk(status) => {
+                if let Some(Pending::Status { reply, .. }) = self.pending.remove(&id) {
+                    let _ = reply.send(Ok(status));
+                }
+            }
+            Event::ExportProgress(progress) => self.export_goes_on(id, ExportUpdate::Progress(progress)),
+            Event::ExportSkipped(skipped) => self.export_goes_on(id, ExportUpdate::Skipped(skipped.path)),
+            Event::ExportDone(done) => {
+                self.export_goes_on(id, ExportUpdate::Done(done));
+                self.pending.remove(&id);
+            }
+            Event::Failed(failure) => self.failed(id, failure),
+            Event::MountReady(_) | Event::MountError(_) => {
+                tracing::warn!(pid = self.control.process.pid(), "the worker says Hello twice");
+            }
+        }
+    }
+
+    fn export_goes_on(&mut self, id: u64, update: ExportUpdate) {
+        if let Some(Pending::Export { reply }) = self.pending.get(&id)
+            && reply.send(update).is_err()
+        {
+            self.pending.remove(&id);
+        }
+    }
+
+    fn failed(&mut self, id: u64, failure: selvedge_worker_proto::Failure) {
+        let error = |failure: selvedge_worker_proto::Failure| CallError::Failed {
+            kind: failure.kind,
+            message: failure.message,
+        };
+        match self.pending.remove(&id) {
+            Some(Pending::Status { reply, .. }) => {
+                let _ = reply.send(Err(error(failure)));
+            }
+            Some(Pending::Export { reply }) => {
+                let _ = reply.send(ExportUpdate::Failed(error(failure)));
+            }
+            Some(Pending::Stop) => self.refused(&StopError::Failed(failure)),
+            None => tracing::warn!(
+                pid = self.control.process.pid(),
+                message = failure.message,
+                "the worker failed"
+            ),
+        }
+    }
+
+    fn garbled(&mut self, error: &RecvError) {
+        tracing::warn!(pid = self.control.process.pid(), %error, "the worker talks nonsense");
+        if let RecvError::Decode(source) = error
+            && let Some(pending) = source.id().and_then(|id| self.pending.remove(&id))
+        {
+            let nonsense = CallError::Nonsense(error.to_string());
+            match pending {
+                Pending::Status { reply, .. } => drop(reply.send(Err(nonsense))),
+                Pending::Export { reply } => drop(reply.send(ExportUpdate::Failed(nonsense))),
+                Pending::Stop => {}
+            }
+        }
+    }
+
+    /// The conversation has ended. A worker that closed it is about to end, and gets the grace for it; one that
+    /// broke it does not know what it says, and is ended.
+    fn silenced(&mut self, error: &RecvError) {
+        self.silent = true;
+        self.pending.clear();
+        let grace = if matches!(error, RecvError::Closed) { self.control.stop_grace } else { Duration::ZERO };
+        if self.ending.is_none() {
+            self.ending = Some(Ending::new(StopMode::Force, Step::None, Instant::now() + grace));
+        }
+    }
+
+    fn stop(&mut self, mode: StopMode, reply: mpsc::Sender<Result<StopReport, StopError>>) {
+        if let Some(ending) = &mut self.ending {
+            ending.waiters.push(reply);
+            // A worker that has not been asked to end a busy mount is asked now; every other ending goes its way.
+            if mode == StopMode::Orderly || ending.mode == StopMode::Force || ending.step > Step::Ask {
+                return;
+            }
+        } else {
+            let mut ending = Ending::new(mode, Step::Ask, Instant::now());
+            ending.waiters.push(reply);
+            self.ending = Some(ending);
+        }
+        self.ask_to_stop(mode);
+    }
+
+    fn ask_to_stop(&mut self, mode: StopMode) {
+        let sent = self.send(Command::Stop { force: mode == StopMode::Force }, None);
+        let Some(ending) = &mut self.ending else { return };
+        ending.mode = mode;
+        ending.step = Step::Ask;
+        match sent {
+            Ok(id) => {
+                ending.due = Some(Instant::now() + self.control.stop_grace);
+                self.pending.insert(id, Pending::Stop);
+            }
+            Err(_) => ending.due = Some(Instant::now()),
+        }
+        self.control.life.set_step(Step::Ask);
+        self.control.life.set_state(State::Stopping);
+    }
+
+    /// The worker has unmounted and goes on to flush, because it was asked or because it got a signal.
+    fn stopping(&mut self) {
+        let now = Instant::now();
+        let ending = self.ending.get_or_insert_with(|| Ending::new(StopMode::Orderly, Step::None, now));
+        let patience = match ending.mode {
+            StopMode::Orderly => self.control.flush_deadline,
+            StopMode::Force => self.control.stop_grace,
+        };
+        if ending.step <= Step::Ask {
+            ending.due = Some(now + patience);
+        }
+        self.control.life.set_state(State::Stopping);
+    }
+
+    /// The worker stays. Unless it shall end at any price, so does everything else.
+    fn refused(&mut self, error: &StopError) {
+        self.pending.retain(|_, pending| !matches!(pending, Pending::Stop));
+        match self.ending.take() {
+            Some(mut ending) if ending.mode == StopMode::Force => {
+                ending.due = Some(Instant::now());
+                self.ending = Some(ending);
+            }
+            Some(ending) => {
+                self.control.life.set_step(Step::None);
+                self.control.life.set_state(State::Ready);
+                for waiter in ending.waiters {
+                    let _ = waiter.send(Err(error.clone()));
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The present step has had its time.
+    fn escalate(&mut self) {
+        let Some(ending) = &mut self.ending else { return };
+        let now = Instant::now();
+        ending.step = ending.step.next();
+        match ending.step {
+            Step::None | Step::Ask | Step::Terminate => {
+                self.control.process.signal(Signal::TERM);
+                ending.due = Some(now + self.control.stop_grace);
+            }
+            Step::Kill if ending.killed_at.is_none() => {
+                self.control.process.signal(Signal::KILL);
+                ending.killed_at = Some(now);
+                ending.due = Some(now + DEATH);
+            }
+            // It may wait in the kernel for an answer to a request on a mount: its own gets answered now.
+            Step::Kill if !ending.mount_cut => {
+                ending.mount_cut = true;
+                let _ = unmount(&self.control.identity, UnmountMode::Force, now + DEATH);
+                ending.due = Some(Instant::now() + DEATH);
+            }
+            Step::Kill => {
+                ending.due = None;
+                let waited = ending.killed_at.map_or(Duration::ZERO, |at| now - at);
+                let error = StopError::Unkillable { pid: self.control.process.pid(), waited };
+                for waiter in ending.waiters.drain(..) {
+                    let _ = waiter.send(Err(error.clone()));
+                }
+            }
+        }
+        self.control.life.set_step(ending.step);
+        self.control.life.set_state(State::Stopping);
+    }
+
+    /// The worker is reaped: hears its last words, takes down what it left, tells everybody.
+    fn finish(mut self, status: ExitStatus) {
+        self.control.life.set_state(State::TakingDown);
+        let due = Instant::now() + LAST_EVENTS;
+        while !self.silent
+            && let Some(input) = self.next(Some(due))
+        {
+            match input {
+                Input::Silent(_) | Input::Reaped(_) => break,
+                Input::Event(received) => self.hear(*received),
+                Input::Stop { reply, .. } => self.waiters().push(reply),
+                // Their askers see the reply's end.
+                Input::Garbled(_) | Input::Status { .. } | Input::Export { .. } => {}
+            }
+        }
+        self.control.life.set_state(State::TakingDown);
+        self.pending.clear();
+        let gone = take_down(&self.control.identity, Instant::now() + TAKE_DOWN);
+        let report = ExitReport {
+            pid: self.control.process.pid(),
+            status,
+            mount_left: !matches!(gone, Ok(TakenDown::WasGone)),
+            mount_stuck: gone.err().map(|error| error.to_string()),
+            stderr_tail: self.control.stderr.take().map(Stderr::finish).unwrap_or_default(),
+        };
+        let waiters = std::mem::take(self.waiters());
+        let Control { life, reaper, reader, inputs, .. } = self.control;
+        // Both have said their last.
+        let _ = reaper.join();
+        let _ = reader.join();
+        life.finish(&report);
+        let step = life.exited().map_or(Step::None, |(_, step)| step);
+        let late = inputs.try_iter().filter_map(|input| match input {
+            Input::Stop { reply, .. } => Some(reply),
+            _ => None,
+        });
+        for waiter in waiters.into_iter().chain(late) {
+            let _ = waiter.send(Ok(StopReport { exit: report.clone(), step }));
+        }
+    }
+
+    fn waiters(&mut self) -> &mut Vec<mpsc::Sender<Result<StopReport, StopError>>> {
+        let now = Instant::now();
+        &mut self.ending.get_or_insert_with(|| Ending::new(StopMode::Orderly, Step::None, now)).waiters
+    }
+}
+
+impl Ending {
+    const fn new(mode: StopMode, step: Step, due: Instant) -> Self {
+        Self { mode, step, due: Some(due), mount_cut: false, killed_at: None, waiters: Vec::new() }
+    }
+}

@@ -1,0 +1,207 @@
+//! From a specification to a worker whose mount is ready.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::Signal;
+use selvedge_mountpoint::{MountEntry, MountIdentity, mountinfo, take_down};
+use selvedge_worker_proto::{
+    Command, Envelope, Event, MountReady, PROTOCOL_VERSION, Received, Receiver, RecvError, SendError, Sender,
+    channel,
+};
+
+use crate::control::{HELLO, Input};
+use crate::life::Life;
+use crate::process::Process;
+use crate::stderr::Stderr;
+use crate::{ExitReport, ExitStatus, SpawnError, SpawnSpec, reaper};
+
+/// How long a killed process may take to be reaped before it is given up.
+pub(crate) const DEATH: Duration = Duration::from_secs(5);
+/// How long taking a dead worker's mount down may take.
+pub(crate) const TAKE_DOWN: Duration = Duration::from_secs(10);
+
+/// Threads of a supervisor touch little stack; most of this is never made resident.
+const STACK: usize = 512 * 1024;
+
+pub(crate) fn thread_named(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(format!("worker-{name}")).stack_size(STACK).spawn(body)
+}
+
+/// A started worker and the ends of everything that ties it to its supervisor.
+pub(crate) struct Started {
+    pub(crate) process: Process,
+    pub(crate) life: Arc<Life>,
+    pub(crate) commands: Sender<Command>,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) inputs: mpsc::Receiver<Input>,
+    pub(crate) input: mpsc::Sender<Input>,
+    pub(crate) reaper: JoinHandle<()>,
+    pub(crate) stderr: Option<Stderr>,
+}
+
+/// A worker whose mount is ready.
+pub(crate) struct Mounted {
+    pub(crate) started: Started,
+    pub(crate) ready: Received<Event>,
+    pub(crate) said: MountReady,
+    pub(crate) identity: MountIdentity,
+}
+
+/// Starts a worker and waits until its mount is ready.
+pub(crate) fn spawn(spec: &SpawnSpec) -> Result<Mounted, SpawnError> {
+    let begun = Instant::now();
+    let before = mountinfo::at(&spec.mount_point)
+        .map_err(|source| SpawnError::Io { what: "read the mount table", source })?;
+    let mut started = Started::new(spec)?;
+    match handshake(&mut started, spec, begun + spec.handshake_deadline) {
+        Ok((ready, said, identity)) => Ok(Mounted { started, ready, said, identity }),
+        Err(failure) => {
+            let patience = if failure.is_last_word() { spec.stop_grace } else { Duration::ZERO };
+            let waited = begun.elapsed();
+            let (exit, killed) = started.end(patience, &spec.mount_point, &before);
+            Err(failure.into_error(exit, killed, waited))
+        }
+    }
+}
+
+impl Started {
+    fn new(spec: &SpawnSpec) -> Result<Self, SpawnError> {
+        let io = |what| move |source| SpawnError::Io { what, source };
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| io("make a socket pair")(errno.into()))?;
+        let (process, pipe) = Process::start(spec, theirs)?;
+        let (commands, events) = channel(ours);
+        let (input, inputs) = mpsc::channel();
+        let life = Arc::new(Life::new());
+        let reaper = reaper::start(process.clone(), Arc::clone(&life), commands.clone(), input.clone());
+        let reaper = reaper.map_err(|error| {
+            // Without its reaper the process could only become a zombie, which ends with this process.
+            process.signal(Signal::KILL);
+            io("start a thread")(error)
+        })?;
+        // A worker whose standard error cannot be read still mounts.
+        let stderr = pipe.and_then(|pipe| Stderr::start(pipe, process.clone()).ok());
+        Ok(Self { process, life, commands, events, inputs, input, reaper, stderr })
+    }
+
+    /// Ends a worker that has not become ready, and cleans up after it. Says whether it had to be killed.
+    fn end(self, patience: Duration, mount_point: &Path, before: &[MountEntry]) -> (ExitReport, bool) {
+        let reaped = |patience| {
+            self.inputs.recv_timeout(patience).ok().and_then(|input| match input {
+                Input::Reaped(status) => Some(status),
+                _ => None,
+            })
+        };
+        let by_itself = reaped(patience);
+        let status = by_itself.or_else(|| {
+            self.process.signal(Signal::KILL);
+            reaped(DEATH)
+        });
+        let mut report = ExitReport {
+            pid: self.process.pid(),
+            status: status.unwrap_or(ExitStatus::Unknown),
+            mount_left: false,
+            mount_stuck: None,
+            stderr_tail: String::new(),
+        };
+        if status.is_some() {
+            let _ = self.reaper.join();
+            report.stderr_tail = self.stderr.map(Stderr::finish).unwrap_or_default();
+        }
+        for left in left_behind(mount_point, before) {
+            report.mount_left = true;
+            let gone = take_down(&left.identity(), Instant::now() + TAKE_DOWN);
+            report.mount_stuck = gone.err().map(|error| error.to_string());
+        }
+        (report, by_itself.is_none())
+    }
+}
+
+/// Selvedge mounts that have come to `mount_point` since `before` was read.
+fn left_behind(mount_point: &Path, before: &[MountEntry]) -> Vec<MountEntry> {
+    let mut now = mountinfo::at(mount_point).unwrap_or_default();
+    now.retain(|entry| entry.is_selvedge() && !before.iter().any(|old| entry.identity() == old.identity()));
+    // The uppermost first, or it would hide the others.
+    now.reverse();
+    now
+}
+
+/// Why a worker did not become ready.
+enum Failure {
+    Refused(selvedge_worker_proto::Failure),
+    Died,
+    TimedOut,
+    Nonsense(String),
+    Protocol(u32),
+}
+
+impl Failure {
+    /// Whether the worker is about to end by itself.
+    const fn is_last_word(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Died)
+    }
+
+    fn into_error(self, exit: ExitReport, killed: bool, waited: Duration) -> SpawnError {
+        match self {
+            Self::Refused(failure) => SpawnError::Mount { failure, exit },
+            Self::Died if killed => {
+                SpawnError::Nonsense { message: "it closed the connection and went on".to_owned(), exit }
+            }
+            Self::Died => SpawnError::Died { exit },
+            Self::TimedOut => SpawnError::TimedOut { waited, exit },
+            Self::Nonsense(message) => SpawnError::Nonsense { message, exit },
+            Self::Protocol(worker) => SpawnError::Protocol { worker, ours: PROTOCOL_VERSION },
+        }
+    }
+}
+
+type Ready = (Received<Event>, MountReady, MountIdentity);
+
+fn handshake(started: &mut Started, spec: &SpawnSpec, deadline: Instant) -> Result<Ready, Failure> {
+    let hello = Envelope::new(HELLO, Command::Hello { protocol: PROTOCOL_VERSION });
+    match started.commands.send(hello, &[], Some(deadline)) {
+        // What it said before it closed the socket is still to be read.
+        Ok(()) | Err(SendError::Closed) => {}
+        Err(SendError::TimedOut) => return Err(Failure::TimedOut),
+        Err(error) => return Err(Failure::Nonsense(error.to_string())),
+    }
+    let received = started.events.recv(Some(deadline)).map_err(|error| match error {
+        RecvError::Closed => Failure::Died,
+        RecvError::TimedOut => Failure::TimedOut,
+        other => Failure::Nonsense(other.to_string()),
+    })?;
+    match &received.envelope.msg {
+        Event::MountReady(said) if said.protocol != PROTOCOL_VERSION => Err(Failure::Protocol(said.protocol)),
+        Event::MountReady(said) => {
+            let said = said.clone();
+            let identity = prove(&said, &spec.mount_point, started.process.pid())?;
+            Ok((received, said, identity))
+        }
+        Event::MountError(failure) => Err(Failure::Refused(failure.clone())),
+        other => Err(Failure::Nonsense(format!("it answered Hello with {other:?}"))),
+    }
+}
+
+/// Checks what the worker says against the mount table: readiness is never assumed.
+fn prove(said: &MountReady, mount_point: &Path, pid: u32) -> Result<MountIdentity, Failure> {
+    let identity = MountIdentity {
+        mount_id: said.mount_id,
+        unique_id: said.unique_mount_id,
+        device: selvedge_mountpoint::Device { major: said.device.major, minor: said.device.minor },
+        path: said.mount_path.0.clone(),
+    };
+    if said.pid != pid {
+        return Err(Failure::Nonsense(format!("it says that it is process {}", said.pid)));
+    }
+    match identity.find() {
+        Ok(Some(entry)) if entry.is_selvedge() && entry.mount_point == mount_point => Ok(identity),
+        Ok(_) => Err(Failure::Nonsense("the mount it speaks of is not in the mount table".to_owned())),
+        Err(error) => Err(Failure::Nonsense(format!("cannot read the mount table: {error}"))),
+    }
+}
