@@ -42,7 +42,7 @@ pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: SpawnSpec) -> Re
     })?;
     record.write(runtime)?;
 
-    let supervisor = Supervisor::spawn(spec).map_err(|error| {
+    let supervisor = Supervisor::spawn(&spec).map_err(|error| {
         let place = show(record.mountpoint.as_path());
         CliError::from(error).context(format!("cannot mount thread {} on {place}", record.thread))
     })?;
