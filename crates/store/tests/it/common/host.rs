@@ -159,10 +159,13 @@ pub(crate) fn as_user(name: &str) -> bool {
     if std::env::var_os(MARK).is_some() {
         return true;
     }
+    // Root's, so that it can be removed whatever the other user left in it.
+    let tmp = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(tmp.path(), Some(USER), Some(USER)).expect("giving files away needs root");
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(MARK, "1")
-        .env_remove("TMPDIR")
+        .env("TMPDIR", tmp.path())
         .uid(USER)
         .gid(USER)
         .current_dir("/")
