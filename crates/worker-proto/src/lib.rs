@@ -6,7 +6,7 @@
 //! `docs/design/worker-protocol.md` tells the whole exchange.
 //!
 //! The layers can be used apart: [`frame`] is pure (bytes to frames and back), [`envelope`] turns frames into
-//! messages, [`channel`] moves both, with descriptors and deadlines, over a Unix stream socket.
+//! messages, [`mod@channel`] moves both, with descriptors and deadlines, over a Unix stream socket.
 
 pub mod channel;
 pub mod command;

@@ -1,0 +1,118 @@
+//! The wire format, pinned: each message's frame stands in a file, and a change of any byte fails here. A message
+//! that has a new field keeps its old file, which must still be read, and gets a new one beside it.
+//!
+//! `SELVEDGE_UPDATE_GOLDEN=1` writes the files that are missing; it never changes one.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use selvedge_worker_proto::{
+    Command, Device, Envelope, ErrorKind, Event, ExportDone, ExportProgress, ExportSkipped, Failure, Holder,
+    Message, MountReady, PROTOCOL_VERSION, Passthrough, StatusOk, StopRefused, WirePath, encode,
+};
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn check<M: Message + PartialEq + Debug>(file: &str, fds: u32, message: M) {
+    let mut envelope = Envelope::new(7, message);
+    envelope.fds = fds;
+    let frame = encode(&envelope.to_json().unwrap()).unwrap();
+    let path = directory().join(format!("{file}.frame"));
+    if std::env::var_os("SELVEDGE_UPDATE_GOLDEN").is_some() && !path.exists() {
+        fs::write(&path, &frame).unwrap();
+    }
+    let golden = fs::read(&path).unwrap();
+    assert_eq!(String::from_utf8_lossy(&frame), String::from_utf8_lossy(&golden), "{file}");
+    assert_eq!(Envelope::<M>::from_json(&golden[4..]).unwrap(), envelope, "{file}");
+}
+
+fn ready() -> MountReady {
+    MountReady {
+        protocol: PROTOCOL_VERSION,
+        pid: 4711,
+        mount_path: WirePath::from("/home/me/w/a1"),
+        mount_id: 42,
+        unique_mount_id: Some(2_147_483_690),
+        device: Device { major: 0, minor: 39 },
+        passthrough: Passthrough { active: false, reason: Some("needs CAP_SYS_ADMIN".to_owned()) },
+    }
+}
+
+fn status() -> StatusOk {
+    StatusOk {
+        pid: 4711,
+        mount_path: WirePath(PathBuf::from(OsString::from_vec(b"/w/\xff".to_vec()))),
+        requests: 123_456,
+        oldest_request_ms: Some(12),
+        uptime_ms: 60_000,
+        read_only: true,
+    }
+}
+
+#[test]
+fn every_command_and_event_is_written_and_read_as_ever() {
+    check("command-hello", 0, Command::Hello { protocol: 1 });
+    check("command-stop", 0, Command::Stop { force: true });
+    check("command-status", 0, Command::Status {});
+    check("command-export", 1, Command::Export { delete: true });
+    check("event-mount-ready", 3, Event::MountReady(ready()));
+    check(
+        "event-mount-error",
+        0,
+        Event::MountError(Failure::new(ErrorKind::Conflict, "\"/w\" is not empty")),
+    );
+    check("event-status-ok", 0, Event::StatusOk(status()));
+    check("event-stopping", 0, Event::Stopping {});
+    let holder = Holder { pid: 99, name: "bash".to_owned() };
+    check("event-stop-refused", 0, Event::StopRefused(StopRefused::new("\"/w\" is busy", [holder])));
+    check("event-export-progress", 0, Event::ExportProgress(ExportProgress { files: 3, bytes: 4096 }));
+    check(
+        "event-export-skipped",
+        0,
+        Event::ExportSkipped(ExportSkipped { path: WirePath::from(".selvedge") }),
+    );
+    check("event-export-done", 0, Event::ExportDone(ExportDone { files: 5, bytes: 8192 }));
+    check("event-failed", 0, Event::Failed(Failure::new(ErrorKind::TimedOut, "the disk did not answer")));
+}
+
+#[test]
+fn every_kind_has_a_golden_file() {
+    let kebab = |kind: &str| {
+        kind.chars().fold(String::new(), |mut name, letter| {
+            if letter.is_uppercase() {
+                name.push('-');
+            }
+            name.push(letter.to_ascii_lowercase());
+            name
+        })
+    };
+    let commands = Command::KINDS.iter().map(|kind| format!("command{}.frame", kebab(kind)));
+    let wanted: BTreeSet<String> =
+        commands.chain(Event::KINDS.iter().map(|kind| format!("event{}.frame", kebab(kind)))).collect();
+    let found: BTreeSet<String> = fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn fields_that_this_version_does_not_know_are_ignored() {
+    let body = br#"{"id":7,"mood":"good","msg":{"Stop":{"force":true,"politely":[1,{"a":null}]}},"fds":0}"#;
+    assert_eq!(Envelope::from_json(body).unwrap(), Envelope::new(7, Command::Stop { force: true }));
+}
+
+#[test]
+fn fields_that_an_older_peer_leaves_out_have_their_old_meaning() {
+    let read = |body: &str| Envelope::<Command>::from_json(body.as_bytes()).unwrap().msg;
+    assert_eq!(read(r#"{"id":7,"msg":{"Stop":{}}}"#), Command::Stop { force: false });
+    assert_eq!(read(r#"{"id":7,"msg":{"Export":{}}}"#), Command::Export { delete: false });
+}
