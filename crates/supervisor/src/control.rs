@@ -57,9 +57,16 @@ pub(crate) enum ExportUpdate {
 /// An answer that is waited for.
 #[derive(Debug)]
 enum Pending {
-    Status { reply: mpsc::Sender<Result<StatusOk, CallError>>, until: Instant },
-    Export { reply: mpsc::Sender<ExportUpdate> },
+    Status {
+        reply: mpsc::Sender<Result<StatusOk, CallError>>,
+        until: Instant,
+    },
+    Export {
+        reply: mpsc::Sender<ExportUpdate>,
+    },
     Stop,
+    /// Whether a worker that does not answer `Stop` yet is at work on it.
+    Probe,
 }
 
 /// An attempt to end the worker.
@@ -204,11 +211,11 @@ impl Running {
         match received.envelope.msg {
             Event::Stopping {} => self.stopping(),
             Event::StopRefused(refused) => self.refused(&StopError::Busy(refused)),
-            Event::StatusOk(status) => {
-                if let Some(Pending::Status { reply, .. }) = self.pending.remove(&id) {
-                    let _ = reply.send(Ok(status));
-                }
-            }
+            Event::StatusOk(status) => match self.pending.remove(&id) {
+                Some(Pending::Status { reply, .. }) => drop(reply.send(Ok(status))),
+                Some(Pending::Probe) => self.at_work(),
+                _ => {}
+            },
             Event::ExportProgress(progress) => self.export_goes_on(id, ExportUpdate::Progress(progress)),
             Event::ExportSkipped(skipped) => self.export_goes_on(id, ExportUpdate::Skipped(skipped.path)),
             Event::ExportDone(done) => {
@@ -243,6 +250,7 @@ impl Running {
                 let _ = reply.send(ExportUpdate::Failed(error(failure)));
             }
             Some(Pending::Stop) => self.refused(&StopError::Failed(failure)),
+            Some(Pending::Probe) => self.at_work(),
             None => tracing::warn!(
                 pid = self.control.process.pid(),
                 message = failure.message,
@@ -260,7 +268,7 @@ impl Running {
             match pending {
                 Pending::Status { reply, .. } => drop(reply.send(Err(nonsense))),
                 Pending::Export { reply } => drop(reply.send(ExportUpdate::Failed(nonsense))),
-                Pending::Stop => {}
+                Pending::Stop | Pending::Probe => {}
             }
         }
     }
@@ -296,15 +304,26 @@ impl Running {
         let Some(ending) = &mut self.ending else { return };
         ending.mode = mode;
         ending.step = Step::Ask;
-        match sent {
-            Ok(id) => {
-                ending.due = Some(Instant::now() + self.control.stop_grace);
-                self.pending.insert(id, Pending::Stop);
-            }
-            Err(_) => ending.due = Some(Instant::now()),
+        ending.due =
+            Some(Instant::now() + if sent.is_ok() { self.control.stop_grace } else { Duration::ZERO });
+        if let Ok(id) = sent {
+            self.pending.insert(id, Pending::Stop);
+        }
+        if let Ok(id) = self.send(Command::Status {}, None) {
+            self.pending.insert(id, Pending::Probe);
         }
         self.control.life.set_step(Step::Ask);
         self.control.life.set_state(State::Stopping);
+    }
+
+    /// The worker answers questions while it does not answer `Stop`: the kernel writes out, through it, what
+    /// programs have changed in mapped files, and ending it now would lose that.
+    fn at_work(&mut self) {
+        if let Some(ending) = &mut self.ending
+            && (ending.mode, ending.step) == (StopMode::Orderly, Step::Ask)
+        {
+            ending.due = ending.due.max(Some(Instant::now() + self.control.flush_deadline));
+        }
     }
 
     /// The worker has unmounted and goes on to flush, because it was asked or because it got a signal.

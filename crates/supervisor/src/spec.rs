@@ -38,7 +38,7 @@ pub struct SpawnSpec {
     pub handshake_deadline: Duration,
     /// How long it may take from each step of stopping to the next.
     pub stop_grace: Duration,
-    /// How long a worker that has begun to stop may take to flush before it is ended.
+    /// How long a worker that is at work on an orderly stop may take to write everything out before it is ended.
     pub flush_deadline: Duration,
 }
 

@@ -153,8 +153,9 @@ impl Supervisor {
     /// Ends the worker: asks, then SIGTERM, then SIGKILL, then takes the mount down. Any number of calls, also
     /// after the end, get the same report.
     ///
-    /// In [`StopMode::Orderly`] a worker whose mount is busy refuses, and everything goes on as before; one that
-    /// does not answer within the grace is ended all the same.
+    /// In [`StopMode::Orderly`] a worker whose mount is busy refuses, and everything goes on as before. One that
+    /// answers nothing within the grace is ended all the same; one that still answers questions is at work, and
+    /// has the specification's `flush_deadline`.
     pub fn stop(&self, mode: StopMode) -> Result<StopReport, StopError> {
         let (reply, answer) = mpsc::channel();
         let asked = self.input.send(Input::Stop { mode, reply }).is_ok();

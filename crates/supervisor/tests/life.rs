@@ -153,6 +153,16 @@ fn a_worker_that_ignores_stop_gets_sigterm() {
 }
 
 #[test]
+fn a_worker_that_is_at_work_on_a_stop_is_given_time() {
+    let (supervisor, sandbox) = start("stops slowly");
+    let begun = Instant::now();
+    let report = supervisor.stop(StopMode::Orderly).unwrap();
+    assert!(begun.elapsed() >= SECOND, "{:?}", begun.elapsed());
+    assert_eq!((report.step, report.exit.status), (Step::Ask, ExitStatus::Exited(0)));
+    nothing_left(&supervisor, &sandbox);
+}
+
+#[test]
 fn a_worker_that_flushes_for_ever_is_ended() {
     let sandbox = Sandbox::new();
     let mut spec = sandbox.spec("flushes for ever");

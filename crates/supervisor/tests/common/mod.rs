@@ -168,11 +168,21 @@ impl Worker<'_> {
             }
             _ => {}
         }
+        let mut slow_stop = None;
         while let Ok(Received { envelope, fds }) = commands.recv(None) {
             let say = |event| self.events.send(Envelope::new(envelope.id, event), &[], Some(soon())).unwrap();
             match envelope.msg {
                 Command::Hello { .. } => say(Event::failed(ErrorKind::Usage, "again?")),
-                Command::Status {} => say(self.status()),
+                Command::Status {} => {
+                    say(self.status());
+                    if let Some(id) = slow_stop {
+                        thread::sleep(Duration::from_secs(1));
+                        let say =
+                            |event| self.events.send(Envelope::new(id, event), &[], Some(soon())).unwrap();
+                        self.stop(false, &say);
+                    }
+                }
+                Command::Stop { .. } if self.role == "stops slowly" => slow_stop = Some(envelope.id),
                 Command::Stop { force } => self.stop(force, &say),
                 Command::Export { delete } => self.export(delete, &fds, &say),
             }
