@@ -44,7 +44,7 @@ fn run(cli: Cli, ui: Ui) -> Result<()> {
         Command::Unmount(args) => unmount::run(&context, &args),
         Command::List(args) => list::run(&context, args),
         Command::Doctor(args) => doctor::run(&context, args),
-        Command::Completions(args) => completions::run(&context, args),
+        Command::Completions(args) => completions::run(&context, &args),
     }
 }
 
@@ -73,7 +73,8 @@ fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
 /// The parser's text is an error line, then perhaps tips, the usage and a pointer to `--help`.
 fn from_parser(kind: ClapKind, text: &str) -> CliError {
     if kind == ClapKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let usage = text.lines().find(|line| line.starts_with("Usage: ")).unwrap_or("Usage: selvedge COMMAND");
+        let usage =
+            text.lines().find(|line| line.starts_with("Usage: ")).unwrap_or("Usage: selvedge COMMAND");
         return CliError::usage("a command is missing").hint(format!("{usage}; --help lists the commands"));
     }
     let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());

@@ -104,7 +104,8 @@ impl From<Failure> for CliError {
     }
 }
 
-/// An error and its causes on one line. A cause that the text before it already quotes is not repeated.
+/// An error and its causes on one line, without Rust's "(os error N)". A cause that the text before it already
+/// quotes is not repeated.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -115,16 +116,30 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         source = cause.source();
     }
-    text
+    without_numbers(&text)
 }
 
 /// What the system says, without Rust's "(os error N)".
 pub fn system_text(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
+    without_numbers(&error.to_string())
+}
+
+fn without_numbers(text: &str) -> String {
+    const MARK: &str = " (os error ";
+    let mut rest = text;
+    let mut plain = String::with_capacity(text.len());
+    while let Some((before, after)) = rest.split_once(MARK) {
+        plain.push_str(before);
+        match after.split_once(')') {
+            Some((number, beyond)) if number.bytes().all(|byte| byte.is_ascii_digit()) => rest = beyond,
+            _ => {
+                plain.push_str(MARK);
+                rest = after;
+            }
+        }
     }
+    plain.push_str(rest);
+    plain
 }
 
 #[cfg(test)]
@@ -136,6 +151,12 @@ mod tests {
         let error = CliError::io("cannot open /x", &std::io::Error::from_raw_os_error(libc::EACCES));
         assert_eq!(error.kind, ErrorKind::NotPermitted);
         assert_eq!(error.message, "cannot open /x: Permission denied");
+    }
+
+    #[test]
+    fn error_numbers_are_for_nobody() {
+        assert_eq!(without_numbers("a (os error 13): b (os error 2)"), "a: b");
+        assert_eq!(without_numbers("a (os error x)"), "a (os error x)");
     }
 
     #[test]

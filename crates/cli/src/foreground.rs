@@ -33,7 +33,7 @@ enum Event {
 }
 
 /// Makes the mount that `record` describes, and holds it until it ends.
-pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: SpawnSpec) -> Result<()> {
+pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: &SpawnSpec) -> Result<()> {
     let mut leftovers = Leftovers { runtime, record: record.clone(), armed: true };
     let (sender, events) = channel();
     watch_signals(&sender)?;
@@ -42,7 +42,7 @@ pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: SpawnSpec) -> Re
     })?;
     record.write(runtime)?;
 
-    let supervisor = Supervisor::spawn(&spec).map_err(|error| {
+    let supervisor = Supervisor::spawn(spec).map_err(|error| {
         let place = show(record.mountpoint.as_path());
         CliError::from(error).context(format!("cannot mount thread {} on {place}", record.thread))
     })?;
@@ -152,7 +152,9 @@ fn report(ui: Ui, hosted: &Hosted, report: &ExitReport) -> Result<()> {
 fn watch_signals(sender: &Sender<Event>) -> Result<()> {
     let mut watched = vec![SIGINT, SIGTERM];
     // Started with nohup, this process is meant to survive the terminal.
-    if !hygiene::was_ignored(SIGHUP) {
+    if hygiene::was_ignored(SIGHUP) {
+        hygiene::ignore(SIGHUP);
+    } else {
         watched.push(SIGHUP);
     }
     let mut signals =

@@ -44,6 +44,11 @@ pub fn was_ignored(signal: i32) -> bool {
     IGNORED.get().is_some_and(|ignored| ignored.contains(&signal))
 }
 
+/// Ignores `signal` (again).
+pub fn ignore(signal: i32) {
+    sys::ignore_signal(signal);
+}
+
 /// Cleans what the command line inherited. Standard input, output and error stay; Rust's runtime has already put
 /// `/dev/null` in the place of a missing one.
 pub fn clean_cli() {

@@ -16,11 +16,12 @@ use crate::runtime::file_system_type;
 use crate::ui::{show, show_os};
 
 /// Sets up logging as `SELVEDGE_LOG` and `SELVEDGE_LOG_FILE` say; `verbose` counts `-v` and decides when
-/// `SELVEDGE_LOG` does not. Without either, warnings are logged.
+/// `SELVEDGE_LOG` does not. Without either, errors are logged.
 pub fn start(environment: &Environment, verbose: u8) -> Result<()> {
     let filter = match &environment.log {
         None => EnvFilter::new(match verbose {
-            0 => "warn",
+            // What concerns the user is printed anyway; a worker's last words are part of the error.
+            0 => "error",
             1 => "info",
             _ => "debug",
         }),

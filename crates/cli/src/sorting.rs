@@ -10,14 +10,12 @@ use selvedge_supervisor::{CallError, SpawnError, StopError};
 use selvedge_view::ViewError;
 use selvedge_worker_proto::{ErrorKind, StopRefused};
 
-use crate::error::{CliError, chain, system_text};
+use crate::error::{CliError, chain};
 
 /// `error` with its causes, of the kind that the system's answer `source` is.
 fn from_system(error: &(dyn std::error::Error + 'static), source: &io::Error) -> CliError {
     let kind = CliError::io("", source).kind;
-    // The chain ends with the system's words, which Rust decorates with a number.
-    let text = chain(error).replace(&source.to_string(), &system_text(source));
-    let sorted = CliError::new(kind, text);
+    let sorted = CliError::new(kind, chain(error));
     match source.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => sorted.hint("make room on the disk, then try again"),
         _ => sorted,
@@ -81,7 +79,7 @@ impl From<RepositoryError> for CliError {
                 Self::not_permitted(chain(&error)).hint("check who owns it and whether the disk is read-only")
             }
             RepositoryError::Io { ref source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Self::not_found(chain(&error).replace(&source.to_string(), &system_text(source)))
+                Self::not_found(chain(&error))
             }
             RepositoryError::Io { ref source, .. } => from_system(&error, source),
             RepositoryError::Invalid { .. } => Self::failed(chain(&error)),
@@ -97,7 +95,7 @@ impl From<ViewError> for CliError {
 
 impl From<NameError> for CliError {
     fn from(error: NameError) -> Self {
-        Self::usage(error.to_string())
+        Self::usage(chain(&error))
             .hint("names are 1 to 100 of letters, digits, '.', '_' and '-', not starting with '-' or '.'")
     }
 }
@@ -106,9 +104,9 @@ impl From<ResolveError> for CliError {
     fn from(error: ResolveError) -> Self {
         match error {
             ResolveError::Store(error) => error.into(),
-            ResolveError::Syntax { .. } => Self::usage(error.to_string()),
-            ResolveError::NotFound { .. } => Self::not_found(error.to_string()),
-            ResolveError::Ambiguous { .. } => Self::usage(error.to_string()).hint("give more digits"),
+            ResolveError::Syntax { .. } => Self::usage(chain(&error)),
+            ResolveError::NotFound { .. } => Self::not_found(chain(&error)),
+            ResolveError::Ambiguous { .. } => Self::usage(chain(&error)).hint("give more digits"),
         }
     }
 }
@@ -128,7 +126,7 @@ impl From<ImportError> for CliError {
             ImportError::Store(error) => error.into(),
             ImportError::Refs(error) => error.into(),
             ImportError::Source { ref source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Self::not_found(chain(&error).replace(&source.to_string(), &system_text(source)))
+                Self::not_found(chain(&error))
             }
             ImportError::Source { ref source, .. } => from_system(&error, source),
             ImportError::Unreadable { ref source, .. } => from_system(&error, source)
@@ -156,13 +154,13 @@ impl From<ExportError> for CliError {
 impl From<MountpointError> for CliError {
     fn from(error: MountpointError) -> Self {
         match &error {
-            MountpointError::Missing { .. } => Self::not_found(error.to_string()),
+            MountpointError::Missing { .. } => Self::not_found(chain(&error)),
             MountpointError::NotEmpty { .. }
             | MountpointError::IsSymlink { .. }
-            | MountpointError::NotADirectory { .. } => Self::conflict(error.to_string())
+            | MountpointError::NotADirectory { .. } => Self::conflict(chain(&error))
                 .hint("choose an empty directory, or one that does not exist yet"),
             MountpointError::OnFuse { .. } => {
-                Self::conflict(error.to_string()).hint("choose a directory that lies on no Selvedge mount")
+                Self::conflict(chain(&error)).hint("choose a directory that lies on no Selvedge mount")
             }
             MountpointError::Io { source, .. } => from_system(&error, source),
             _ => Self::failed(chain(&error)),
@@ -205,9 +203,9 @@ impl From<StopError> for CliError {
             StopError::Busy(refused) => busy(&refused),
             StopError::Failed(failure) => failure.into(),
             StopError::Unkillable { .. } => {
-                Self::timed_out(error.to_string()).hint("it waits in the kernel, most likely for a disk")
+                Self::timed_out(chain(&error)).hint("it waits in the kernel, most likely for a disk")
             }
-            _ => Self::failed(error.to_string()),
+            _ => Self::failed(chain(&error)),
         }
     }
 }
@@ -216,8 +214,8 @@ impl From<CallError> for CliError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Failed { kind, message } => Self::new(kind, message),
-            CallError::TimedOut { .. } => Self::timed_out(error.to_string()),
-            _ => Self::failed(error.to_string()),
+            CallError::TimedOut { .. } => Self::timed_out(chain(&error)),
+            _ => Self::failed(chain(&error)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -11,6 +11,9 @@ use selvedge_mountpoint::escape_for_print;
 use serde::Serialize;
 
 use crate::error::{CliError, Result};
+
+/// How many paths are named in warnings of one kind.
+const MAX_NAMED: usize = 50;
 
 /// Where a command's words go.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +52,16 @@ impl Ui {
     /// Tells the user something that needs attention, `--quiet` or not.
     pub fn warn(self, message: impl AsRef<str>) {
         write_err(&format!("warning: {}", message.as_ref()));
+    }
+
+    /// Warns of each of `paths` below `base`, up to a number that people read, and counts the rest.
+    pub fn warn_of(self, base: &Path, paths: &[PathBuf], what: &str) {
+        for path in paths.iter().take(MAX_NAMED) {
+            self.warn(format!("{} {what}", show(&base.join(path))));
+        }
+        if paths.len() > MAX_NAMED {
+            self.warn(format!("the same of {} more", paths.len() - MAX_NAMED));
+        }
     }
 
     /// Prints what a command failed with.

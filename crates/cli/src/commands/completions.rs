@@ -18,7 +18,7 @@ pub struct CompletionsArgs {
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: CompletionsArgs) -> Result<()> {
+pub fn run(context: &Context, args: &CompletionsArgs) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "selvedge", &mut script);
     context.ui.raw(&script)

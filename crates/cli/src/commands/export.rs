@@ -195,12 +195,8 @@ fn mention(ui: Ui, destination: &Path, report: &ExportReport) {
     for path in &report.skipped {
         ui.note(format!("left alone: {}", show(&destination.join(path))));
     }
-    for path in &report.owner_lost {
-        ui.warn(format!("{} belongs to you now: only root gives files away", show(&destination.join(path))));
-    }
-    for path in &report.xattrs_lost {
-        ui.warn(format!("{} lacks some extended attributes", show(&destination.join(path))));
-    }
+    ui.warn_of(destination, &report.owner_lost, "belongs to you now: only root gives files away");
+    ui.warn_of(destination, &report.xattrs_lost, "lacks some extended attributes");
 }
 
 /// An open destination.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::context::{Context, absolute};
 use crate::error::{CliError, Result};
 use crate::target::is_dirty;
-use crate::ui::{Ui, human_bytes, show, show_os};
+use crate::ui::{Ui, human_bytes, show_os};
 
 /// Capture a directory tree as a snapshot and point a thread at it
 ///
@@ -137,15 +137,9 @@ fn point(
 
 /// Names what the snapshot does not have, or has otherwise than the user may expect.
 fn mention(ui: Ui, source: &Path, report: &ImportReport) {
-    for mount in &report.skipped_mounts {
-        ui.warn(format!("{} is another mount and was not entered", show(&source.join(mount))));
-    }
-    for path in &report.changed {
-        ui.warn(format!("{} kept changing while it was read", show(&source.join(path))));
-    }
-    for path in &report.vanished {
-        ui.warn(format!("{} vanished while it was imported, and is left out", show(&source.join(path))));
-    }
+    ui.warn_of(source, &report.skipped_mounts, "is another mount and was not entered");
+    ui.warn_of(source, &report.changed, "kept changing while it was read");
+    ui.warn_of(source, &report.vanished, "vanished while it was imported, and is left out");
 }
 
 fn patterns(globs: &[OsString]) -> Result<GlobSet> {

@@ -91,7 +91,7 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
     place.made = false;
     // The worker opens the repository itself.
     drop(repository);
-    foreground::hold(context.ui, &runtime, record, spec)
+    foreground::hold(context.ui, &runtime, record, &spec)
 }
 
 fn check_options(args: &MountArgs) -> Result<()> {

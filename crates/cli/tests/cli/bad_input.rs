@@ -1,0 +1,282 @@
+//! Bad input: a clear error, the right exit code, and nothing changed.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use crate::sandbox::{DEADLINE, SELVEDGE, Sandbox, Stray, finish, wait};
+
+#[test]
+fn bad_thread_names_are_refused() {
+    let sandbox = Sandbox::new();
+    let long = "n".repeat(101);
+    for name in ["", ".", "..", ".hidden", "a/b", "a b", "é", "a\n", long.as_str()] {
+        sandbox.run(["thread", "create", name]).fails(2);
+        sandbox.run(["import", "--thread", name]).fails(2);
+        sandbox.run(["thread", "rename", "main", name]).fails(2);
+        sandbox.run(["mount", name, "../m", "--foreground"]).fails(2);
+    }
+    sandbox.run(["thread", "create", "--", "-a"]).fails(2);
+    assert_eq!(sandbox.json(["thread", "list"]).as_array().unwrap().len(), 1);
+    assert!(!sandbox.path("m").exists());
+}
+
+#[test]
+fn a_repository_of_an_unknown_format_version_is_refused() {
+    let sandbox = Sandbox::new();
+    let format = sandbox.repo().join(".selvedge/format");
+    let known = fs::read_to_string(&format).unwrap();
+    fs::write(&format, known.replace('1', "999")).unwrap();
+    for words in [&["thread", "list"][..], &["import"], &["mount", "main", "../m", "--foreground"], &["init"]]
+    {
+        sandbox.run(words).fails(1).saying("999").saying("hint: ");
+    }
+    assert_eq!(fs::read_to_string(&format).unwrap(), known.replace('1', "999"));
+    assert!(!sandbox.path("m").exists());
+}
+
+#[test]
+fn an_unwritable_repository_is_refused() {
+    let sandbox = Sandbox::unprivileged();
+    let repository = sandbox.repo().join(".selvedge");
+    fs::set_permissions(&repository, fs::Permissions::from_mode(0o500)).unwrap();
+    let refused = sandbox.run(["import"]);
+    fs::set_permissions(&repository, fs::Permissions::from_mode(0o700)).unwrap();
+    refused.fails(5).saying("cannot be written");
+}
+
+#[test]
+fn a_repository_of_another_owner_is_refused_unless_vouched_for() {
+    let sandbox = Sandbox::new();
+    let repository = sandbox.repo().join(".selvedge");
+    chown(&repository, Some(65_534), None).unwrap();
+    let refused = sandbox.run(["--repo", ".", "thread", "list"]).fails(5);
+    refused.saying("uid 65534").saying("[safe] repositories");
+    vouch(&sandbox, &sandbox.repo());
+    sandbox.run(["--repo", ".", "thread", "list"]).ok();
+}
+
+#[test]
+fn a_repository_that_others_may_write_is_refused_unless_vouched_for() {
+    let sandbox = Sandbox::new();
+    let repository = sandbox.repo().join(".selvedge");
+    fs::set_permissions(&repository, fs::Permissions::from_mode(0o770)).unwrap();
+    sandbox.run(["thread", "list"]).fails(5).saying("writable by others");
+    vouch(&sandbox, &sandbox.repo());
+    sandbox.run(["thread", "list"]).ok();
+}
+
+fn vouch(sandbox: &Sandbox, repository: &Path) {
+    let directory = sandbox.path("home/.config/selvedge");
+    fs::create_dir_all(&directory).unwrap();
+    let text = format!("[safe]\nrepositories = [{:?}]\n", repository.to_str().unwrap());
+    fs::write(directory.join("config.toml"), text).unwrap();
+}
+
+#[test]
+fn unknown_settings_are_errors_that_name_file_and_line() {
+    let sandbox = Sandbox::new();
+    let directory = sandbox.path("home/.config/selvedge");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("config.toml"), "[safe]\nrepositories = []\n\n[mount]\nthreads = 2\n").unwrap();
+    sandbox.run(["thread", "list"]).fails(2).saying("config.toml line 4: unknown field `mount`");
+    fs::remove_file(directory.join("config.toml")).unwrap();
+    fs::write(sandbox.repo().join(".selvedge/config.toml"), "allow_other = true\n").unwrap();
+    sandbox.run(["thread", "list"]).fails(2).saying(".selvedge/config.toml line 1: unknown field");
+}
+
+#[test]
+fn settings_of_another_user_vouch_for_nothing() {
+    let sandbox = Sandbox::new();
+    vouch(&sandbox, &sandbox.repo());
+    chown(sandbox.path("home/.config/selvedge/config.toml"), Some(65_534), None).unwrap();
+    sandbox.run(["thread", "list"]).fails(5).saying("belongs to another user");
+}
+
+#[test]
+fn a_missing_source_is_refused() {
+    let sandbox = Sandbox::new();
+    let before = sandbox.json(["thread", "show", "main"]);
+    sandbox.run(["import", "../missing"]).fails(3).saying("missing");
+    sandbox.run(["import", "file"]).fails(1).saying("file");
+    assert_eq!(sandbox.json(["thread", "show", "main"]), before);
+}
+
+#[test]
+fn an_unreadable_source_names_what_and_how_to_leave_it_out() {
+    let sandbox = Sandbox::unprivileged();
+    let before = sandbox.json(["thread", "show", "main"]);
+    let secret = sandbox.repo().join("secret");
+    fs::write(&secret, "x").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    sandbox.run(["import"]).fails(5).saying("secret").saying("--exclude");
+    assert_eq!(sandbox.json(["thread", "show", "main"]), before);
+    sandbox.run(["import", "--exclude", "/secret"]).ok();
+}
+
+#[test]
+fn a_mountpoint_that_cannot_be_is_refused() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.path("full")).unwrap();
+    fs::write(sandbox.path("full/mine"), "").unwrap();
+    fs::write(sandbox.path("plain"), "").unwrap();
+    fs::create_dir(sandbox.path("real")).unwrap();
+    std::os::unix::fs::symlink("real", sandbox.path("to-real")).unwrap();
+    let mount = |place: &str| sandbox.run(["mount", "main", place, "--foreground"]);
+    mount("../full").fails(4).saying("not empty");
+    mount("../plain").fails(4).saying("not a directory");
+    mount("../to-real").fails(4).saying("symbolic link");
+    mount("../no/such").fails(3).saying("there is no directory");
+    mount(".selvedge/m").fails(4).saying(".selvedge");
+    mount(".selvedge/tmp").fails(4).saying(".selvedge");
+    assert!(!sandbox.path("no").exists() && !sandbox.repo().join(".selvedge/m").exists());
+    assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty());
+}
+
+#[test]
+fn a_mount_that_fails_removes_the_directory_it_made() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command();
+    command.args(["mount", "main", "../made", "--foreground"]).env("SELVEDGE_FUSE_WORKER_PANIC_ON_INIT", "1");
+    let outcome = finish(&mut command);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    // The worker's last words are part of the message.
+    outcome.saying("cannot mount thread main").saying("signal 6").saying("panicked");
+    assert!(!sandbox.path("made").exists());
+    assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty());
+}
+
+#[test]
+fn a_worker_that_is_missing_or_no_program_is_named() {
+    let sandbox = Sandbox::new();
+    let mount = |worker: &Path| {
+        let mut command = sandbox.command();
+        command.args(["mount", "main", "../m", "--foreground"]).env("SELVEDGE_FUSE_WORKER_BIN", worker);
+        finish(&mut command)
+    };
+    mount(Path::new("/nonexistent/worker")).fails(1).saying("/nonexistent/worker").saying("hint: ");
+    fs::write(sandbox.path("text"), "no program").unwrap();
+    mount(&sandbox.path("text")).fails(5).saying("text");
+    assert!(!sandbox.path("m").exists() && sandbox.records().is_empty());
+}
+
+#[test]
+fn what_is_not_built_yet_says_so() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["mount", "main", "../m"]).fails(1).saying("--foreground");
+    sandbox
+        .run(["mount", "main", "../m", "--foreground", "--on-crash", "recover"])
+        .fails(1)
+        .saying("not built yet");
+    assert!(!sandbox.path("m").exists());
+}
+
+#[test]
+fn a_source_that_vanishes_while_it_is_imported_changes_nothing() {
+    let sandbox = Sandbox::new();
+    let before = sandbox.json(["thread", "show", "main"]);
+    let source = sandbox.path("source");
+    for round in 0..10 {
+        fs::create_dir(&source).unwrap();
+        for number in 0..2000 {
+            fs::write(source.join(format!("{round}-{number}")), format!("{round} {number}")).unwrap();
+        }
+        let mut command = sandbox.command();
+        let mut import = Stray::start(command.args(["import", "../source"]));
+        // The race is between two processes, so the delay grows from round to round; one of them meets it.
+        std::thread::sleep(std::time::Duration::from_millis(2 * round));
+        fs::remove_dir_all(&source).unwrap();
+        match wait(&mut import.0, DEADLINE).expect("an end").code() {
+            // The source was gone before, or while.
+            Some(1 | 3) => assert_eq!(sandbox.json(["thread", "show", "main"]), before),
+            // It was complete, or files in it vanished and were named.
+            Some(0) => return,
+            other => panic!("exit code {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_repository_a_log_or_a_program_on_a_mount_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["thread", "create", "other"]).ok();
+    let held = sandbox.mount("main", "m");
+    let inside = sandbox.path("m/dir");
+    sandbox.run(["--repo", "../m", "thread", "list"]).fails(4).saying("Selvedge mount");
+    finish(sandbox.command().arg("init").arg(&inside)).fails(4).saying("Selvedge mount");
+    let logging = finish(sandbox.command().arg("list").env("SELVEDGE_LOG_FILE", inside.join("log")));
+    logging.fails(4).saying("Selvedge mount");
+    fs::copy(crate::sandbox::WORKER, inside.join("worker")).unwrap();
+    let mut command = sandbox.command();
+    command
+        .args(["mount", "other", "../n", "--foreground"])
+        .env("SELVEDGE_FUSE_WORKER_BIN", inside.join("worker"));
+    finish(&mut command).fails(4).saying("Selvedge mount");
+    let runtime = finish(sandbox.command().arg("list").env("SELVEDGE_RUNTIME_DIR", inside.join("run")));
+    runtime.fails(4).saying("Selvedge mount");
+    sandbox.run(["export", "other", "../m/out"]).fails(4).saying("Selvedge mount");
+    assert!(!inside.join("run").exists() && !inside.join(".selvedge").exists());
+    drop(held);
+}
+
+#[test]
+fn a_mountpoint_in_a_mount_of_the_same_thread_is_refused() {
+    let sandbox = Sandbox::new();
+    let _held = sandbox.mount("main", "m");
+    sandbox.run(["mount", "main", "../m/dir", "--foreground"]).fails(4);
+    sandbox.run(["thread", "create", "other"]).ok();
+    sandbox.run(["mount", "other", "../m/dir", "--foreground"]).fails(4).saying("Selvedge mount");
+    sandbox.run(["mount", "other", "../m", "--foreground"]).fails(4);
+    assert_eq!(sandbox.mounts().len(), 1);
+}
+
+#[test]
+fn a_mountpoint_that_is_swapped_for_a_symbolic_link_is_not_followed() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("victim")).unwrap();
+    let place = sandbox.path("place");
+    // Swapped back and forth by a process of its own while mounts are tried.
+    let mut swapper = sandbox.program("sh");
+    swapper.arg("-c").arg(
+        "while :; do mkdir \"$0\" 2>/dev/null; rmdir \"$0\" 2>/dev/null && ln -s victim \"$0\"; rm -f \"$0\"; done",
+    );
+    let _swapper = Stray::start(swapper.arg(&place));
+    for _ in 0..20 {
+        let mut command = sandbox.command();
+        command.args(["--json", "mount", "main"]).arg(&place).arg("--foreground");
+        match crate::sandbox::Held::start(command) {
+            Ok(held) => {
+                assert_eq!(held.ready["mountpoint"].as_str(), place.to_str());
+                drop(held);
+            }
+            Err(outcome) => assert!([1, 3, 4].contains(&outcome.code()), "{outcome:?}"),
+        }
+        let on_victim: Vec<_> = sandbox
+            .mounts()
+            .into_iter()
+            .filter(|entry| entry.mount_point == sandbox.path("victim"))
+            .collect();
+        assert!(on_victim.is_empty(), "{on_victim:?}");
+    }
+}
+
+#[test]
+fn only_root_asks_for_suid_and_dev() {
+    let sandbox = Sandbox::unprivileged();
+    for option in ["--suid", "--dev"] {
+        sandbox.run(["mount", "main", "../m", "--foreground", option]).fails(5).saying("only root");
+    }
+    assert!(!sandbox.path("m").exists());
+}
+
+#[test]
+fn the_search_for_a_repository_stops_at_another_owners_directory() {
+    let sandbox = Sandbox::new();
+    let theirs = sandbox.repo().join("theirs");
+    fs::create_dir_all(theirs.join("mine")).unwrap();
+    chown(&theirs, Some(65_534), None).unwrap();
+    let mut command = sandbox.command();
+    command.current_dir(theirs.join("mine")).args(["thread", "list"]);
+    finish(&mut command).fails(3).saying("no .selvedge");
+    assert_eq!(fs::metadata(SELVEDGE).unwrap().mode() & 0o111, 0o111);
+}

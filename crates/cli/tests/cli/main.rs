@@ -1,0 +1,11 @@
+//! The command line's contract, with the built programs: names, outputs, exit codes, and what is left behind.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod bad_input;
+mod contract;
+mod doctor;
+mod hygiene;
+mod mounts;
+mod sandbox;
+mod unprivileged;

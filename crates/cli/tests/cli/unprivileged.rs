@@ -1,0 +1,74 @@
+//! An ordinary user, through the set-user-id helper.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::sandbox::{Sandbox, finish};
+
+#[test]
+fn an_ordinary_user_mounts_changes_lists_and_unmounts() {
+    let sandbox = Sandbox::unprivileged();
+    let held = sandbox.mount("main", "m");
+    let mount = &sandbox.mounts()[0];
+    assert_eq!(mount.user_id(), Some(65_534));
+    assert!(!mount.has_option("allow_other") && mount.has_option("nosuid") && mount.has_option("nodev"));
+    // Root is another user to this mount, so the test acts as its owner.
+    let inside =
+        |script: &str| finish(sandbox.program("sh").args(["-ec", script]).current_dir(sandbox.root()));
+    let device = inside("stat -c %d m").ok().stdout;
+    let expected = rustix::fs::makedev(mount.device.major, mount.device.minor);
+    assert_eq!(device.trim(), expected.to_string());
+    inside("echo mine > m/new; mkdir m/d; mv m/file m/d/; chmod 600 m/new").ok();
+    assert!(fs::metadata(sandbox.path("m/new")).is_err(), "root is kept out");
+    let list = sandbox.json(["list"]);
+    assert_eq!((&list[0]["state"], &list[0]["thread"]), (&json!("ready"), &json!("main")));
+    sandbox.run(["export", "main", "../out"]).ok();
+    assert_eq!(fs::read_to_string(sandbox.path("out/new")).unwrap(), "mine\n");
+    assert_eq!(fs::metadata(sandbox.path("out/d/file")).unwrap().uid(), 65_534);
+    sandbox.run(["unmount", "main"]).ok();
+    held.end().ok();
+    assert!(sandbox.mounts().is_empty() && !sandbox.path("m").exists());
+    let held = sandbox.mount("main", "m");
+    assert_eq!(inside("cat m/new").ok().stdout, "mine\n");
+    held.stop(Signal::INT).ok();
+}
+
+#[test]
+fn an_ordinary_users_busy_mount_ends_by_force() {
+    let sandbox = Sandbox::unprivileged();
+    let held = sandbox.mount("main", "m");
+    let mut holder = sandbox.program("sh");
+    // The shell goes there itself, as its user: root is kept out.
+    holder.args(["-c", "cd m && exec sleep 60"]).current_dir(sandbox.root());
+    let holder = crate::sandbox::Stray::start(&mut holder);
+    crate::sandbox::eventually("the holder is inside", || {
+        fs::read_link(format!("/proc/{}/cwd", holder.pid())).is_ok_and(|cwd| cwd == sandbox.path("m"))
+    });
+    sandbox.run(["unmount", "main"]).fails(4).saying("sleep");
+    sandbox.run(["unmount", "main", "--force"]).ok();
+    held.end().ok();
+    assert!(sandbox.mounts().is_empty());
+}
+
+#[test]
+fn an_ordinary_users_worker_that_dies_leaves_no_mount() {
+    let sandbox = Sandbox::unprivileged();
+    let held = sandbox.mount("main", "m");
+    crate::sandbox::signal(held.worker(), Signal::KILL);
+    assert_eq!(held.end().code(), 1);
+    assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty());
+}
+
+#[test]
+fn without_the_helper_an_ordinary_user_is_told_so() {
+    let sandbox = Sandbox::unprivileged();
+    let mut command = sandbox.command();
+    command.args(["mount", "main", "../m", "--foreground"]).env("PATH", sandbox.path("home"));
+    let outcome = finish(&mut command);
+    assert!([1, 5].contains(&outcome.code()), "{outcome:?}");
+    assert!(outcome.stderr.contains("fusermount3"), "{outcome:?}");
+    assert!(!sandbox.path("m").exists() && sandbox.mounts().is_empty());
+}
