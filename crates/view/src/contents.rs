@@ -4,7 +4,7 @@ use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::inode::Body;
 use crate::open_flags::OpenFlags;
-use crate::open_table::{Content, OpenFile};
+use crate::open_table::{Content, Held, OpenFile};
 use crate::request::{Handle, Request};
 use crate::state::State;
 use crate::tables::Node;
@@ -38,7 +38,7 @@ impl View {
             FileKind::Directory => return Err(ViewError::IsDirectory),
             _ => return Err(ViewError::Invalid("not a regular file")),
         }
-        let held = state.open.hold(ino, || state.content_of(ino))?;
+        let held = state.hold(ino)?;
         let handle = Handle(request.key.unique);
         state.open.add_file(handle, &held, flags);
         Ok(handle)
@@ -120,7 +120,7 @@ impl View {
     pub(crate) fn truncate(&self, node: &Node, size: u64) -> Result<()> {
         let state = self.state();
         let ino = node.inode.ino;
-        let held = state.open.hold(ino, || state.content_of(ino))?;
+        let held = state.hold(ino)?;
         let content = state.own_content(&held.file, size)?;
         let Content::Own(host) = &*content else {
             return Err(ViewError::Damaged { ino, why: "no working file after copy-up".to_owned() });
@@ -145,9 +145,31 @@ impl Content {
 }
 
 impl State {
+    /// The shared state of a regular file, for one operation or until a handle has it.
+    pub(crate) fn hold(&self, ino: Ino) -> Result<Held<'_>> {
+        let mut seen = None;
+        let held = self.open.hold(ino, || {
+            let node = self.node(ino)?;
+            let content = self.content_of(&node)?;
+            seen = Some(node.inode.body.clone());
+            Ok(content)
+        })?;
+        if let Some(seen) = seen {
+            // Others may have opened, changed and released the file since its content was looked up. From here
+            // on they share this state, so a second look is final.
+            let _replacing = held.file.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+            let node = self.node(ino)?;
+            if node.inode.body != seen || matches!(*held.file.content(), Content::Empty) {
+                held.file.replace(self.content_of(&node)?);
+            }
+        }
+        Ok(held)
+    }
+
     /// Where the bytes of a regular file are.
-    pub(crate) fn content_of(&self, ino: Ino) -> Result<Content> {
-        match &self.node(ino)?.inode.body {
+    fn content_of(&self, node: &Node) -> Result<Content> {
+        let ino = node.inode.ino;
+        match &node.inode.body {
             Body::Blob { id, size, .. } => Ok(Content::Blob(self.repo.store().open_blob(id, *size)?)),
             Body::File { layer } => {
                 let own = self.upper.get().is_some_and(|upper| upper.id == *layer);

@@ -41,7 +41,7 @@ impl Source for View {
         let ino = file.meta.ino;
         let node = state.node(ino)?;
         // Bytes may be written while they are exported: whoever has the file open shares the state that is read.
-        let held = state.open.hold(ino, || state.content_of(ino))?;
+        let held = state.hold(ino)?;
         let content = held.file.content();
         let size = state.attr(&node)?.size;
         let data = state.data_of(&node, &content, size)?;

@@ -7,7 +7,7 @@ mod support;
 use selvedge_store::{FIRST_NEW_INO, FileKind, Ino, Timestamp};
 use selvedge_view::{OpenFlags, RenameMode, SetAttr, SetTime, View, ViewError, XattrMode};
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 use support::{BASE_TIME, Base, Bench, exists, list, read};
 
@@ -100,6 +100,35 @@ fn handles_opened_before_a_copy_up_see_what_is_written_after_it() {
     assert!(matches!(view.write(early, 0, b"x"), Err(ViewError::BadHandle)));
     view.release(early);
     assert!(matches!(view.read(early, 0, 1), Err(ViewError::BadHandle)));
+}
+
+#[test]
+fn a_handle_opened_beside_a_copy_up_sees_what_is_written() {
+    const FILES: u64 = 400;
+    let names: Vec<&'static str> = (0..FILES).map(|at| &*format!("f{at}").leak()).collect();
+    let entries = names.iter().zip(100..).map(|(name, ino)| (*name, file(ino, b"old"))).collect();
+    let bench = Arc::new(Bench::new(&Base::Dir { ino: 2, entries }));
+    let view = Arc::new(bench.open());
+    let (gate, written) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let writer = {
+        let (bench, view) = (Arc::clone(&bench), Arc::clone(&view));
+        let (gate, written) = (Arc::clone(&gate), Arc::clone(&written));
+        std::thread::spawn(move || {
+            for ino in 100..100 + FILES {
+                gate.wait();
+                overwrite(&bench, &view, Ino(ino), b"new");
+                written.wait();
+            }
+        })
+    };
+    for ino in 100..100 + FILES {
+        gate.wait();
+        let handle = view.open_file(&bench.request(), Ino(ino), R).unwrap();
+        written.wait();
+        assert_eq!(view.read(handle, 0, 99).unwrap(), b"new", "node {ino}");
+        view.release(handle);
+    }
+    writer.join().unwrap();
 }
 
 #[test]
