@@ -156,8 +156,8 @@ impl Change<'_> {
             None => self.state.base_child(directory, name)?.is_some(),
         };
         let name = name.to_vec();
-        if self.tables.unsettled().contains_key(&(parent, name.clone())) {
-            self.commit.push(Effect::Settle { parent, name: name.clone() });
+        if let Some(replaced) = self.tables.unsettled().get(&(parent, name.clone())).copied() {
+            self.settle(parent, name.clone(), replaced.old);
         }
         self.commit.push(if below {
             Effect::Whiteout { parent, name }

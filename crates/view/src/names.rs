@@ -35,13 +35,9 @@ impl View {
     /// forgotten once, when the last who could name it has gone.
     pub fn forget(&self, ino: Ino, _nlookup: u64) {
         let state = self.state();
-        if !state.tables().orphans().contains(&ino) {
-            return;
-        }
-        if state.open.in_use(ino) {
-            state.work.forget_later(ino);
-        } else {
-            state.work.reap(ino);
+        let tables = state.tables();
+        if tables.orphans().contains(&ino) {
+            state.reap_when_free(&tables, ino);
         }
     }
 
@@ -354,8 +350,8 @@ impl<'a> Move<'a> {
         let key = (self.to.inode.ino, self.new_name.to_vec());
         let earlier = change.tables.unsettled().get(&key).copied();
         if !change.state.is_volatile(&self.source) {
-            if earlier.is_some() {
-                change.commit.push(Effect::Settle { parent: key.0, name: key.1 });
+            if let Some(earlier) = earlier {
+                change.settle(key.0, key.1, earlier.old);
             }
             return false;
         }

@@ -7,6 +7,7 @@ use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::inode::Body;
 use crate::state::State;
+use crate::tables::Tables;
 use selvedge_store::{FileKind, Ino};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,7 @@ pub(crate) const CHECKPOINT_EFFECTS: u64 = 2_000;
 #[derive(Debug, Default)]
 struct Queue {
     reap: Vec<Ino>,
-    /// Orphans that the kernel forgot before their last handle was released.
+    /// Orphans that the kernel forgot while a handle or a replaced name kept them.
     forgotten: HashSet<Ino>,
     urgent: bool,
     stop: bool,
@@ -62,7 +63,7 @@ impl Work {
         self.wake_soon();
     }
 
-    /// The kernel has forgotten an orphan that is still open.
+    /// The kernel has forgotten an orphan that something still keeps.
     pub(crate) fn forget_later(&self, ino: Ino) {
         self.queue().forgotten.insert(ino);
     }
@@ -154,7 +155,14 @@ impl Change<'_> {
             .map(|((parent, name), replaced)| (*parent, name.clone(), replaced.old))
             .collect();
         for (parent, name, old) in settled {
-            self.commit.push(Effect::Settle { parent, name });
+            self.settle(parent, name, old);
+        }
+    }
+
+    /// Lets go of the node that a replaced name could have fallen back to.
+    pub(crate) fn settle(&mut self, parent: Ino, name: Vec<u8>, old: Ino) {
+        self.commit.push(Effect::Settle { parent, name });
+        if self.state.work.was_forgotten(old) {
             self.state.work.reap(old);
         }
     }
@@ -225,6 +233,20 @@ impl State {
         }
     }
 
+    /// Whether nothing keeps an orphan any more but the kernel, perhaps.
+    fn is_free(&self, tables: &Tables, ino: Ino) -> bool {
+        !self.open.in_use(ino) && !tables.is_kept(ino)
+    }
+
+    /// Removes an orphan that the kernel has forgotten, once nothing else keeps it.
+    pub(crate) fn reap_when_free(&self, tables: &Tables, ino: Ino) {
+        self.work.forget_later(ino);
+        // Whoever kept it may have let go before the note was there to be found.
+        if self.is_free(tables, ino) && self.work.was_forgotten(ino) {
+            self.work.reap(ino);
+        }
+    }
+
     /// Removes queued nodes now, for a caller that needs their space; tells whether there were any.
     pub(crate) fn reap_now(&self) -> bool {
         !self.work.queue().reap.is_empty() && self.reap_queued().is_ok()
@@ -247,10 +269,11 @@ impl State {
         let gone = self.change_freeing(|change| {
             let mut with_files = Vec::new();
             for &ino in batch {
-                if !change.tables.orphans().contains(&ino)
-                    || change.state.open.in_use(ino)
-                    || change.tables.is_kept(ino)
-                {
+                if !change.tables.orphans().contains(&ino) {
+                    continue;
+                }
+                if !change.state.is_free(&change.tables, ino) {
+                    change.state.reap_when_free(&change.tables, ino);
                     continue;
                 }
                 let node = change.node(ino)?;

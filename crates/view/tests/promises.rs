@@ -158,6 +158,28 @@ fn an_unlinked_file_lives_until_it_is_released_and_forgotten() {
 }
 
 #[test]
+fn a_replaced_file_is_removed_once_its_successor_is_durable() {
+    let bench = Bench::new(&base());
+    let view = bench.open();
+    for round in 0..3u8 {
+        let old = view.lookup(view.root(), b"file").unwrap().ino;
+        let new = create(&bench, &view, view.root(), b"new", &[round; 5000]);
+        view.rename(&bench.request(), view.root(), b"new", view.root(), b"file", RenameMode::Replace)
+            .unwrap();
+        view.forget(old, 1);
+        assert_eq!(view.lookup(view.root(), b"file").unwrap().ino, new);
+        if round == 1 {
+            // A name that goes before it has settled lets go as well.
+            view.unlink(&bench.request(), view.root(), b"file").unwrap();
+            view.forget(new, 1);
+            create(&bench, &view, view.root(), b"file", b"next");
+        }
+    }
+    eventually("only the last file is left", || working_files(&bench).len() == 1);
+    assert_eq!(read(&bench, &view, view.lookup(view.root(), b"file").unwrap().ino), [2; 5000]);
+}
+
+#[test]
 fn what_was_unlinked_and_open_at_a_kill_is_swept_at_the_next_opening() {
     let mut bench = Bench::new(&base());
     let view = bench.open();
