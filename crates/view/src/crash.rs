@@ -1,8 +1,9 @@
 //! Named points at which a test lets the shipped worker die.
 //!
-//! A point is armed once, by name, from `SELVEDGE_FUSE_WORKER_CRASH_AT=[panic@]NAME[:N]`; the process then ends the
-//! N-th time (default: the first) it passes there: by abort(3), or by a panic with the `panic@` prefix. An
-//! unarmed point costs one load.
+//! A point is armed once, by name, from `SELVEDGE_FUSE_WORKER_CRASH_AT=[panic@|exit@]NAME[:N]`; the process then
+//! ends the N-th time (default: the first) it passes there: by abort(3), by a panic with the `panic@` prefix, or
+//! as if it had nothing more to do, by exit(3) with code 0, with the `exit@` prefix. An unarmed point costs one
+//! load.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +29,24 @@ pub const POINTS: &[&str] = &[
 struct Armed {
     name: String,
     passes_left: AtomicU64,
-    by_panic: bool,
+    by: Ending,
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Abort,
+    Panic,
+    Exit,
+}
+
+impl Ending {
+    /// Takes the prefix off `spec`.
+    fn split(spec: &str) -> (Self, &str) {
+        let prefixed = [("panic@", Self::Panic), ("exit@", Self::Exit)];
+        let found = prefixed.into_iter().find_map(|(prefix, by)| Some((by, spec.strip_prefix(prefix)?)));
+        found.unwrap_or((Self::Abort, spec))
+    }
 }
 
 static ARMED: OnceLock<Armed> = OnceLock::new();
@@ -36,8 +54,8 @@ static ARMED: OnceLock<Armed> = OnceLock::new();
 /// Why a crash point could not be armed.
 #[derive(Debug, thiserror::Error)]
 pub enum ArmError {
-    /// The text is not `[panic@]NAME[:N]` with N ≥ 1.
-    #[error("\"{0}\" is not a crash point: expected [panic@]NAME[:N]")]
+    /// The text is not `[panic@|exit@]NAME[:N]` with N ≥ 1.
+    #[error("\"{0}\" is not a crash point: expected [panic@|exit@]NAME[:N]")]
     Malformed(String),
     /// No point has this name.
     #[error("no crash point is called \"{0}\"")]
@@ -52,7 +70,7 @@ pub enum ArmError {
 /// # Errors
 /// When the text is malformed or names no point, or when a point is armed already.
 pub fn arm(spec: &str, known: &[&str]) -> Result<(), ArmError> {
-    let (by_panic, rest) = spec.strip_prefix("panic@").map_or((false, spec), |rest| (true, rest));
+    let (by, rest) = Ending::split(spec);
     let (name, passes) = match rest.split_once(':') {
         None => (rest, 1),
         Some((name, n)) => (name, n.parse().map_err(|_| ArmError::Malformed(spec.to_owned()))?),
@@ -63,7 +81,7 @@ pub fn arm(spec: &str, known: &[&str]) -> Result<(), ArmError> {
     if !POINTS.contains(&name) && !known.contains(&name) {
         return Err(ArmError::Unknown(name.to_owned()));
     }
-    let armed = Armed { name: name.to_owned(), passes_left: AtomicU64::new(passes), by_panic };
+    let armed = Armed { name: name.to_owned(), passes_left: AtomicU64::new(passes), by };
     ARMED.set(armed).map_err(|_| ArmError::AlreadyArmed)
 }
 
@@ -80,6 +98,9 @@ fn pass(armed: &Armed, name: &str) {
     if armed.name != name || armed.passes_left.fetch_sub(1, Ordering::Relaxed) != 1 {
         return;
     }
-    assert!(!armed.by_panic, "crash point {name}");
-    std::process::abort();
+    match armed.by {
+        Ending::Panic => panic!("crash point {name}"),
+        Ending::Exit => std::process::exit(0),
+        Ending::Abort => std::process::abort(),
+    }
 }
