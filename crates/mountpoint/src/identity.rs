@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::covering::{covering_mount, open_mountpoint};
 use crate::mountinfo::{self, MountEntry};
 
 /// A device number, taken apart as the mount table shows it. The minor number of a FUSE mount names its
@@ -44,6 +45,19 @@ impl MountIdentity {
     /// This mount's entry, if it is still in the mount table of this process's namespace. It may have been moved
     /// since.
     pub fn find(&self) -> io::Result<Option<MountEntry>> {
-        Ok(mountinfo::by_id(self.mount_id)?.filter(|entry| self.matches(entry)))
+        Ok(mountinfo::by_id(self.mount_id)?.filter(|entry| self.matches(entry) && !self.is_successor(entry)))
+    }
+
+    /// Whether `entry` has only got this mount's numbers since: mount and device numbers are used again at once, so
+    /// where mounts come and go, both may well belong to somebody else by now.
+    fn is_successor(&self, entry: &MountEntry) -> bool {
+        let Some(unique_id) = self.unique_id else { return false };
+        let there = open_mountpoint(&entry.mount_point).and_then(covering_mount).ok();
+        match there.filter(|there| there.mount_id == entry.mount_id).and_then(|there| there.unique_id) {
+            Some(other) => other != unique_id,
+            // Covered by another mount, or another user's, who alone may ask for that number: then the place has to
+            // tell.
+            None => entry.mount_point != self.path,
+        }
     }
 }

@@ -42,7 +42,10 @@ const POLITE: u32 = 3;
 pub fn take_down(mount: &MountIdentity, deadline: Instant) -> Result<TakenDown, TakeDownError> {
     // A descriptor of the device that is still open somewhere keeps callers waiting; without the control file
     // system, forcing has the same effect later.
-    let _ = abort_connection(mount.device);
+    // Without the mount its device number may be another connection's by now.
+    if matches!(mount.find(), Ok(Some(_))) {
+        let _ = abort_connection(mount.device);
+    }
     let mut pause = FIRST_PAUSE;
     for attempt in 0.. {
         let late = Instant::now() >= deadline;
