@@ -23,32 +23,24 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
     ReplyXattr, TimeOrNow, WriteFlags,
 };
 use selvedge_store::Ino;
-use selvedge_view::{
-    Attr, Handle, RenameMode, Request, RequestKey, SetAttr, View, ViewError, XattrMode, crash,
-};
+use selvedge_view::{Handle, RenameMode, Request, RequestKey, SetAttr, View, ViewError, XattrMode, crash};
 
 use crate::attr::{absent, file_attr, file_type, kind_of_mode, set_time};
 use crate::errno::errno_of;
 use crate::load::Load;
 use crate::op::{self, Op};
+use crate::reply::{GENERATION, Refuse, TTL, accept_attr, accept_entry, accept_ok, accept_xattr};
 use crate::resident::MAX_WRITE;
-
-/// How long the kernel may answer from what it knows. One mount serves a thread and every change comes through
-/// it, so what the kernel has cached never becomes wrong behind its back.
-const TTL: Duration = Duration::from_hours(24);
-
-/// Node ids are never reused, so they need no generation.
-const GENERATION: Generation = Generation(0);
 
 /// The root's node id, whatever its inode number is.
 const ROOT: u64 = 1;
@@ -121,50 +113,6 @@ fn log_refusal(op: &Op, error: &ViewError, errno: Errno) {
         tracing::error!(operation = op.name, "{error}");
     } else {
         tracing::trace!(operation = op.name, "{error}");
-    }
-}
-
-/// A reply that can say no.
-trait Refuse {
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refuse {
-    ($($reply:ty)*) => {
-        $(impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
-                self.error(errno);
-            }
-        })*
-    };
-}
-
-refuse! {
-    ReplyAttr ReplyCreate ReplyData ReplyDirectory ReplyEmpty ReplyEntry ReplyOpen ReplyStatfs ReplyWrite
-    ReplyXattr
-}
-
-fn accept_entry(reply: ReplyEntry, attr: Attr) {
-    reply.entry(&TTL, &file_attr(&attr), GENERATION);
-}
-
-fn accept_attr(reply: ReplyAttr, attr: Attr) {
-    reply.attr(&TTL, &file_attr(&attr));
-}
-
-fn accept_ok(reply: ReplyEmpty, (): ()) {
-    reply.ok();
-}
-
-/// An attribute or a list of them, or only its length when the caller asks with a `size` of 0.
-fn accept_xattr(reply: ReplyXattr, size: u32, bytes: &[u8]) {
-    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    if size == 0 {
-        reply.size(length);
-    } else if length > size {
-        reply.error(Errno::ERANGE);
-    } else {
-        reply.data(bytes);
     }
 }
 

@@ -13,6 +13,7 @@ mod attr;
 mod errno;
 mod load;
 mod op;
+mod reply;
 mod resident;
 pub mod session;
 #[expect(

@@ -48,7 +48,7 @@ impl Load {
 
     /// Age of the oldest request that is being worked on.
     pub fn oldest(&self) -> Option<Duration> {
-        let starts = self.since.iter().map(|since| since.load(Ordering::Relaxed));
+        let starts = self.since.iter().map(|since| since.load(Ordering::Acquire));
         let first = starts.filter(|start| *start != 0).min()?;
         Some(Duration::from_nanos(self.now().saturating_sub(first)))
     }
@@ -68,8 +68,9 @@ pub(crate) struct InFlight<'load> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.slot.store(0, Ordering::Relaxed);
+        // In this order, so that whoever sees nothing in flight and then asks for the count has it counted.
         self.load.served.fetch_add(1, Ordering::Relaxed);
+        self.slot.store(0, Ordering::Release);
     }
 }
 

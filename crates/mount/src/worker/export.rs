@@ -45,7 +45,8 @@ pub(crate) fn check_destination(dest: &OwnedFd, identity: &MountIdentity) -> Res
     }
 }
 
-/// Starts the export; its answers go to `sender`, and `events` learns that it is over.
+/// Starts the export. How far it is goes to `sender`; its last answer to `events`, since whoever has that answer may
+/// ask for the next export at once.
 pub(crate) fn start(
     job: Export,
     sender: Sender<Event>,
@@ -53,9 +54,10 @@ pub(crate) fn start(
 ) -> Result<(), Refusal> {
     let run = move || {
         let answers = Answers { sender, id: job.id };
-        answers.tell(outcome(job, &answers));
+        let id = job.id;
+        let answer = outcome(job, &answers);
         // Nobody listens only when the process is ending.
-        let _ = events.send(Happening::ExportEnded);
+        let _ = events.send(Happening::ExportEnded { id, answer });
     };
     match thread::Builder::new().name("export".into()).spawn(run) {
         Ok(_) => Ok(()),

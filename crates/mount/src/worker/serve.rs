@@ -23,8 +23,9 @@ use super::unmount::{self, Outcome};
 use super::{PEER_DEADLINE, refusal};
 
 /// How long after an unmount the connection may take to end. It ends with the unmount itself, unless something
-/// else keeps the file system alive: then it is detached.
-const SETTLE: Duration = Duration::from_millis(300);
+/// else keeps the file system alive: then it is detached. A program that is just being started in a mount namespace
+/// of its own does so for a moment.
+const SETTLE: Duration = Duration::from_millis(700);
 
 /// How long the end may take to make everything durable. A worker that is ended here has lost nothing: all it
 /// acknowledged is where a successor finds it.
@@ -51,8 +52,13 @@ pub(crate) enum Happening {
     SessionEnded(io::Result<()>),
     /// An attempt to unmount has ended.
     Unmounted(Outcome),
-    /// An export has ended and has said so itself.
-    ExportEnded,
+    /// An export has ended.
+    ExportEnded {
+        /// The number of its command.
+        id: u64,
+        /// The answer to it.
+        answer: Event,
+    },
 }
 
 /// How much an ending is meant.
@@ -178,7 +184,10 @@ impl Service {
             }
             Happening::SessionEnded(outcome) => return Some(End::Connection(outcome)),
             Happening::Unmounted(outcome) => return self.unmounted(outcome),
-            Happening::ExportEnded => self.exporting = false,
+            Happening::ExportEnded { id, answer } => {
+                self.exporting = false;
+                self.tell(id, answer);
+            }
         }
         None
     }
@@ -352,11 +361,12 @@ impl Service {
 
     fn status(&self) -> StatusOk {
         let load = &self.mounted.load;
+        let oldest = load.oldest();
         StatusOk {
             pid: std::process::id(),
             mount_path: WirePath(self.mounted.identity.path.clone()),
             requests: load.served(),
-            oldest_request_ms: load.oldest().map(milliseconds),
+            oldest_request_ms: oldest.map(milliseconds),
             uptime_ms: milliseconds(self.started.elapsed()),
             read_only: self.mounted.read_only,
         }

@@ -1,0 +1,66 @@
+//! Replies to the kernel.
+
+use std::time::Duration;
+
+use fuser::{
+    Errno, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr,
+};
+use selvedge_view::Attr;
+
+use crate::attr::file_attr;
+
+/// How long the kernel may answer from what it knows. One mount serves a thread and every change comes through
+/// it, so what the kernel has cached never becomes wrong behind its back.
+pub(crate) const TTL: Duration = Duration::from_hours(24);
+
+/// Node ids are never reused, so they need no generation.
+pub(crate) const GENERATION: Generation = Generation(0);
+
+/// A reply that can say no.
+pub(crate) trait Refuse {
+    /// Says it.
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty)*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
+}
+
+refuse! {
+    ReplyAttr ReplyCreate ReplyData ReplyDirectory ReplyEmpty ReplyEntry ReplyOpen ReplyStatfs ReplyWrite
+    ReplyXattr
+}
+
+/// A name and its node.
+pub(crate) fn accept_entry(reply: ReplyEntry, attr: Attr) {
+    reply.entry(&TTL, &file_attr(&attr), GENERATION);
+}
+
+/// A node.
+pub(crate) fn accept_attr(reply: ReplyAttr, attr: Attr) {
+    reply.attr(&TTL, &file_attr(&attr));
+}
+
+/// Done.
+pub(crate) fn accept_ok(reply: ReplyEmpty, (): ()) {
+    reply.ok();
+}
+
+/// An attribute or a list of them, or only its length when the caller asks with a `size` of 0.
+pub(crate) fn accept_xattr(reply: ReplyXattr, size: u32, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    if size == 0 {
+        reply.size(length);
+    } else if length > size {
+        reply.error(Errno::ERANGE);
+    } else {
+        reply.data(bytes);
+    }
+}
