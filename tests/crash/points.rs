@@ -1,0 +1,62 @@
+//! Every named point of a mutation's life, as the code lists them: the worker dies there, and nothing acknowledged
+//! is lost.
+
+use selvedge_supervisor::ExitStatus;
+
+use crate::scene::Scene;
+
+/// How many tests share the points, so that they run side by side.
+const SHARES: usize = 4;
+
+/// Points that the writers pass often die late enough for something to have happened before.
+const PASSES: [(&str, u64); 4] = [("commit.", 150), ("write.", 40), ("fuse.getattr", 1), ("fuse.", 8)];
+
+fn passes(point: &str) -> u64 {
+    PASSES.iter().find(|(prefix, _)| point.starts_with(prefix)).map_or(1, |(_, passes)| *passes)
+}
+
+/// Points that writers do not come by: those before the mount is ready have tests of their own, and the upper's
+/// log is brought into its file only now and then.
+fn is_for_writers(point: &str) -> bool {
+    !point.starts_with("fuse.init.") && point != "checkpoint.before"
+}
+
+fn walk(share: usize) {
+    let points = selvedge_view::crash::POINTS.iter().chain(selvedge_mount::POINTS);
+    for (index, point) in points.filter(|point| is_for_writers(point)).enumerate() {
+        if index % SHARES == share {
+            die_at(point, index as u64);
+        }
+    }
+}
+
+fn die_at(point: &str, seed: u64) {
+    let mut scene = Scene::new(2);
+    let armed = format!("{point}:{}", passes(point));
+    let mount = scene.mounting().env("SELVEDGE_FUSE_WORKER_CRASH_AT", &armed).start();
+    let writers = scene.writers(mount.path(), seed);
+    let known = writers.ended();
+    Scene::assert_death(&mount, ExitStatus::Signaled { signal: libc::SIGABRT, core: false });
+    drop(mount);
+    scene.assert_kept(&known);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_at_any_point_first_share() {
+    walk(0);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_at_any_point_second_share() {
+    walk(1);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_at_any_point_third_share() {
+    walk(2);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_at_any_point_fourth_share() {
+    walk(3);
+}
