@@ -35,6 +35,9 @@ enum Event {
 /// Makes the mount that `record` describes, and holds it until it ends.
 pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: &SpawnSpec) -> Result<()> {
     let mut leftovers = Leftovers { runtime, record: record.clone(), armed: true };
+    // The directory this process was started in is none of its business, and may be on a mount that it would
+    // keep busy.
+    std::env::set_current_dir("/").map_err(|error| CliError::io("cannot enter /", &error))?;
     let (sender, events) = channel();
     watch_signals(&sender)?;
     let listener = UnixListener::bind(runtime.socket_path(&record.id.socket_name())).map_err(|error| {

@@ -108,7 +108,10 @@ impl Hosted {
     fn state(&self) -> MountState {
         match self.supervisor.state() {
             State::Ready => match self.supervisor.status(STATUS) {
-                Ok(_) => MountState::Ready,
+                Ok(_) if self.record.is_mounted() => MountState::Ready,
+                // Its worker serves it, but not at its directory: another mount namespace or an open file keeps
+                // it alive.
+                Ok(_) => MountState::Detached,
                 Err(error) => {
                     tracing::debug!("thread {}: {error}", self.record.thread);
                     MountState::Stuck

@@ -18,6 +18,9 @@ const ANSWER: Duration = Duration::from_millis(700);
 /// How long a worker whose supervisor died may take to notice and unmount by itself, before it counts as hung.
 const NOTICE: Duration = Duration::from_millis(500);
 
+/// How long a worker that has unmounted by itself is waited for.
+const FLUSH: Duration = Duration::from_secs(2);
+
 /// How long cleaning one mount may take.
 const CLEAN: Duration = Duration::from_secs(5);
 
@@ -124,7 +127,7 @@ pub fn clean(runtime: &RuntimeDir, record: &Record) -> Result<String> {
         while mount.worker.runs() && record.is_mounted() && Instant::now() < notice {
             std::thread::sleep(Duration::from_millis(5));
         }
-        // A worker that has unmounted may still be flushing, and ends by itself.
+        // A worker that has unmounted is let be.
         if mount.worker.runs() && record.is_mounted() {
             if !mount.worker.kill(Instant::now() + CLEAN) {
                 return Err(CliError::failed(format!(
@@ -146,5 +149,10 @@ pub fn clean(runtime: &RuntimeDir, record: &Record) -> Result<String> {
     }
     record.remove_directory();
     record.remove(runtime)?;
+    if let Some(mount) = &record.mount {
+        // It may still be writing out, and holds the thread until then: waited for, so that the thread can be
+        // mounted next, but not for ever.
+        mount.worker.wait_gone(Instant::now() + FLUSH);
+    }
     Ok(done)
 }

@@ -239,7 +239,7 @@ impl Destination {
             refuse_repository(&resolved, &tried)
         };
         match checked {
-            Ok(()) => Ok(destination),
+            Ok(()) => Ok(Self { path: resolved, ..destination }),
             Err(error) => {
                 destination.undo();
                 Err(error)

@@ -75,6 +75,28 @@ fn import_leaves_out_what_it_is_told() {
 }
 
 #[test]
+fn long_work_shows_its_progress_on_a_terminal_and_nowhere_else() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.repo().join("many")).unwrap();
+    for number in 0..3000 {
+        fs::write(sandbox.repo().join(format!("many/{number}")), format!("{number}")).unwrap();
+    }
+    // script(1) gives its command a terminal; standard output is still ours.
+    let on_terminal = |words: &str| {
+        let mut script = sandbox.program("script");
+        script.args(["-qec", &format!("{SELVEDGE} {words} > out"), "/dev/null"]).env("TERM", "xterm");
+        finish(&mut script).ok().stdout
+    };
+    let import = on_terminal("import --thread t");
+    assert!(import.contains("importing") && import.contains(" files, "), "{import:?}");
+    let export = on_terminal("export t ../out-t");
+    assert!(export.contains("exporting"), "{export:?}");
+    assert!(!on_terminal("-q export t ../out-q").contains("exporting"));
+    let plain = sandbox.run(["import", "--thread", "u"]).ok();
+    assert_eq!(plain.stderr, "");
+}
+
+#[test]
 fn import_of_a_source_elsewhere_needs_a_repository_by_name() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("src")).unwrap();

@@ -235,6 +235,53 @@ fn the_first_ctrl_c_asks_and_the_second_insists() {
 }
 
 #[test]
+fn a_mount_kept_alive_elsewhere_is_detached_until_it_is_forced() {
+    let sandbox = Sandbox::new();
+    let ways: [&[&str]; 2] = [
+        // A copy of the mount in another mount namespace.
+        &["unshare", "--mount", "--propagation", "private", "sleep", "60"],
+        // An open file, after somebody detached the mount.
+        &["sh", "-c", "exec 9< file; umount -l \"$PWD\"; cd /; exec sleep 60"],
+    ];
+    for way in ways {
+        let held = sandbox.mount("main", "m");
+        let mut holder = sandbox.program(way[0]);
+        let holder = Stray::start(holder.args(&way[1..]).current_dir(match way[0] {
+            "sh" => sandbox.path("m"),
+            _ => sandbox.repo(),
+        }));
+        eventually("the holder holds", || {
+            fs::read_to_string(format!("/proc/{}/comm", holder.pid())).unwrap() == "sleep\n"
+        });
+        let refused = sandbox.run(["unmount", "main"]).fails(4);
+        refused.saying("detached").saying(&format!("(pid {})", holder.pid()));
+        assert!(sandbox.mounts().is_empty());
+        assert_eq!(sandbox.json(["list"])[0]["state"], json!("detached"));
+        sandbox.run(["mount", "main", "../again", "--foreground"]).fails(4);
+        sandbox.run(["unmount", "main", "--force"]).ok();
+        held.end().ok();
+        assert!(sandbox.records().is_empty());
+    }
+    drop(sandbox.mount("main", "m"));
+}
+
+#[test]
+fn a_mount_kept_alive_elsewhere_ends_with_whoever_keeps_it() {
+    let sandbox = Sandbox::new();
+    let held = sandbox.mount("main", "m");
+    let mut holder = sandbox.program("sh");
+    let holder = Stray::start(
+        holder
+            .args(["-c", "exec 9< file; umount -l \"$PWD\"; cd /; exec sleep 60"])
+            .current_dir(sandbox.path("m")),
+    );
+    eventually("it is detached", || sandbox.mounts().is_empty());
+    assert!(runs(held.pid()));
+    drop(holder);
+    held.end().ok();
+}
+
+#[test]
 fn unmounted_by_another_program_is_a_clean_end() {
     let sandbox = Sandbox::new();
     let programs: [&[&str]; 2] = [&["umount"], &["fusermount3", "-u"]];
