@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sandbox::{DEADLINE, SELVEDGE, Sandbox, Stray, finish, wait};
 
@@ -235,28 +236,45 @@ fn a_mountpoint_that_is_swapped_for_a_symbolic_link_is_not_followed() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("victim")).unwrap();
     let place = sandbox.path("place");
-    // Swapped back and forth by a process of its own while mounts are tried.
-    let mut swapper = sandbox.program("sh");
-    swapper.arg("-c").arg(
-        "while :; do mkdir \"$0\" 2>/dev/null; rmdir \"$0\" 2>/dev/null && ln -s victim \"$0\"; rm -f \"$0\"; done",
-    );
-    let _swapper = Stray::start(swapper.arg(&place));
-    for _ in 0..20 {
-        let mut command = sandbox.command();
-        command.args(["--json", "mount", "main"]).arg(&place).arg("--foreground");
-        match crate::sandbox::Held::start(command) {
-            Ok(held) => {
-                assert_eq!(held.ready["mountpoint"].as_str(), place.to_str());
-                drop(held);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Swapped back and forth while mounts are tried.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = fs::create_dir(&place);
+                if fs::remove_dir(&place).is_ok() {
+                    let _ = std::os::unix::fs::symlink("victim", &place);
+                }
+                let _ = fs::remove_file(&place);
             }
-            Err(outcome) => assert!([1, 3, 4].contains(&outcome.code()), "{outcome:?}"),
+        });
+        // Ends the swapping when the test fails, too.
+        let _done = SetOnDrop(&done);
+        for _ in 0..20 {
+            let mut command = sandbox.command();
+            command.args(["--json", "mount", "main"]).arg(&place).arg("--foreground");
+            match crate::sandbox::Held::start(command) {
+                Ok(held) => {
+                    assert_eq!(held.ready["mountpoint"].as_str(), place.to_str());
+                    drop(held);
+                }
+                Err(outcome) => assert!([1, 3, 4].contains(&outcome.code()), "{outcome:?}"),
+            }
+            let on_victim: Vec<_> = sandbox
+                .mounts()
+                .into_iter()
+                .filter(|entry| entry.mount_point == sandbox.path("victim"))
+                .collect();
+            assert!(on_victim.is_empty(), "{on_victim:?}");
         }
-        let on_victim: Vec<_> = sandbox
-            .mounts()
-            .into_iter()
-            .filter(|entry| entry.mount_point == sandbox.path("victim"))
-            .collect();
-        assert!(on_victim.is_empty(), "{on_victim:?}");
+    });
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
