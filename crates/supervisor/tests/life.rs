@@ -255,6 +255,19 @@ fn a_mount_that_dies_busy_is_detached() {
     nothing_left(&supervisor, &sandbox);
 }
 
+/// The descendant keeps the socket and the standard error open.
+#[test]
+fn a_descendant_of_the_worker_delays_nothing() {
+    let (supervisor, sandbox) = start("has a child with its socket");
+    let group = Pid::from_raw(i32::try_from(supervisor.pid()).unwrap()).unwrap();
+    assert!(supervisor.status(5 * SECOND).is_ok());
+    signal(&supervisor, Signal::KILL);
+    let report = supervisor.wait(Some(Instant::now() + 10 * SECOND));
+    rustix::process::kill_process_group(group, Signal::KILL).unwrap();
+    assert!(report.is_some(), "the end is not reported");
+    assert_eq!(sandbox.mounts(), []);
+}
+
 #[test]
 fn a_worker_that_raves_is_ended() {
     let (supervisor, sandbox) = start("raves when ready");

@@ -159,6 +159,11 @@ impl Worker<'_> {
     fn serve(&self, commands: &mut Receiver<Command>) {
         match self.role {
             "exits when ready" => exit(0),
+            "has a child with its socket" => {
+                let socket = commands.as_fd().try_clone_to_owned().unwrap();
+                let child = std::process::Command::new("sleep").arg("60").stdin(socket).spawn();
+                drop(child.unwrap());
+            }
             "is deaf" => thread::sleep(Duration::from_mins(1)),
             "raves when ready" => {
                 // A frame of no length: the stream has lost its boundaries.
