@@ -72,19 +72,38 @@ pub(crate) fn mount(
         .env("_FUSE_COMMFD", "0")
         .stdin(Stdio::from(theirs));
     let mut helper = Helper::start(command).map_err(|error| io_error("start fusermount for", path, error))?;
+    let mounted = conclude(&mut helper, &ours, &program, point, options, deadline);
+    if mounted.is_err() {
+        // A helper that ended badly, or did not end, may have mounted all the same.
+        drop(helper);
+        remove_stray(point, options, deadline);
+    }
+    mounted
+}
+
+/// Waits for the helper and takes what it made.
+fn conclude(
+    helper: &mut Helper,
+    ours: &OwnedFd,
+    program: &Path,
+    point: &Mountpoint,
+    options: &MountOptions,
+    deadline: Instant,
+) -> Result<MountedFuse, MountError> {
+    let path = point.path();
     let outcome = helper.finish(deadline);
     // What it sent before it ended is in the socket.
     let device = receive(ours.as_fd());
     let said = match outcome {
         Ok(Finished { status, said }) if status.success() => said,
-        Ok(Finished { said, .. }) => return Err(explain(&program, path, &said)),
+        Ok(Finished { said, .. }) => return Err(explain(program, path, &said)),
         Err(HelperError::TimedOut) => {
             return Err(MountError::TimedOut { what: "mounting with fusermount", path: path.to_owned() });
         }
         Err(HelperError::Io(error)) => return Err(io_error("wait for fusermount on", path, error)),
     };
     let Some(device) = device.map_err(|errno| io_error("receive the device for", path, errno.into()))? else {
-        return Err(explain(&program, path, &said));
+        return Err(explain(program, path, &said));
     };
     let identity = confirm(point, options, &device, deadline)?;
     Ok(MountedFuse { device, identity, via: Via::Helper })
@@ -155,6 +174,24 @@ fn confirm(
         let _ = unmount(&stray.identity(), UnmountMode::Lazy, deadline);
     }
     Err(MountError::Swapped { path: path.to_owned() })
+}
+
+/// Removes what the helper has mounted on the directory nevertheless. Nobody can be using it.
+fn remove_stray(point: &Mountpoint, options: &MountOptions, deadline: Instant) {
+    let (source, user) = (source(options), rustix::process::getuid().as_raw());
+    let strays = mountinfo::at(point.path()).unwrap_or_default().into_iter().filter(|entry| {
+        entry.parent_id == point.parent_mount()
+            && entry.is_selvedge()
+            && entry.source == *source
+            && entry.user_id() == Some(user)
+    });
+    for stray in strays {
+        let _ = unmount(
+            &stray.identity(),
+            UnmountMode::Lazy,
+            deadline.max(Instant::now() + Duration::from_secs(2)),
+        );
+    }
 }
 
 /// The mount's number that is never used again, asked of the mountpoint without looking into the mount.

@@ -5,13 +5,14 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use common::{NOBODY, Sandbox, again_as_nobody, options, passed, role, soon};
+use common::{NOBODY, Sandbox, again_as_nobody, again_as_nobody_with_path, options, passed, role, soon};
 use selvedge_mountpoint::{
-    MountError, MountOptions, Mountpoint, TakenDown, UnmountMode, Unmounted, Via, mount_fuse, take_down,
-    unmount,
+    MountError, MountOptions, MountedFuse, Mountpoint, TakenDown, UnmountMode, Unmounted, Via, mount_fuse,
+    take_down, unmount,
 };
 
 /// Runs `test` as an ordinary user in a directory of its own, and sees that it leaves no mount.
@@ -127,4 +128,67 @@ fn root_takes_down_an_ordinary_users_mount() {
     let [left] = &sandbox.mounts()[..] else { panic!("{:?}", sandbox.mounts()) };
     assert_eq!(take_down(&left.identity(), soon()).unwrap(), TakenDown::Unmounted);
     assert_eq!(sandbox.mounts(), []);
+}
+
+/// Runs `test` as an ordinary user for whom `helper` is the script that mounts.
+fn with_helper(name: &str, helper: &str, test: impl FnOnce(Result<MountedFuse, MountError>)) {
+    if let Some(home) = role() {
+        let point = Mountpoint::open(&dir(&home, "m")).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        return test(mount_fuse(&point, &options("t"), deadline));
+    }
+    let sandbox = Sandbox::new();
+    let programs = sandbox.dir("programs");
+    let script = programs.join("fusermount3");
+    fs::write(&script, format!("#!/bin/sh\n[ \"$1\" = -o ] || exec /usr/bin/fusermount3 \"$@\"\n{helper}\n"))
+        .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = again_as_nobody_with_path(name, &sandbox.dir("home"), &programs);
+    let left = sandbox.mounts();
+    passed(&output);
+    assert_eq!(left, []);
+}
+
+#[test]
+fn a_helper_that_mounts_and_hangs_leaves_no_mount() {
+    const SCRIPT: &str = "/usr/bin/fusermount3 \"$@\"; exec /bin/sleep 60";
+    with_helper("a_helper_that_mounts_and_hangs_leaves_no_mount", SCRIPT, |result| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, MountError::TimedOut { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_helper_that_mounts_and_fails_leaves_no_mount() {
+    const SCRIPT: &str = "/usr/bin/fusermount3 \"$@\"; printf 'no \\033[31mluck' >&2; exit 1";
+    with_helper("a_helper_that_mounts_and_fails_leaves_no_mount", SCRIPT, |result| {
+        let error = result.unwrap_err();
+        let MountError::HelperFailed { stderr, .. } = &error else { panic!("{error}") };
+        assert!(stderr.contains("luck") && !stderr.contains('\u{1b}'), "{stderr:?}");
+    });
+}
+
+#[test]
+fn a_helper_that_sends_nothing_is_not_believed() {
+    with_helper("a_helper_that_sends_nothing_is_not_believed", "exit 0", |result| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, MountError::HelperFailed { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_missing_helper_is_named() {
+    const NAME: &str = "a_missing_helper_is_named";
+    if let Some(home) = role() {
+        let error =
+            mount_fuse(&Mountpoint::open(&dir(&home, "m")).unwrap(), &options("t"), soon()).unwrap_err();
+        assert!(
+            matches!(error, MountError::NoHelper) && error.to_string().contains("fusermount3"),
+            "{error}"
+        );
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let home = sandbox.dir("home");
+    passed(&again_as_nobody_with_path(NAME, &home, &home));
 }

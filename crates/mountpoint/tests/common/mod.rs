@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -70,6 +71,11 @@ pub(crate) fn role() -> Option<PathBuf> {
 /// Runs the test `name` of this program again as an ordinary user, in `dir`, which that user owns.
 /// `/dev/fuse` is made accessible to all first, as udev does it; here it may not be.
 pub(crate) fn again_as_nobody(name: &str, dir: &Path) -> Output {
+    again_as_nobody_with_path(name, dir, "/usr/local/bin:/usr/bin:/bin")
+}
+
+/// The same, with programs from `path`.
+pub(crate) fn again_as_nobody_with_path(name: &str, dir: &Path, path: impl AsRef<OsStr>) -> Output {
     assert!(rustix::process::geteuid().is_root(), "these tests start as root and become an ordinary user");
     let device = Path::new("/dev/fuse");
     if fs::metadata(device).unwrap().permissions().mode() & 0o777 != 0o666 {
@@ -80,6 +86,7 @@ pub(crate) fn again_as_nobody(name: &str, dir: &Path) -> Output {
     Command::new("/proc/self/exe")
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env("SELVEDGE_TEST_ROLE", dir)
+        .env("PATH", path)
         .current_dir("/")
         .uid(NOBODY)
         .gid(NOBODY)
