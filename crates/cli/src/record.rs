@@ -1,12 +1,11 @@
 //! What is written down about a running mount, so that other commands find it and can clean up after it.
 
 use std::io::{Read, Write};
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
-use selvedge_mountpoint::{Covering, Device, MountIdentity, covering_mount};
+use selvedge_mountpoint::{Device, MountIdentity};
 use selvedge_worker_proto::{MountReady, Passthrough, WirePath};
 use serde::{Deserialize, Serialize};
 
@@ -175,7 +174,7 @@ impl Record {
         let Some(identity) = self.identity() else { return false };
         let caller = rustix::process::geteuid().as_raw();
         let Ok(Some(entry)) = identity.find() else { return false };
-        entry.is_selvedge() && entry.user_id() == Some(caller) && is_same(&identity, &entry.mount_point)
+        entry.is_selvedge() && entry.user_id() == Some(caller)
     }
 
     /// Writes the record, in one step, in place of what it was.
@@ -249,21 +248,6 @@ impl Record {
             .inspect_err(|error| tracing::warn!("unreadable record {name}: {error}"))
             .ok()?;
         (record.version == VERSION && record.id.record_name() == name).then_some(record)
-    }
-}
-
-/// Whether the mount at `place`, which has `identity`'s number, is that very mount: by the number that is never
-/// used again, or by the place where the kernel has no such numbers or another mount lies on top.
-fn is_same(identity: &MountIdentity, place: &Path) -> bool {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = rustix::fs::open(place, flags, Mode::empty()).and_then(covering_mount);
-    match (top, identity.unique_id) {
-        (Ok(Covering { mount_id, unique_id: Some(found), .. }), Some(unique_id))
-            if mount_id == identity.mount_id =>
-        {
-            found == unique_id
-        }
-        _ => place == identity.path,
     }
 }
 
