@@ -59,14 +59,14 @@ mounts_below() {
     awk -v dir="$1" '$5 == dir || index($5, dir "/") == 1 { print $5 }' /proc/self/mountinfo | tac
 }
 
-# Processes that run one of the two programs from a directory, as "PID PATH".
+# Processes whose program lies below a directory, as "PID PATH", also when the program's file is gone.
 processes_from() {
-    local exe path
-    for exe in /proc/[0-9]*/exe; do
-        path=$(readlink "$exe" 2>/dev/null) || continue
-        case ${path% (deleted)} in
-        "$1"/*/selvedge | "$1"/*/selvedge-fuse-worker) printf '%s %s\n' "$(basename "$(dirname "$exe")")" "$path" ;;
-        esac
+    local process path
+    for process in /proc/[0-9]*; do
+        path=$(readlink "$process/exe" 2>/dev/null) || continue
+        if [[ $path == "$1"/* ]]; then
+            printf '%s %s\n' "${process#/proc/}" "$path"
+        fi
     done
 }
 
