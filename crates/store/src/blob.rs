@@ -158,7 +158,7 @@ impl<'a> BlobWriter<'a> {
 
     fn stage(&mut self) -> Result<StagedBlob, StoreError> {
         let staged = self.backend.stage_blob()?;
-        for data in holes::complement(&self.holes, self.buffer.len() as u64) {
+        for data in holes::between_holes(&self.holes, self.buffer.len() as u64) {
             let range = usize::try_from(data.offset).ok().zip(usize::try_from(data.end()).ok());
             // Always there: the extents are those of the buffer.
             let bytes = range.and_then(|(from, to)| self.buffer.get(from..to)).unwrap_or_default();

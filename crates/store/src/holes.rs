@@ -76,7 +76,7 @@ fn check(hole: Extent, last_end: Option<u64>) -> Result<(), DecodeError> {
 }
 
 /// The rest of a file of `size` bytes: its data.
-pub(crate) fn complement(holes: &[Extent], size: u64) -> Vec<Extent> {
+pub fn between_holes(holes: &[Extent], size: u64) -> Vec<Extent> {
     let mut data = Vec::with_capacity(holes.len() + 1);
     let mut at = 0;
     for hole in holes {
@@ -126,10 +126,10 @@ mod tests {
 
     #[test]
     fn data_is_what_holes_leave() {
-        assert_eq!(complement(&[], 0), []);
-        assert_eq!(complement(&[], 5), [extent(0, 5)]);
-        assert_eq!(complement(&[extent(0, 5)], 5), []);
-        assert_eq!(complement(&[extent(2, 2)], 5), [extent(0, 2), extent(4, 1)]);
-        assert_eq!(complement(&[extent(2, 20)], 5), [extent(0, 2)]);
+        assert_eq!(between_holes(&[], 0), []);
+        assert_eq!(between_holes(&[], 5), [extent(0, 5)]);
+        assert_eq!(between_holes(&[extent(0, 5)], 5), []);
+        assert_eq!(between_holes(&[extent(2, 2)], 5), [extent(0, 2), extent(4, 1)]);
+        assert_eq!(between_holes(&[extent(2, 20)], 5), [extent(0, 2)]);
     }
 }

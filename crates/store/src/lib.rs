@@ -34,7 +34,7 @@ mod xattrs;
 pub use blob::{BlobReader, BlobWriter, WrittenBlob};
 pub use entry::{Content, Entry, MODE_BITS, Meta};
 pub use error::{DecodeError, StoreError};
-pub use holes::Extent;
+pub use holes::{Extent, between_holes};
 pub use id::{IdError, LayerId, ObjectId, ThreadId};
 pub use ino::{FIRST_NEW_INO, Ino};
 pub use kind::FileKind;

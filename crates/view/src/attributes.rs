@@ -3,8 +3,7 @@
 use crate::attr::{Attr, SetAttr, SetTime, StatFs, XattrMode};
 use crate::change::Change;
 use crate::error::{Result, ViewError};
-use crate::inode::{Body, Inode};
-use crate::names::applied;
+use crate::inode::{Applied, Body, Inode};
 use crate::request::Request;
 use crate::view::View;
 use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
@@ -96,7 +95,7 @@ impl View {
             let mut row = change.row_of(&node)?;
             edit(&mut row.xattrs)?;
             row.ctime = change.now;
-            row.applied = Some(applied(request, ino));
+            row.applied = Some(Applied::new(request, ino));
             change.commit.put(row);
             Ok(())
         })

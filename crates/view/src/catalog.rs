@@ -21,6 +21,10 @@ const FORMAT: i64 = 1;
 /// upkeep thread checkpoints long before.
 const WAL_LIMIT_PAGES: u32 = 14 * 1024;
 
+/// Effects committed between two checkpoints: about 4 MiB of log. A checkpoint costs its length and some
+/// milliseconds, all of it while mutations wait; a longer log costs a successor's start.
+pub(crate) const CHECKPOINT_EFFECTS: u64 = 2_000;
+
 const SCHEMA: &str = "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE inodes(

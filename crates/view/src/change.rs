@@ -1,13 +1,12 @@
 //! One mutation in the making: reads the tables, collects effects, commits them whole.
 
+use crate::catalog::CHECKPOINT_EFFECTS;
 use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
-use crate::inode::{Body, Inode};
-use crate::names::applied;
+use crate::inode::{Applied, Body, Inode};
 use crate::request::Request;
 use crate::state::State;
 use crate::tables::{Node, Tables};
-use crate::upkeep::CHECKPOINT_EFFECTS;
 use selvedge_store::{FileKind, Ino, LayerId, Timestamp, Xattrs};
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -138,7 +137,7 @@ impl Change<'_> {
     pub(crate) fn put_directory(&mut self, mut row: Inode, links: i64, request: &Request, result: Ino) {
         row.nlink = u32::try_from((i64::from(row.nlink) + links).max(2)).unwrap_or(u32::MAX);
         (row.mtime, row.ctime) = (self.now, self.now);
-        row.applied = Some(applied(request, result));
+        row.applied = Some(Applied::new(request, result));
         self.commit.put(row);
     }
 

@@ -10,7 +10,7 @@ use crate::state::State;
 use crate::tables::Node;
 use crate::view::View;
 use crate::working_files::stat_open;
-use selvedge_store::{BlobReader, Extent, FileKind, Ino};
+use selvedge_store::{BlobReader, Extent, FileKind, Ino, between_holes};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -240,7 +240,7 @@ impl State {
         match (content, &node.inode.body) {
             (Content::Empty, _) => Ok(Vec::new()),
             (Content::Blob(_), Body::Blob { holes: Some(holes), .. }) => {
-                Ok(complement(&self.repo.store().holes(holes)?, size))
+                Ok(between_holes(&self.repo.store().holes(holes)?, size))
             }
             (Content::Blob(_), _) => Ok(whole),
             (Content::Frozen(file) | Content::Own(file), _) => {
@@ -326,22 +326,6 @@ fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What holes leave of a file of `size` bytes.
-fn complement(holes: &[Extent], size: u64) -> Vec<Extent> {
-    let mut data = Vec::with_capacity(holes.len() + 1);
-    let mut at = 0;
-    for hole in holes {
-        if hole.offset > at {
-            data.push(Extent { offset: at, len: hole.offset.min(size).saturating_sub(at) });
-        }
-        at = hole.end();
-    }
-    if at < size {
-        data.push(Extent { offset: at, len: size - at });
-    }
-    data
 }
 
 fn data_extents(file: &File, size: u64) -> io::Result<Vec<Extent>> {

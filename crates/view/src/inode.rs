@@ -1,6 +1,6 @@
 //! One node's metadata, whole: what a layer's catalog holds for it, or what the base snapshot says.
 
-use crate::request::RequestKey;
+use crate::request::{Request, RequestKey};
 use selvedge_store::{Content, Entry, FileKind, Ino, LayerId, ObjectId, Timestamp, Xattrs};
 
 /// Where the bytes of a node are.
@@ -24,6 +24,13 @@ pub(crate) struct Applied {
     pub(crate) key: RequestKey,
     /// The node the mutation made or found; the root of the reply to rebuild.
     pub(crate) result: Ino,
+}
+
+impl Applied {
+    /// The mark that `request` leaves on the rows it writes.
+    pub(crate) fn new(request: &Request, result: Ino) -> Self {
+        Self { key: request.key, result }
+    }
 }
 
 /// One node, whole. A row of a higher layer replaces those below it entirely.

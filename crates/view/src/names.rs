@@ -4,7 +4,7 @@ use crate::attr::{Attr, RenameMode};
 use crate::change::{Change, NewNode};
 use crate::commit::Effect;
 use crate::error::{Result, ViewError};
-use crate::inode::{Applied, Body, Inode};
+use crate::inode::{Body, Inode};
 use crate::open_flags::OpenFlags;
 use crate::request::{Handle, Request};
 use crate::tables::Node;
@@ -434,9 +434,4 @@ fn check_name(name: &[u8]) -> Result<()> {
         return Err(ViewError::Invalid("not a name"));
     }
     Ok(())
-}
-
-/// The mark that a mutation leaves on a node whose own row it writes.
-pub(crate) fn applied(request: &Request, result: Ino) -> Applied {
-    Applied { key: request.key, result }
 }

@@ -1,6 +1,7 @@
 //! Work that no caller waits for: syncing copies, settling replaced names, removing what has no name, keeping
 //! the log short.
 
+use crate::catalog::CHECKPOINT_EFFECTS;
 use crate::change::Change;
 use crate::commit::Effect;
 use crate::crash;
@@ -20,10 +21,6 @@ const GATHER: Duration = Duration::from_millis(500);
 
 /// Nodes removed in one commit: it holds the tables, and others wait for them.
 const REAP_BATCH: usize = 256;
-
-/// Effects committed between two checkpoints: about 4 MiB of log. A checkpoint costs its length and some
-/// milliseconds, all of it while mutations wait; a longer log costs a successor's start.
-pub(crate) const CHECKPOINT_EFFECTS: u64 = 2_000;
 
 #[derive(Debug, Default)]
 struct Queue {

@@ -67,7 +67,11 @@ impl StoredFile {
             return Err("not a regular file".into());
         };
         let holes = holes.map(|id| store.holes(&id)).transpose()?.unwrap_or_default();
-        Ok(Self { blob: store.open_blob(blob, *size)?, size: *size, data: holes::complement(&holes, *size) })
+        Ok(Self {
+            blob: store.open_blob(blob, *size)?,
+            size: *size,
+            data: holes::between_holes(&holes, *size),
+        })
     }
 }
 
