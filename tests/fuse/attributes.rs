@@ -72,6 +72,21 @@ fn times_are_set_to_the_nanosecond_before_1970_too() {
 }
 
 #[test]
+fn the_farthest_times_do_no_harm() {
+    let (_repo, mount) = mounted();
+    let path = mount.path().join("file");
+    File::create_new(&path).unwrap();
+    for tv_sec in [i64::MIN, i64::MIN + 1, i64::MAX] {
+        let time = Timespec { tv_sec, tv_nsec: 999_999_999 };
+        let times = Timestamps { last_access: time, last_modification: time };
+        utimensat(CWD, &path, &times, AtFlags::empty()).unwrap();
+        // The kernel takes the nanoseconds off the first and the last second there is.
+        assert_eq!(fs::metadata(&path).unwrap().mtime(), tv_sec);
+    }
+    mount.stop();
+}
+
+#[test]
 fn utimensat_knows_now_and_omit() {
     let (_repo, mount) = mounted();
     let path = mount.path().join("file");
