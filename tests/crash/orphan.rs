@@ -11,6 +11,7 @@ use selvedge_test_support::{Mounting, assert_gone, assert_inside, assert_no_moun
 
 use crate::WORKER;
 use crate::scene::Scene;
+use crate::stopped::{HANG, hang};
 
 const SUPERVISE: &str = "SELVEDGE_TEST_SUPERVISE";
 const READY: &str = "worker is ready: ";
@@ -33,12 +34,13 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn start(scene: &Scene) -> Self {
+    fn start(scene: &Scene, env: Option<(&str, &str)>) -> Self {
         // The worker is inherited when its supervisor dies; without this nobody here could tell how it ended.
         set_child_subreaper(Some(getpid())).unwrap();
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["orphan::supervise_when_asked_to", "--exact", "--nocapture"])
             .env(SUPERVISE, scene.repo.dir())
+            .envs(env)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -88,7 +90,7 @@ impl Drop for Supervisor {
 fn an_orphaned_worker_unmounts_and_exits() {
     let mut scene = Scene::new(1);
     let known = scene.known.clone();
-    let mut supervisor = Supervisor::start(&scene);
+    let mut supervisor = Supervisor::start(&scene, None);
     supervisor.kill();
     assert_eq!(supervisor.worker_exit(), Some(0));
     assert_gone(supervisor.worker.as_raw_nonzero().get().try_into().unwrap());
@@ -97,9 +99,22 @@ fn an_orphaned_worker_unmounts_and_exits() {
 }
 
 #[test]
+fn an_orphaned_worker_ends_although_a_request_hangs() {
+    let mut scene = Scene::new(1);
+    let known = scene.known.clone();
+    let mut supervisor = Supervisor::start(&scene, Some(HANG));
+    let mut hanging = hang(&scene.repo.mountpoint());
+    supervisor.kill();
+    assert_eq!(supervisor.worker_exit(), Some(0));
+    assert!(!hanging.wait().unwrap().success());
+    assert_no_mount(&scene.repo.mountpoint());
+    scene.assert_kept(&known);
+}
+
+#[test]
 fn an_orphaned_worker_frees_the_writers_and_keeps_what_it_acknowledged() {
     let mut scene = Scene::new(4);
-    let mut supervisor = Supervisor::start(&scene);
+    let mut supervisor = Supervisor::start(&scene, None);
     let writers = scene.writers(&scene.repo.mountpoint(), 5);
     writers.wait_for(300);
     supervisor.kill();

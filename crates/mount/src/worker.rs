@@ -97,8 +97,10 @@ fn control_socket() -> Option<OwnedFd> {
     let stdin = std::io::stdin();
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&stdin).ok()?.st_mode);
     let socket = (kind == FileType::Socket).then(|| stdin.as_fd().try_clone_to_owned().ok())??;
-    let nothing = File::open("/dev/null").ok()?;
-    sys::replace(stdin.as_fd(), nothing.as_fd(), DupFlags::empty()).ok()?;
+    // Where this cannot be done, a child that has the socket ends long before the worker does.
+    if let Ok(nothing) = File::open("/dev/null") {
+        let _ = sys::replace(stdin.as_fd(), nothing.as_fd(), DupFlags::empty());
+    }
     Some(socket)
 }
 

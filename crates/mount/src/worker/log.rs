@@ -66,7 +66,8 @@ impl Log {
 }
 
 fn write_lines(lines: &Receiver<Message>) {
-    let mut to = io::stderr().lock();
+    // Not locked for good: others may have something to say too, if only at the very end.
+    let mut to = io::stderr();
     for message in lines {
         match message {
             Message::Line(line) => {

@@ -19,13 +19,17 @@ use signal_hook::iterator::Signals;
 use super::export::{self, Export};
 use super::refusal::Refusal;
 use super::setup::Mounted;
-use super::unmount::{self, Outcome};
+use super::unmount::{self, Attempt, Outcome};
 use super::{PEER_DEADLINE, refusal};
 
 /// How long after an unmount the connection may take to end. It ends with the unmount itself, unless something
 /// else keeps the file system alive: then it is detached. A program that is just being started in a mount namespace
 /// of its own does so for a moment.
 const SETTLE: Duration = Duration::from_millis(700);
+
+/// How long an attempt to unmount may take where the end must come anyway. An unmount waits for what is still to be
+/// written, so a request that hangs makes it hang, and without a supervisor nobody else would end it.
+const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// How long the end may take to make everything durable. A worker that is ended here has lost nothing: all it
 /// acknowledged is where a successor finds it.
@@ -51,7 +55,7 @@ pub(crate) enum Happening {
     /// The connection has ended.
     SessionEnded(io::Result<()>),
     /// An attempt to unmount has ended.
-    Unmounted(Outcome),
+    Unmounted(Attempt),
     /// An export has ended.
     ExportEnded {
         /// The number of its command.
@@ -87,13 +91,26 @@ enum End {
     CutOff,
 }
 
+impl Ending {
+    /// Makes this one as urgent as `other`, for both askers.
+    fn join(&mut self, mut other: Self) {
+        self.urgency = self.urgency.max(other.urgency);
+        self.asked_by.append(&mut other.asked_by);
+    }
+}
+
 /// Where the worker is in its life.
 #[derive(Debug)]
 enum Phase {
     /// The mount is up.
     Serving,
     /// An attempt to unmount is being made, by force or not.
-    Unmounting { ending: Ending, forced: bool },
+    Unmounting {
+        ending: Ending,
+        forced: bool,
+        /// Until when, if the end must come anyway.
+        until: Instant,
+    },
     /// The mount is gone from the mount table; the connection must end by itself until then.
     Settling { ending: Ending, until: Instant },
     /// The mount is gone from the mount table and goes on elsewhere.
@@ -148,14 +165,15 @@ impl Service {
         self.tell(hello, ready);
         loop {
             let next = match &self.phase {
-                Phase::Settling { until, .. } => {
+                Phase::Settling { until, .. }
+                | Phase::Unmounting { until, ending: Ending { urgency: Urgency::Anyway, .. }, .. } => {
                     happenings.recv_timeout(until.saturating_duration_since(Instant::now()))
                 }
                 _ => happenings.recv().map_err(RecvTimeoutError::from),
             };
             let end = match next {
                 Ok(happening) => self.handle(happening),
-                Err(RecvTimeoutError::Timeout) => self.not_settled(),
+                Err(RecvTimeoutError::Timeout) => self.too_late(),
                 // Cannot be: this loop holds a sender itself.
                 Err(RecvTimeoutError::Disconnected) => Some(End::CutOff),
             };
@@ -183,7 +201,7 @@ impl Service {
                 self.end(Urgency::IfFree, None);
             }
             Happening::SessionEnded(outcome) => return Some(End::Connection(outcome)),
-            Happening::Unmounted(outcome) => return self.unmounted(outcome),
+            Happening::Unmounted(attempt) => return self.unmounted(attempt),
             Happening::ExportEnded { id, answer } => {
                 self.exporting = false;
                 self.tell(id, answer);
@@ -215,7 +233,7 @@ impl Service {
 
     /// Begins to end, or joins an ending that is under way and makes it as urgent as this one.
     fn end(&mut self, urgency: Urgency, asked_by: Option<u64>) {
-        let mut ending = Ending { urgency, asked_by: asked_by.into_iter().collect() };
+        let ending = Ending { urgency, asked_by: asked_by.into_iter().collect() };
         if urgency == Urgency::IfFree && self.exporting && matches!(self.phase, Phase::Serving) {
             return self.refuse(&ending, "an export of the thread is running", Vec::new());
         }
@@ -223,21 +241,29 @@ impl Service {
             Phase::Serving => self.unmount(ending, false),
             Phase::Detached if urgency == Urgency::Anyway => self.unmount(ending, true),
             Phase::Detached => self.refuse_detached(&ending),
-            Phase::Unmounting { ending: current, .. } | Phase::Settling { ending: current, .. } => {
-                current.urgency = current.urgency.max(urgency);
-                current.asked_by.append(&mut ending.asked_by);
+            Phase::Unmounting { ending: current, until, .. } => {
+                if current.urgency < urgency {
+                    *until = Instant::now() + ATTEMPT;
+                }
+                current.join(ending);
             }
+            Phase::Settling { ending: current, .. } => current.join(ending),
         }
     }
 
     fn unmount(&mut self, ending: Ending, forced: bool) {
-        let mode = if forced { UnmountMode::Force } else { UnmountMode::Plain };
-        self.phase = Phase::Unmounting { ending, forced };
-        unmount::start(&self.mounted.identity, mode, &self.events);
+        self.phase = Phase::Unmounting { ending, forced, until: Instant::now() + ATTEMPT };
+        unmount::start(&self.mounted.identity, forced, &self.events);
     }
 
-    fn unmounted(&mut self, outcome: Outcome) -> Option<End> {
-        let Phase::Unmounting { ending, forced } = std::mem::replace(&mut self.phase, Phase::Serving) else {
+    fn unmounted(&mut self, attempt: Attempt) -> Option<End> {
+        let Attempt { forced, outcome } = attempt;
+        match &self.phase {
+            // An attempt that was given up for a more forceful one tells nothing but that the mount is gone.
+            Phase::Unmounting { forced: now, .. } if *now == forced || matches!(outcome, Outcome::Gone) => {}
+            _ => return None,
+        }
+        let Phase::Unmounting { ending, .. } = std::mem::replace(&mut self.phase, Phase::Serving) else {
             return None;
         };
         match (outcome, ending.urgency) {
@@ -245,12 +271,11 @@ impl Service {
                 self.phase = Phase::Settling { ending, until: Instant::now() + SETTLE };
             }
             (Outcome::Busy(_) | Outcome::Failed(_), Urgency::Anyway) if !forced => self.unmount(ending, true),
+            (Outcome::Busy(_), Urgency::Anyway) => return Some(self.cut_off(ending, "it is still in use")),
             (Outcome::Failed(error), Urgency::Anyway) => {
-                tracing::error!("{error}; ending nevertheless, which cuts off everybody who uses the mount");
-                self.phase = Phase::Settling { ending, until: Instant::now() };
-                return Some(End::CutOff);
+                return Some(self.cut_off(ending, &refusal::sentence(&error)));
             }
-            (Outcome::Busy(holders), _) => self.refuse(&ending, "the mount is in use", holders),
+            (Outcome::Busy(holders), Urgency::IfFree) => self.refuse(&ending, "the mount is in use", holders),
             (Outcome::Failed(error), Urgency::IfFree) => {
                 tracing::error!("{error}");
                 for id in ending.asked_by {
@@ -261,24 +286,32 @@ impl Service {
         None
     }
 
-    /// The connection outlived its mount.
-    fn not_settled(&mut self) -> Option<End> {
-        let Phase::Settling { ending, .. } = std::mem::replace(&mut self.phase, Phase::Detached) else {
-            return None;
-        };
-        match ending.urgency {
-            Urgency::IfFree => {
+    /// What the present phase waits for has not come in time.
+    fn too_late(&mut self) -> Option<End> {
+        match std::mem::replace(&mut self.phase, Phase::Detached) {
+            Phase::Unmounting { ending, forced: false, .. } => self.unmount(ending, true),
+            Phase::Unmounting { ending, forced: true, .. } => {
+                return Some(self.cut_off(ending, "it takes too long"));
+            }
+            Phase::Settling { ending, .. } if ending.urgency == Urgency::IfFree => {
                 self.refuse_detached(&ending);
-                None
             }
-            Urgency::Anyway => {
+            Phase::Settling { ending, .. } => {
                 if let Err(error) = selvedge_mountpoint::abort_connection(self.mounted.identity.device) {
-                    tracing::warn!("{error}; the connection ends with this process");
+                    tracing::info!("{error}; the connection ends with this process");
                 }
-                self.phase = Phase::Settling { ending, until: Instant::now() };
-                Some(End::CutOff)
+                return Some(self.cut_off(ending, "it is kept alive elsewhere"));
             }
+            phase @ (Phase::Serving | Phase::Detached) => self.phase = phase,
         }
+        None
+    }
+
+    /// Ends although the mount has not, which cuts off everybody who uses it.
+    fn cut_off(&mut self, ending: Ending, why: &str) -> End {
+        tracing::warn!("the mount cannot be ended in order: {why}; it ends with this process");
+        self.phase = Phase::Settling { ending, until: Instant::now() };
+        End::CutOff
     }
 
     fn refuse_detached(&self, ending: &Ending) {

@@ -12,6 +12,15 @@ use super::serve::Happening;
 /// How long the helper program of an unprivileged unmount may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// An attempt to unmount that has ended.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// Whether it was by force.
+    pub(crate) forced: bool,
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+}
+
 /// How an attempt to unmount ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -23,16 +32,18 @@ pub(crate) enum Outcome {
     Failed(UnmountError),
 }
 
-/// Tries once; `events` gets the [`Outcome`].
-pub(crate) fn start(identity: &MountIdentity, mode: UnmountMode, events: &Sender<Happening>) {
+/// Tries once, if need be by force; `events` gets the [`Attempt`].
+pub(crate) fn start(identity: &MountIdentity, forced: bool, events: &Sender<Happening>) {
     let (identity, sender) = (identity.clone(), events.clone());
+    let mode = if forced { UnmountMode::Force } else { UnmountMode::Plain };
     let attempt = move || {
         // Nobody listens only when the process is ending.
-        let _ = sender.send(Happening::Unmounted(attempt(&identity, mode)));
+        let outcome = attempt(&identity, mode);
+        let _ = sender.send(Happening::Unmounted(Attempt { forced, outcome }));
     };
     if let Err(error) = thread::Builder::new().name("unmount".into()).spawn(attempt) {
         let source = UnmountError::Io { what: "start a thread to unmount", path: "".into(), source: error };
-        let _ = events.send(Happening::Unmounted(Outcome::Failed(source)));
+        let _ = events.send(Happening::Unmounted(Attempt { forced, outcome: Outcome::Failed(source) }));
     }
 }
 
