@@ -17,9 +17,9 @@ use std::path::Path;
 /// Version of the schema; another one is refused.
 const FORMAT: i64 = 1;
 
-/// Above this many bytes SQLite checkpoints inside a commit: the bound on what a successor has to read. The
-/// upkeep thread checkpoints long before.
-const WAL_LIMIT_PAGES: u32 = 14 * 1024;
+/// Effects after which a commit itself checkpoints: the bound on what a successor has to read, some 14 MiB. The
+/// upkeep thread checkpoints long before. `SQLite` is not left to do it, as it keeps such a failure to itself.
+pub(crate) const LOG_LIMIT_EFFECTS: u64 = 8_000;
 
 /// Effects committed between two checkpoints: about 4 MiB of log. A checkpoint costs its length and some
 /// milliseconds, all of it while mutations wait; a longer log costs a successor's start.
@@ -39,7 +39,8 @@ CREATE TABLE names(parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT 
     PRIMARY KEY(parent, name)) STRICT, WITHOUT ROWID;
 CREATE TABLE orphans(ino INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE unsettled(parent INTEGER NOT NULL, name BLOB NOT NULL, old INTEGER NOT NULL,
-    source INTEGER NOT NULL, PRIMARY KEY(parent, name)) STRICT, WITHOUT ROWID;
+    source INTEGER NOT NULL, from_parent INTEGER NOT NULL, from_name BLOB NOT NULL,
+    PRIMARY KEY(parent, name)) STRICT, WITHOUT ROWID;
 ";
 
 const COLUMNS: &str = "ino, kind, mode, uid, gid, nlink, rdev, atime_s, atime_ns, mtime_s, mtime_ns, ctime_s, \
@@ -59,6 +60,8 @@ pub(crate) struct Unsettled {
     pub(crate) name: Vec<u8>,
     pub(crate) old: Ino,
     pub(crate) source: Ino,
+    /// Where `source` had its name before.
+    pub(crate) from: (Ino, Vec<u8>),
 }
 
 /// One layer's catalog.
@@ -183,13 +186,15 @@ impl Catalog {
     }
 
     pub(crate) fn unsettled(&self) -> Result<Vec<Unsettled>> {
-        let mut statement = self.db.prepare("SELECT parent, name, old, source FROM unsettled")?;
+        let mut statement =
+            self.db.prepare("SELECT parent, name, old, source, from_parent, from_name FROM unsettled")?;
         let rows = statement.query_map([], |row| {
             Ok(Unsettled {
                 parent: Ino(unsigned(row.get(0)?)),
                 name: row.get(1)?,
                 old: Ino(unsigned(row.get(2)?)),
                 source: Ino(unsigned(row.get(3)?)),
+                from: (Ino(unsigned(row.get(4)?)), row.get(5)?),
             })
         })?;
         rows.map(|row| Ok(row?)).collect()
@@ -233,7 +238,7 @@ fn configure(db: &Connection) -> Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "NORMAL")?;
     db.pragma_update(None, "temp_store", "MEMORY")?;
-    db.pragma_update(None, "wal_autocheckpoint", WAL_LIMIT_PAGES)?;
+    db.pragma_update(None, "wal_autocheckpoint", 0)?;
     db.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
@@ -258,11 +263,11 @@ fn apply(db: &Connection, effect: &Effect) -> Result<()> {
         Effect::DropOrphan(ino) => {
             db.prepare_cached("DELETE FROM orphans WHERE ino = ?1")?.execute([signed(ino.0)])?
         }
-        Effect::Unsettle { parent, name, old, source } => db
-            .prepare_cached(
-                "INSERT OR REPLACE INTO unsettled(parent, name, old, source) VALUES(?1, ?2, ?3, ?4)",
+        Effect::Unsettle(Unsettled { parent, name, old, source, from }) => {
+            db.prepare_cached("INSERT OR REPLACE INTO unsettled VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+                params![signed(parent.0), name, signed(old.0), signed(source.0), signed(from.0.0), from.1],
             )?
-            .execute(params![signed(parent.0), name, signed(old.0), signed(source.0)])?,
+        }
         Effect::Settle { parent, name } => db
             .prepare_cached("DELETE FROM unsettled WHERE parent = ?1 AND name = ?2")?
             .execute(params![signed(parent.0), name])?,

@@ -1,6 +1,6 @@
 //! One mutation in the making: reads the tables, collects effects, commits them whole.
 
-use crate::catalog::CHECKPOINT_EFFECTS;
+use crate::catalog::{CHECKPOINT_EFFECTS, LOG_LIMIT_EFFECTS};
 use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
 use crate::inode::{Applied, Body, Inode};
@@ -59,7 +59,12 @@ impl State {
             Err(error) => return self.latch.guard("commit", Err(error)),
         }
         let logged = self.logged.fetch_add(commit.effects.len() as u64, Ordering::Relaxed);
-        if logged >= CHECKPOINT_EFFECTS {
+        if logged >= LOG_LIMIT_EFFECTS {
+            // The upkeep thread has fallen behind. What this commit made stands, whatever becomes of the log.
+            if let Err(error) = self.checkpoint_in(&tables) {
+                tracing::warn!(%error, "the catalog's log grows");
+            }
+        } else if logged >= CHECKPOINT_EFFECTS {
             self.work.wake_soon();
         }
         Ok(made)
@@ -155,7 +160,7 @@ impl Change<'_> {
             None => self.state.base_child(directory, name)?.is_some(),
         };
         let name = name.to_vec();
-        if let Some(replaced) = self.tables.unsettled().get(&(parent, name.clone())).copied() {
+        if let Some(replaced) = self.tables.unsettled().get(&(parent, name.clone())).cloned() {
             self.settle(parent, name.clone(), replaced.old);
         }
         self.commit.push(if below {

@@ -1,5 +1,6 @@
 //! One mutation as one value.
 
+use crate::catalog::Unsettled;
 use crate::inode::Inode;
 use selvedge_store::{FileKind, Ino};
 
@@ -29,13 +30,8 @@ pub(crate) enum Effect {
     /// The node has no name left; it lives until nobody has it open.
     AddOrphan(Ino),
     DropOrphan(Ino),
-    /// `name` was replaced by `source`, whose bytes are not durable yet: after a power cut it is `old` again.
-    Unsettle {
-        parent: Ino,
-        name: Vec<u8>,
-        old: Ino,
-        source: Ino,
-    },
+    /// A name was replaced by a node whose bytes are not durable yet: after a power cut it is the old one again.
+    Unsettle(Unsettled),
     Settle {
         parent: Ino,
         name: Vec<u8>,

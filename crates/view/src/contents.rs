@@ -14,7 +14,6 @@ use selvedge_store::{BlobReader, Extent, FileKind, Ino, between_holes};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 /// Bytes moved at once when a copy cannot be left to the kernel.
@@ -62,7 +61,7 @@ impl View {
         Ok(buffer)
     }
 
-    /// Writes all of `data` at `offset`. The kernel sends appends with the offset they go to, so a write that is
+    /// Writes `data` at `offset` and tells how much of it: less only where the disk is full. The kernel sends appends with the offset they go to, so a write that is
     /// sent twice writes the same bytes to the same place.
     pub fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
         let state = self.state();
@@ -78,17 +77,17 @@ impl View {
                 why: "no working file after copy-up".to_owned(),
             });
         };
-        state.mark_dirty(&file);
         crash::point("write.before");
-        match host.write_all_at(data, offset) {
+        let written = match write_some(host, data, offset) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.reap_now() => {
-                host.write_all_at(data, offset)
+                write_some(host, data, offset)
             }
             result => result,
-        }
-        .map_err(ViewError::host("write"))?;
+        };
+        state.volatile.mark(file.ino, false);
         crash::point("write.after");
-        u32::try_from(data.len()).map_err(|_| ViewError::FileTooBig)
+        let written = written.map_err(ViewError::host("write"))?;
+        u32::try_from(written).map_err(|_| ViewError::FileTooBig)
     }
 
     /// Makes the file's bytes, attributes and name durable.
@@ -97,10 +96,10 @@ impl View {
         state.latch.check()?;
         let (file, _) = state.open.file(handle)?;
         if let Content::Own(host) = &*file.content() {
-            file.dirty.store(false, Ordering::Release);
-            state.dirty().remove(&file.ino);
+            let seen = state.volatile.look(file.ino);
             let synced = if data_only { host.sync_data() } else { host.sync_all() };
             state.latch.guard("fsync", synced.map_err(ViewError::host("fsync of a working file")))?;
+            state.volatile.synced(file.ino, seen);
             state.confirm(file.ino)?;
         }
         state.sync_log()
@@ -125,9 +124,10 @@ impl View {
         let Content::Own(host) = &*content else {
             return Err(ViewError::Damaged { ino, why: "no working file after copy-up".to_owned() });
         };
-        state.mark_dirty(&held.file);
         crash::point("truncate.before");
-        host.set_len(size).map_err(ViewError::host("truncate"))?;
+        let set = host.set_len(size);
+        state.volatile.mark(ino, false);
+        set.map_err(ViewError::host("truncate"))?;
         crash::point("truncate.after");
         Ok(())
     }
@@ -196,7 +196,9 @@ impl State {
         let upper = self.upper()?;
         let node = self.node(file.ino)?;
         if node.inode.body == (Body::File { layer: upper.id }) {
-            return Ok(file.replace(Content::Own(upper.files.make_file(file.ino)?)));
+            let own = upper.files.make_file(file.ino)?;
+            self.volatile.mark(file.ino, true);
+            return Ok(file.replace(Content::Own(own)));
         }
         let own = self.copy_up(&node, &content, keep)?;
         Ok(file.replace(Content::Own(own)))
@@ -229,7 +231,11 @@ impl State {
         let size = self.attr(node)?.size;
         let end = size.min(keep);
         for extent in self.data_of(node, from, size)? {
-            copy_range(from, to, extent.offset, extent.end().min(end))?;
+            let stop = extent.end().min(end);
+            if copy_range(from, to, extent.offset, stop)? < stop {
+                let why = "its bytes end before the length it has".to_owned();
+                return Err(ViewError::Damaged { ino: node.inode.ino, why });
+            }
         }
         to.set_len(end).map_err(ViewError::host("extend a working file"))
     }
@@ -246,13 +252,6 @@ impl State {
             (Content::Frozen(file) | Content::Own(file), _) => {
                 data_extents(file, size).map_err(ViewError::host("find a working file's data"))
             }
-        }
-    }
-
-    /// Notes that a working file has bytes that are not durable.
-    pub(crate) fn mark_dirty(&self, file: &OpenFile) {
-        if !file.dirty.swap(true, Ordering::AcqRel) {
-            self.dirty().insert(file.ino);
         }
     }
 
@@ -291,8 +290,23 @@ impl State {
     }
 }
 
-/// Copies bytes from `offset` to `end`, in the kernel where it can be done there.
-fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<()> {
+/// Writes as much as the disk takes. An error counts only if nothing was written: else it comes again.
+fn write_some(to: &File, data: &[u8], offset: u64) -> io::Result<usize> {
+    let mut written = 0;
+    while written < data.len() {
+        match to.write_at(&data[written..], offset + written as u64) {
+            Ok(0) => break,
+            Ok(some) => written += some,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if written == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(written)
+}
+
+/// Copies bytes from `offset` to `end`, in the kernel where it can be done there; tells where the bytes ended.
+fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<u64> {
     let mut at = offset;
     let plain = match from {
         Content::Blob(BlobReader::File(file)) => Some(&**file),
@@ -305,7 +319,7 @@ fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<()> {
         let (mut read_at, mut write_at) = (at, at);
         let want = usize::try_from(end - at).unwrap_or(usize::MAX);
         match rustix::fs::copy_file_range(plain, Some(&mut read_at), to, Some(&mut write_at), want) {
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(at),
             Ok(copied) => at += copied as u64,
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::XDEV | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => break,
@@ -325,7 +339,7 @@ fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<()> {
             Err(source) => return Err(ViewError::Host { what: "copy-up", source }),
         }
     }
-    Ok(())
+    Ok(at)
 }
 
 fn data_extents(file: &File, size: u64) -> io::Result<Vec<Extent>> {

@@ -46,7 +46,8 @@ impl View {
     /// Makes the directory's names durable.
     pub fn fsyncdir(&self, handle: Handle) -> Result<()> {
         let state = self.state();
-        state.open.dir(handle)?;
+        let directory = state.open.dir(handle)?;
+        state.settle_directory(directory.ino)?;
         state.sync_log()
     }
 

@@ -36,6 +36,7 @@ mod state;
 mod tables;
 mod upkeep;
 mod view;
+mod volatile;
 mod working_files;
 
 pub use attr::{Attr, DirEntry, RenameMode, SetAttr, SetTime, StatFs, XattrMode};

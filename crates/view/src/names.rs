@@ -1,6 +1,7 @@
 //! Operations on names: lookup, create, mkdir, mknod, symlink, link, unlink, rmdir, rename.
 
 use crate::attr::{Attr, RenameMode};
+use crate::catalog::Unsettled;
 use crate::change::{Change, NewNode};
 use crate::commit::Effect;
 use crate::error::{Result, ViewError};
@@ -9,6 +10,7 @@ use crate::open_flags::OpenFlags;
 use crate::request::{Handle, Request};
 use crate::tables::Node;
 use crate::view::View;
+use crate::volatile::Volatility;
 use selvedge_store::{FileKind, Ino};
 
 /// The longest name, in bytes (`NAME_MAX`).
@@ -263,6 +265,13 @@ impl View {
         if mode == RenameMode::Exchange {
             state.settle_name(new_parent, new_name)?;
         }
+        // Nor may a fallback take away what was durable before: only a file that never was is moved as it is.
+        if mode == RenameMode::Replace
+            && let Ok(source) = self.lookup(parent, name)
+            && state.volatility(&state.node(source.ino)?) == Volatility::Changed
+        {
+            state.make_certain(source.ino)?;
+        }
         let settle = state.change(|change| {
             let Some(moving) = Move::prepare(change, request, [parent, new_parent], [name, new_name])? else {
                 return Ok(false);
@@ -348,16 +357,20 @@ impl<'a> Move<'a> {
     /// replaced before falls back to the oldest of its files: the only one known to be whole.
     fn fall_back_to(&self, change: &mut Change<'_>, target: &Node) -> bool {
         let key = (self.to.inode.ino, self.new_name.to_vec());
-        let earlier = change.tables.unsettled().get(&key).copied();
-        if !change.state.is_volatile(&self.source) {
-            if let Some(earlier) = earlier {
-                change.settle(key.0, key.1, earlier.old);
+        let earlier = change.tables.unsettled().get(&key).map(|replaced| replaced.old);
+        if change.state.volatility(&self.source) == Volatility::Durable {
+            if let Some(old) = earlier {
+                change.settle(key.0, key.1, old);
             }
             return false;
         }
-        let old = earlier.map_or(target.inode.ino, |replaced| replaced.old);
-        let source = self.source.inode.ino;
-        change.commit.push(Effect::Unsettle { parent: key.0, name: key.1, old, source });
+        change.commit.push(Effect::Unsettle(Unsettled {
+            parent: key.0,
+            name: key.1,
+            old: earlier.unwrap_or(target.inode.ino),
+            source: self.source.inode.ino,
+            from: (self.from.inode.ino, self.name.to_vec()),
+        }));
         true
     }
 

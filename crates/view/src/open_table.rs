@@ -7,7 +7,6 @@ use crate::request::Handle;
 use selvedge_store::{BlobReader, Ino};
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Where an open file's bytes are read from.
@@ -30,8 +29,6 @@ pub(crate) struct OpenFile {
     content: RwLock<Arc<Content>>,
     /// Held while the content is replaced. Readers do not wait for it.
     pub(crate) replacing: Mutex<()>,
-    /// Written since its last sync.
-    pub(crate) dirty: AtomicBool,
 }
 
 impl OpenFile {
@@ -102,12 +99,8 @@ impl OpenTable {
         if let Some(file) = inner.reuse(ino) {
             return Ok(Held { table: self, file });
         }
-        let file = Arc::new(OpenFile {
-            ino,
-            content: RwLock::new(Arc::new(content)),
-            replacing: Mutex::new(()),
-            dirty: AtomicBool::new(false),
-        });
+        let file =
+            Arc::new(OpenFile { ino, content: RwLock::new(Arc::new(content)), replacing: Mutex::new(()) });
         let uses = inner.uses.entry(ino).or_default();
         uses.count += 1;
         uses.file = Some(Arc::clone(&file));
@@ -160,11 +153,6 @@ impl OpenTable {
     /// Whether anybody has the node open.
     pub(crate) fn in_use(&self, ino: Ino) -> bool {
         self.inner().uses.contains_key(&ino)
-    }
-
-    /// The file's shared state, if somebody has it open.
-    pub(crate) fn peek(&self, ino: Ino) -> Option<Arc<OpenFile>> {
-        self.inner().uses.get(&ino).and_then(|uses| uses.file.clone())
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -63,7 +63,7 @@ fn put_back(
     commit: &mut Commit,
     unsettled: &Unsettled,
 ) -> Result<()> {
-    let Unsettled { parent, name, old, source } = unsettled;
+    let Unsettled { parent, name, old, source, from } = unsettled;
     if catalog.name(*parent, name)?
         != Some(NameRow::Node { ino: *source, kind: row(catalog, rows, *source)?.kind })
     {
@@ -78,12 +78,23 @@ fn put_back(
     commit.push(Effect::PutName { parent: *parent, name: name.clone(), ino: *old, kind });
     commit.push(Effect::DropOrphan(*old));
     let replaced_by = row(catalog, rows, *source)?;
-    replaced_by.nlink = replaced_by.nlink.saturating_sub(1);
-    if replaced_by.nlink == 0 {
-        commit.push(Effect::AddOrphan(*source));
+    let kind = replaced_by.kind;
+    if is_free(catalog, from)? {
+        commit.push(Effect::PutName { parent: from.0, name: from.1.clone(), ino: *source, kind });
+    } else {
+        replaced_by.nlink = replaced_by.nlink.saturating_sub(1);
+        if replaced_by.nlink == 0 {
+            commit.push(Effect::AddOrphan(*source));
+        }
     }
     commit.push(Effect::Settle { parent: *parent, name: name.clone() });
     Ok(())
+}
+
+/// Whether a name that was moved away can be given back: its directory is there, and nothing took the name since.
+fn is_free(catalog: &Catalog, (parent, name): &(Ino, Vec<u8>)) -> Result<bool> {
+    let directory = catalog.inode(*parent)?.is_some_and(|row| row.nlink > 0);
+    Ok(directory && !matches!(catalog.name(*parent, name)?, Some(NameRow::Node { .. })))
 }
 
 fn row<'a>(catalog: &Catalog, rows: &'a mut HashMap<Ino, Inode>, ino: Ino) -> Result<&'a mut Inode> {
@@ -152,7 +163,8 @@ mod tests {
             ino: Ino(11),
             kind: FileKind::Regular,
         });
-        commit.push(Effect::Unsettle { parent: DIR, name, old: Ino(10), source: Ino(11) });
+        let from = (DIR, b"moved".to_vec());
+        commit.push(Effect::Unsettle(Unsettled { parent: DIR, name, old: Ino(10), source: Ino(11), from }));
         catalog.commit(&commit).unwrap();
         for ino in [10, 11, 12] {
             files.make_file(Ino(ino)).unwrap();
@@ -186,6 +198,22 @@ mod tests {
         // Doing it again, as after a second cut in the middle, changes nothing.
         assert!(recover(&mut catalog, &files, "boot-3").unwrap());
         assert_eq!(name(&catalog), Ino(10));
+    }
+
+    #[test]
+    fn after_a_power_cut_a_file_that_replaced_another_has_its_own_name_again() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (mut catalog, files) = crashed(dir.path(), |_| {});
+        let mut commit = Commit::new();
+        let directory = Inode { kind: FileKind::Directory, body: Body::None, ..file(DIR.0, 2, None) };
+        commit.put(directory).push(Effect::Whiteout { parent: DIR, name: b"moved".to_vec() });
+        catalog.commit(&commit).unwrap();
+        assert!(recover(&mut catalog, &files, NOW).unwrap());
+        assert_eq!(name(&catalog), Ino(10));
+        let moved = NameRow::Node { ino: Ino(11), kind: FileKind::Regular };
+        assert_eq!(catalog.name(DIR, b"moved").unwrap(), Some(moved));
+        assert_eq!(catalog.inode(Ino(11)).unwrap().unwrap().nlink, 1);
+        assert_eq!(catalog.orphans().unwrap(), []);
     }
 
     #[test]

@@ -13,10 +13,11 @@ use crate::open_table::OpenTable;
 use crate::reserve::Reserve;
 use crate::tables::{Node, Origin, Tables};
 use crate::upkeep::Work;
+use crate::volatile::{Volatile, Volatility};
 use crate::working_files::{HostStat, WorkingFiles};
 use rustix::fs::{Mode, OFlags};
 use selvedge_store::{Extent, FileKind, Ino, LayerId, NewState, Repository, ThreadLock, ThreadRef};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,7 +53,7 @@ pub(crate) struct State {
     pub(crate) clock: Clock,
     pub(crate) work: Work,
     /// Files of the upper written since their last sync.
-    pub(crate) dirty: Mutex<HashSet<Ino>>,
+    pub(crate) volatile: Volatile,
     /// Files written by a worker that died may be volatile too, whichever they are.
     pub(crate) all_dirty: AtomicBool,
     /// Effects committed since the last checkpoint: the measure of the log's length.
@@ -94,7 +95,7 @@ impl State {
             latch: Latch::default(),
             clock: Clock::default(),
             work: Work::default(),
-            dirty: Mutex::default(),
+            volatile: Volatile::default(),
             all_dirty: AtomicBool::new(parts.all_dirty),
             logged: AtomicU64::new(0),
             boot_id: parts.boot_id,
@@ -292,18 +293,16 @@ impl State {
         Ok((Upper { id, files, log, reserve }, catalog))
     }
 
-    /// Whether the node's working file may not be durable.
-    pub(crate) fn is_volatile(&self, node: &Node) -> bool {
+    /// What a loss of power could take of the node's bytes.
+    pub(crate) fn volatility(&self, node: &Node) -> Volatility {
         let own = node.has_own_file();
-        own.is_some()
-            && own == self.upper.get().map(|upper| upper.id)
-            && (self.all_dirty.load(Ordering::Acquire)
-                || node.inode.fallback.is_some()
-                || self.dirty().contains(&node.inode.ino))
-    }
-
-    pub(crate) fn dirty(&self) -> MutexGuard<'_, HashSet<Ino>> {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+        if own.is_none() || own != self.upper.get().map(|upper| upper.id) {
+            return Volatility::Durable;
+        }
+        if node.inode.fallback.is_some() || self.all_dirty.load(Ordering::Acquire) {
+            return Volatility::Changed;
+        }
+        self.volatile.of(node.inode.ino)
     }
 }
 
@@ -314,8 +313,12 @@ pub(crate) fn open_log(layer_dir: &Path) -> Result<OwnedFd> {
         .map_err(ViewError::host("open the catalog's log"))
 }
 
-fn sync_directory(path: &Path) -> Result<()> {
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(ViewError::host("open a layer"))?;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(ViewError::host("open a layer"))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    let fd = open_directory(path)?;
     rustix::fs::fsync(fd).map_err(ViewError::host("fsync of a layer"))
 }

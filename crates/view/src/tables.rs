@@ -1,6 +1,6 @@
 //! The catalogs of a thread's layers as one: what the highest layer says of a node or a name holds.
 
-use crate::catalog::{Catalog, NameRow};
+use crate::catalog::{Catalog, NameRow, Unsettled};
 use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
 use crate::inode::Inode;
@@ -40,10 +40,17 @@ pub(crate) struct Tables {
 }
 
 /// What a replaced name stands between until its new content is durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Replaced {
     pub(crate) old: Ino,
     pub(crate) source: Ino,
+    pub(crate) from: (Ino, Vec<u8>),
+}
+
+impl From<Unsettled> for Replaced {
+    fn from(row: Unsettled) -> Self {
+        Self { old: row.old, source: row.source, from: row.from }
+    }
 }
 
 impl Tables {
@@ -61,8 +68,7 @@ impl Tables {
             tables.orphans = catalog.orphans()?.into_iter().collect();
             tables.fallbacks = catalog.with_fallback()?.into_iter().collect();
             for row in catalog.unsettled()? {
-                let replaced = Replaced { old: row.old, source: row.source };
-                tables.unsettled.insert((row.parent, row.name), replaced);
+                tables.unsettled.insert((row.parent, row.name.clone()), row.into());
             }
             tables.upper = Some((id, catalog));
         }
@@ -180,9 +186,8 @@ impl Tables {
                 Effect::DropOrphan(ino) => {
                     self.orphans.remove(ino);
                 }
-                Effect::Unsettle { parent, name, old, source } => {
-                    let replaced = Replaced { old: *old, source: *source };
-                    self.unsettled.insert((*parent, name.clone()), replaced);
+                Effect::Unsettle(row) => {
+                    self.unsettled.insert((row.parent, row.name.clone()), row.clone().into());
                 }
                 Effect::Settle { parent, name } => {
                     self.unsettled.remove(&(*parent, name.clone()));

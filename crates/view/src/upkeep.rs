@@ -6,10 +6,9 @@ use crate::change::Change;
 use crate::commit::Effect;
 use crate::crash;
 use crate::error::{Result, ViewError};
-use crate::inode::Body;
 use crate::state::State;
 use crate::tables::Tables;
-use selvedge_store::{FileKind, Ino};
+use selvedge_store::Ino;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -172,16 +171,33 @@ impl State {
             return Ok(());
         }
         self.latch.check()?;
+        // Each step is tried: on a full disk the ones that free room must not wait for those that need some.
+        let steps =
+            [self.checkpoint_if_long(), self.reap_forgotten(), self.settle_suspects(), self.confirm_copies()];
+        self.upper()?.reserve.refill();
+        steps.into_iter().collect()
+    }
+
+    fn checkpoint_if_long(&self) -> Result<()> {
+        if self.logged.load(Ordering::Relaxed) >= CHECKPOINT_EFFECTS { self.checkpoint() } else { Ok(()) }
+    }
+
+    fn reap_forgotten(&self) -> Result<()> {
+        let forgotten: Vec<Ino> = self.work.queue().forgotten.iter().copied().collect();
+        for ino in forgotten {
+            if self.is_free(&self.tables(), ino) && self.work.was_forgotten(ino) {
+                self.work.reap(ino);
+            }
+        }
+        self.reap_queued()
+    }
+
+    /// Makes whatever a worker that died may have left volatile durable.
+    fn settle_suspects(&self) -> Result<()> {
         if self.all_dirty.load(Ordering::Acquire) {
             let upper = self.upper()?;
             self.latch.guard("syncfs", upper.files.sync_disk())?;
             self.all_dirty.store(false, Ordering::Release);
-        }
-        self.confirm_copies()?;
-        self.reap_queued()?;
-        self.upper()?.reserve.refill();
-        if self.logged.load(Ordering::Relaxed) >= CHECKPOINT_EFFECTS {
-            self.checkpoint()?;
         }
         Ok(())
     }
@@ -194,8 +210,7 @@ impl State {
             tables.fallbacks().iter().copied().chain(sources).collect()
         };
         for ino in pending {
-            self.sync_working_file(ino)?;
-            self.confirm(ino)?;
+            self.make_certain(ino)?;
         }
         Ok(())
     }
@@ -203,23 +218,36 @@ impl State {
     /// Makes sure that a name which replaced another need not fall back.
     pub(crate) fn settle_name(&self, parent: Ino, name: &[u8]) -> Result<()> {
         let source = self.tables().unsettled().get(&(parent, name.to_vec())).map(|replaced| replaced.source);
-        let Some(source) = source else { return Ok(()) };
-        self.sync_working_file(source)?;
-        self.confirm(source)
+        source.map_or(Ok(()), |source| self.make_certain(source))
     }
 
     fn sync_working_file(&self, ino: Ino) -> Result<()> {
         let upper = self.upper()?;
-        if let Some(file) = self.open.peek(ino) {
-            file.dirty.store(false, Ordering::Release);
+        let seen = self.volatile.look(ino);
+        if let Some(file) = upper.files.open_file(ino, false)? {
+            let synced = file.sync_data().map_err(ViewError::host("fdatasync of a working file"));
+            self.latch.guard("fdatasync", synced)?;
         }
-        self.dirty().remove(&ino);
-        match upper.files.open_file(ino, false)? {
-            Some(file) => self
-                .latch
-                .guard("fdatasync", file.sync_data().map_err(ViewError::host("fdatasync of a working file"))),
-            None => Ok(()),
+        self.volatile.synced(ino, seen);
+        Ok(())
+    }
+
+    /// Settles every name that was replaced in this directory, or moved out of it to replace another.
+    pub(crate) fn settle_directory(&self, directory: Ino) -> Result<()> {
+        let sources: Vec<Ino> = (self.tables().unsettled().iter())
+            .filter(|((parent, _), replaced)| *parent == directory || replaced.from.0 == directory)
+            .map(|(_, replaced)| replaced.source)
+            .collect();
+        for source in sources {
+            self.make_certain(source)?;
         }
+        Ok(())
+    }
+
+    /// Makes a working file durable and says so in the catalog.
+    pub(crate) fn make_certain(&self, ino: Ino) -> Result<()> {
+        self.sync_working_file(ino)?;
+        self.confirm(ino)
     }
 
     /// Queues everything without a name, for a connection on which nothing can be open.
@@ -261,10 +289,11 @@ impl State {
         Ok(())
     }
 
+    /// The orphan's entry goes last: until then the next opening finds it and does what is left to do.
     fn reap(&self, batch: &[Ino]) -> Result<()> {
         crash::point("reap.before-commit");
         let gone = self.change_freeing(|change| {
-            let mut with_files = Vec::new();
+            let mut gone = Vec::new();
             for &ino in batch {
                 if !change.tables.orphans().contains(&ino) {
                     continue;
@@ -273,15 +302,10 @@ impl State {
                     change.state.reap_when_free(&change.tables, ino);
                     continue;
                 }
-                let node = change.node(ino)?;
-                change.commit.push(Effect::DeleteInode(ino)).push(Effect::DropOrphan(ino));
-                match node.inode.kind {
-                    FileKind::Directory => drop(change.commit.push(Effect::DropNames(ino))),
-                    FileKind::Regular => with_files.push((ino, node.inode.body.clone())),
-                    _ => {}
-                }
+                change.commit.push(Effect::DeleteInode(ino)).push(Effect::DropNames(ino));
+                gone.push(ino);
             }
-            Ok(with_files)
+            Ok(gone)
         })?;
         if gone.is_empty() {
             return Ok(());
@@ -289,20 +313,25 @@ impl State {
         self.sync_log()?;
         crash::point("reap.before-delete");
         let upper = self.upper()?;
-        for (ino, body) in gone {
-            self.dirty().remove(&ino);
-            // Not only for a node whose bytes are here: an uncommitted copy may have been left under its number.
-            if !matches!(body, Body::File { layer } if layer != upper.id) {
-                upper.files.remove(ino)?;
-            }
+        for &ino in &gone {
+            self.volatile.forget(ino);
+            upper.files.remove(ino)?;
         }
-        Ok(())
+        self.change_freeing(|change| {
+            for &ino in &gone {
+                change.commit.push(Effect::DropOrphan(ino));
+            }
+            Ok(())
+        })
     }
 
     /// Moves the log's content into the catalog. The log is synced first, outside the lock that mutations need.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         self.sync_log()?;
-        let tables = self.tables();
+        self.checkpoint_in(&self.tables())
+    }
+
+    pub(crate) fn checkpoint_in(&self, tables: &Tables) -> Result<()> {
         if let Some(catalog) = tables.upper() {
             match catalog.checkpoint() {
                 // The log keeps what the catalog has no room for.

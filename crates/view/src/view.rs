@@ -6,7 +6,7 @@ use crate::error::{Result, ViewError};
 use crate::log_sync::LogSync;
 use crate::recovery;
 use crate::reserve::Reserve;
-use crate::state::{Parts, State, Upper, open_log};
+use crate::state::{Parts, State, Upper, open_directory, open_log};
 use crate::tables::Tables;
 use crate::upkeep::Upkeep;
 use crate::working_files::WorkingFiles;
@@ -14,6 +14,7 @@ use selvedge_store::{Ino, Repository, ThreadLock, ThreadName};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// How a view is opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,8 +68,12 @@ impl View {
             let files = WorkingFiles::open(&directory)?;
             let mut opened = Catalog::open_upper(&directory.join("catalog.db"))?;
             clean = recovery::recover(&mut opened, &files, &boot_id)?;
-            opened.begin_use(&boot_id)?;
-            let log = LogSync::new(open_log(&directory)?);
+            // What is only read stays marked as its last writer left it.
+            let in_use = !options.read_only || !clean;
+            if in_use {
+                opened.begin_use(&boot_id)?;
+            }
+            let log = LogSync::new(if in_use { open_log(&directory)? } else { open_directory(&directory)? });
             upper = Some(Upper { id, files, log, reserve: Reserve::open(&directory)? });
             catalog = Some((id, opened));
         }
@@ -109,14 +114,12 @@ impl View {
         }
         let Some(upper) = state.upper.get() else { return Ok(()) };
         state.latch.check()?;
-        let dirty: Vec<Ino> = state.dirty().drain().collect();
-        for ino in &dirty {
-            if let Some(file) = state.open.peek(*ino) {
-                file.dirty.store(false, std::sync::atomic::Ordering::Release);
-            }
-        }
-        if !dirty.is_empty() || state.all_dirty.load(std::sync::atomic::Ordering::Acquire) {
+        let seen = state.volatile.look_at_all();
+        if !seen.is_empty() || state.all_dirty.load(Ordering::Acquire) {
             state.latch.guard("syncfs", upper.files.sync_disk())?;
+            for (ino, mark) in seen {
+                state.volatile.synced(ino, Some(mark));
+            }
         }
         state.confirm_copies()?;
         state.sync_log()

@@ -7,7 +7,8 @@ use selvedge_store::{Ino, Timestamp};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// What the host says of a working file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +25,10 @@ pub(crate) struct WorkingFiles {
     files: OwnedFd,
     tmp: OwnedFd,
     next_tmp: AtomicU64,
-    /// Names in `files/` changed since it was last synced.
-    stale: AtomicBool,
+    /// Counts the changes of names in `files/`, each after it was made.
+    changes: AtomicU64,
+    /// How many of them are durable. Held while they are synced, so that whoever waits for it knows.
+    durable: Mutex<u64>,
 }
 
 /// A file in `tmp/` that has no number yet; removed when dropped.
@@ -57,7 +60,8 @@ impl WorkingFiles {
             files: open("files")?,
             tmp: open("tmp")?,
             next_tmp: AtomicU64::new(0),
-            stale: AtomicBool::new(true),
+            changes: AtomicU64::new(1),
+            durable: Mutex::new(0),
         })
     }
 
@@ -83,8 +87,8 @@ impl WorkingFiles {
 
     /// The file of `ino`, made if there is none.
     pub(crate) fn make_file(&self, ino: Ino) -> Result<File> {
-        self.stale.store(true, Ordering::Release);
         let file = self.open_with(ino, OFlags::RDWR | OFlags::CREATE)?;
+        self.changes.fetch_add(1, Ordering::AcqRel);
         file.ok_or_else(|| ViewError::Damaged { ino, why: "its working file vanished".to_owned() })
     }
 
@@ -132,10 +136,11 @@ impl WorkingFiles {
 
     /// Makes the names in `files/` durable, if they changed.
     pub(crate) fn sync_names(&self) -> Result<()> {
-        if self.stale.swap(false, Ordering::AcqRel) {
-            rustix::fs::fsync(&self.files)
-                .inspect_err(|_| self.stale.store(true, Ordering::Release))
-                .map_err(ViewError::host("fsync of the layer's files"))?;
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = self.changes.load(Ordering::Acquire);
+        if *durable < made {
+            rustix::fs::fsync(&self.files).map_err(ViewError::host("fsync of the layer's files"))?;
+            *durable = made;
         }
         Ok(())
     }
@@ -155,7 +160,6 @@ impl TempFile<'_> {
     pub(crate) fn adopt(mut self, ino: Ino, mtime: Timestamp) -> Result<File> {
         let file = self.file.take().ok_or(ViewError::BadHandle)?;
         rustix::fs::futimens(&file, &times(mtime)).map_err(ViewError::host("set a working file's time"))?;
-        self.files.stale.store(true, Ordering::Release);
         let renamed = rustix::fs::renameat_with(
             &self.files.tmp,
             &*self.name,
@@ -167,6 +171,7 @@ impl TempFile<'_> {
             self.file = Some(file);
             return Err(ViewError::host("rename a working file into place")(error));
         }
+        self.files.changes.fetch_add(1, Ordering::AcqRel);
         Ok(file)
     }
 }

@@ -180,6 +180,51 @@ fn a_replaced_file_is_removed_once_its_successor_is_durable() {
 }
 
 #[test]
+fn after_fsync_of_the_directory_a_replaced_name_survives_a_power_cut() {
+    for (fsync, expected) in [(true, &b"new"[..]), (false, b"new or old")] {
+        let mut bench = Bench::new(&base());
+        let view = bench.open();
+        create(&bench, &view, view.root(), b"new", b"new");
+        view.rename(&bench.request(), view.root(), b"new", view.root(), b"file", RenameMode::Replace)
+            .unwrap();
+        if fsync {
+            let handle = view.opendir(&bench.request(), view.root()).unwrap();
+            view.fsyncdir(handle).unwrap();
+        }
+        bench.kill(view);
+        bench.boot_id = "boot-2".to_owned();
+        let view = bench.open();
+        let found = read(&bench, &view, view.lookup(view.root(), b"file").unwrap().ino);
+        if fsync {
+            assert_eq!(found, expected);
+            assert!(matches!(view.lookup(view.root(), b"new"), Err(ViewError::NotFound)));
+        } else if found == b"base content" {
+            let moved = view.lookup(view.root(), b"new").unwrap().ino;
+            assert_eq!(read(&bench, &view, moved), b"new", "the rename is undone whole");
+        } else {
+            assert_eq!(found, b"new");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_durable_never_loses_its_name_to_a_rename() {
+    let mut bench = Bench::new(&base());
+    let view = bench.open();
+    let (_, handle) = view.create(&bench.request(), view.root(), b"new", 0o644, RW).unwrap();
+    view.write(handle, 0, b"durable").unwrap();
+    view.fsync(handle, false).unwrap();
+    view.write(handle, 7, b" and more").unwrap();
+    view.release(handle);
+    view.rename(&bench.request(), view.root(), b"new", view.root(), b"file", RenameMode::Replace).unwrap();
+    bench.kill(view);
+    bench.boot_id = "boot-2".to_owned();
+    let view = bench.open();
+    let file = view.lookup(view.root(), b"file").unwrap().ino;
+    assert_eq!(read(&bench, &view, file), b"durable and more");
+}
+
+#[test]
 fn what_was_unlinked_and_open_at_a_kill_is_swept_at_the_next_opening() {
     let mut bench = Bench::new(&base());
     let view = bench.open();
