@@ -14,12 +14,14 @@ use numbers::Numbers;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use selvedge_mountpoint::mountinfo;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// What to import, and how.
@@ -134,12 +136,14 @@ pub fn import(
     let snapshot = Snapshot { root: built.root, parents, time, message: options.message.to_vec() };
     let snapshot = store.put_snapshot(&snapshot)?;
     store.sync()?;
+    // A source that was removed while it was read is no whole tree, whatever was still found of it.
+    shared.check_root()?;
     shared.progress.report();
     Ok(ImportReport {
         snapshot,
         files: built.files,
         bytes: built.bytes,
-        new_bytes: shared.new_bytes.load(Ordering::Relaxed),
+        new_bytes: shared.new_bytes(),
         skipped_mounts: sorted(scan.skipped_mounts),
         changed: sorted(scan.changed),
         vanished: sorted(scan.vanished),
@@ -164,7 +168,8 @@ struct Shared<'a> {
     repository: (u64, u64),
     exclude: &'a GlobSet,
     unchanged_before: Timestamp,
-    new_bytes: AtomicU64,
+    /// Blobs that the store did not have before, with their sizes.
+    new_blobs: Mutex<HashMap<ObjectId, u64>>,
     progress: Meter<'a>,
 }
 
@@ -194,7 +199,7 @@ impl<'a> Shared<'a> {
             unchanged_before: previous.map_or(Timestamp { sec: i64::MIN, nsec: 0 }, |snapshot| {
                 capture::unchanged_before(snapshot.time)
             }),
-            new_bytes: AtomicU64::new(0),
+            new_blobs: Mutex::default(),
             progress: Meter::new(progress),
         })
     }
@@ -211,10 +216,13 @@ impl<'a> Shared<'a> {
         self.source.join(OsStr::from_bytes(path))
     }
 
-    fn count_new(&self, new: bool, bytes: u64) {
-        if new {
-            self.new_bytes.fetch_add(bytes, Ordering::Relaxed);
-        }
+    /// Takes note of a blob that is new, once however many files have its bytes.
+    fn count_new(&self, blob: ObjectId, bytes: u64) {
+        self.new_blobs.lock().unwrap_or_else(PoisonError::into_inner).insert(blob, bytes);
+    }
+
+    fn new_bytes(&self) -> u64 {
+        self.new_blobs.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{ImportError, Shared};
 use crate::attributes::{self, Attributes};
-use crate::{Content, Entry, FileKind, Ino, StoreError, Timestamp, Xattrs};
+use crate::{Content, Entry, FileKind, Ino, StoreError, Timestamp, WrittenBlob, Xattrs};
 use rustix::fs::{Mode, OFlags, ResolveFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
@@ -179,16 +179,21 @@ fn regular(
     if before.kind != FileKind::Regular {
         return Ok(Outcome::Vanished);
     }
-    let mut attempt = 0;
+    let (mut attempt, mut made_new) = (0, Vec::new());
     loop {
         attempt += 1;
         let xattrs = attributes::xattrs_of_fd(file.as_fd()).map_err(unreadable_xattrs)?;
-        let content = content(shared, &file, before.size, buffer)?;
+        let written = content(shared, &file, before.size, buffer)?;
+        made_new.extend(written.new.then_some(written.id));
         let after = stat()?;
         let steady = after.size == before.size
             && after.mtime == before.mtime
             && after.ctime == before.ctime
-            && matches!(content, Content::Regular { size, .. } if size == before.size);
+            && written.size == before.size;
+        if (steady || attempt == ATTEMPTS) && made_new.contains(&written.id) {
+            shared.count_new(written.id, written.size);
+        }
+        let content = Content::Regular { blob: written.id, size: written.size, holes: written.holes };
         let captured = Captured { attributes: before, xattrs, kept, content: Some(content) };
         if steady {
             return Ok(Outcome::Captured(captured));
@@ -201,7 +206,7 @@ fn regular(
 }
 
 /// Reads, hashes and keeps what the file has up to `size`, holes as holes.
-fn content(shared: &Shared<'_>, file: &File, size: u64, buffer: &mut [u8]) -> Result<Content, Failure> {
+fn content(shared: &Shared<'_>, file: &File, size: u64, buffer: &mut [u8]) -> Result<WrittenBlob, Failure> {
     let mut writer = shared.store.blob_writer();
     let mut at = 0;
     while at < size {
@@ -214,19 +219,13 @@ fn content(shared: &Shared<'_>, file: &File, size: u64, buffer: &mut [u8]) -> Re
             let read = read_at(file, &mut buffer[..piece], at)?;
             if read == 0 {
                 // It shrank; the caller sees that by its size.
-                return finish(shared, writer);
+                return Ok(writer.finish()?);
             }
             writer.write(&buffer[..read])?;
             at += read as u64;
         }
     }
-    finish(shared, writer)
-}
-
-fn finish(shared: &Shared<'_>, writer: crate::BlobWriter<'_>) -> Result<Content, Failure> {
-    let written = writer.finish()?;
-    shared.count_new(written.new, written.size);
-    Ok(Content::Regular { blob: written.id, size: written.size, holes: written.holes })
+    Ok(writer.finish()?)
 }
 
 /// The next data or hole, at most `size`.
