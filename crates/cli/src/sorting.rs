@@ -46,7 +46,9 @@ impl From<RefsError> for CliError {
                 Self::not_found(chain(&error)).hint("selvedge thread list shows what there is")
             }
             RefsError::Exists { .. } => Self::conflict(chain(&error)).hint("choose another name"),
-            RefsError::Moved { .. } => Self::conflict(chain(&error)).hint("try again"),
+            RefsError::Moved { .. } | RefsError::Replaced { .. } => {
+                Self::conflict(chain(&error)).hint("try again")
+            }
             RefsError::Random(source) => from_system(&error, source),
             RefsError::Latched { .. } => Self::failed(chain(&error)).hint("look at the disk, then try again"),
             RefsError::Damaged { .. } | RefsError::NumbersExhausted { .. } | RefsError::Database { .. } => {

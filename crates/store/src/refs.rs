@@ -57,6 +57,12 @@ pub enum RefsError {
         /// The thread.
         name: ThreadName,
     },
+    /// The name stands for another thread than before, or for none.
+    #[error("thread {name} was renamed or replaced meanwhile")]
+    Replaced {
+        /// The name.
+        name: ThreadName,
+    },
     /// A row that makes no sense.
     #[error("{}: thread {name} is damaged: {reason}", path.display())]
     Damaged {
@@ -176,6 +182,18 @@ impl Refs {
     /// The thread of that name.
     pub fn thread(&self, name: &ThreadName) -> Result<ThreadRef, RefsError> {
         self.read("cannot read a thread", |transaction| self.find(transaction, name))
+    }
+
+    /// The thread that was read `earlier`, as it is now: for whoever locked it since, since it may have
+    /// changed before. Fails with [`RefsError::Replaced`] if its name is no longer its own.
+    pub fn thread_again(&self, earlier: &ThreadRef) -> Result<ThreadRef, RefsError> {
+        match self.thread(&earlier.name) {
+            Ok(thread) if thread.id == earlier.id => Ok(thread),
+            Ok(_) | Err(RefsError::NotFound { .. }) => {
+                Err(RefsError::Replaced { name: earlier.name.clone() })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// All threads, in the order of their names.
@@ -306,11 +324,14 @@ impl Refs {
             let answer = body(&transaction)?;
             let count = count_change(&transaction)?;
             transaction.commit()?;
-            if count % CHECKPOINT_EVERY == 0 {
-                sqlite::checkpoint(&connection)?;
-            }
-            Ok(answer)
+            Ok((answer, count))
         })();
+        let written = written.map(|(answer, count)| {
+            if count % CHECKPOINT_EVERY == 0 {
+                self.checkpoint(&connection);
+            }
+            answer
+        });
         written.map_err(|failure| {
             let doubtful = matches!(&failure, Failure::Sqlite(error) if !sqlite::is_passing(error));
             let error = self.refusal(what, failure);
@@ -319,6 +340,16 @@ impl Refs {
             }
             error
         })
+    }
+
+    /// The change before this is durable in the log, whatever becomes of the checkpoint.
+    fn checkpoint(&self, connection: &Connection) {
+        if let Err(error) = sqlite::checkpoint(connection) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot move the log into the database");
+            if !sqlite::is_passing(&error) {
+                self.latch.set(&error);
+            }
+        }
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -423,4 +454,39 @@ fn count_change(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
         .prepare_cached("UPDATE changes SET count = count + 1 RETURNING count")?
         .query_row([], |row| row.get::<_, i64>(0))
         .map(i64::cast_unsigned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_that_is_durable_succeeds_although_the_checkpoint_after_it_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("refs.db");
+        Refs::create(&path).unwrap();
+        let refs = Refs::open(&path).unwrap();
+        let count = CHECKPOINT_EVERY - 1;
+        refs.connection().execute("UPDATE changes SET count = ?1", [count.cast_signed()]).unwrap();
+        // A statement that never ends keeps its connection from checkpointing.
+        let begin_reading = |transaction: &Transaction<'_>| {
+            let mut statement = transaction.prepare("SELECT next FROM numbers")?;
+            let mut rows = statement.query([])?;
+            rows.next()?;
+            std::mem::forget(rows);
+            std::mem::forget(statement);
+            Ok(7)
+        };
+        assert_eq!(refs.write("test", begin_reading).unwrap(), 7);
+        assert!(sqlite::checkpoint(&refs.connection()).is_err());
+        assert_eq!(
+            Refs::open(&path)
+                .unwrap()
+                .connection()
+                .query_row("SELECT count FROM changes", [], |row| row.get(0)),
+            Ok(count.cast_signed() + 1)
+        );
+        // It cannot be closed any more either.
+        std::mem::forget(refs);
+    }
 }

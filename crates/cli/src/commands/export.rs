@@ -105,7 +105,7 @@ fn write_thread(
     options: ExportOptions,
 ) -> Result<ExportReport> {
     // Looked up again: it may have changed before it was locked.
-    let thread = repository.refs().thread(&thread.name)?;
+    let thread = repository.refs().thread_again(thread)?;
     if !is_dirty(&thread) {
         let source = SnapshotSource::new(repository.store().clone(), &thread.snapshot)?;
         return write_source(ui, &source, destination, options);

@@ -106,7 +106,10 @@ impl Before {
             ))
         })?;
         // Looked up again: it may have changed before it was locked.
-        let thread = repository.refs().thread(name)?;
+        let thread = repository
+            .refs()
+            .thread_again(&thread)
+            .map_err(|error| CliError::from(error).context(format!("cannot import into thread {name}")))?;
         if is_dirty(&thread) {
             return Err(CliError::conflict(format!(
                 "cannot import into thread {name}: it has changes since its snapshot, which would be lost"

@@ -73,11 +73,13 @@ impl From<RepositoryError> for Refusal {
 
 impl From<RefsError> for Refusal {
     fn from(error: RefsError) -> Self {
-        let kind = match &error {
-            RefsError::NotFound { .. } => ErrorKind::NotFound,
-            _ => ErrorKind::Failed,
-        };
-        Self::new(kind, sentence(&error))
+        match &error {
+            RefsError::NotFound { .. } => Self::new(ErrorKind::NotFound, sentence(&error)),
+            RefsError::Moved { .. } | RefsError::Replaced { .. } => {
+                Self::new(ErrorKind::Conflict, format!("{}; try again", sentence(&error)))
+            }
+            _ => Self::new(ErrorKind::Failed, sentence(&error)),
+        }
     }
 }
 

@@ -163,13 +163,16 @@ fn open_repository(args: &Args) -> Result<Repository, Refusal> {
 
 fn lock_thread(repository: &Repository, name: &ThreadName) -> Result<ThreadLock, Refusal> {
     let thread = repository.refs().thread(name)?;
-    ThreadLock::try_acquire(repository, &thread.id).map_err(|error| {
+    let lock = ThreadLock::try_acquire(repository, &thread.id).map_err(|error| {
         let refusal = Refusal::from(error);
         Refusal::new(
             refusal.kind,
             format!("thread {name} is already mounted or being worked on: {}", refusal.message),
         )
-    })
+    })?;
+    // Whoever renames or deletes a thread has its lock, so from here on the name stays its own.
+    repository.refs().thread_again(&thread)?;
+    Ok(lock)
 }
 
 /// Refuses a mountpoint inside the repository: the mount would hide what the thread is made of.

@@ -144,3 +144,17 @@ fn damaged_rows_are_named() {
     let error = refs.thread(&name("t")).unwrap_err();
     assert!(matches!(&error, RefsError::Damaged { name, .. } if name == "t"), "{error}");
 }
+
+#[test]
+fn a_name_that_stands_for_another_thread_is_noticed() {
+    let fixture = fixture();
+    let refs = Refs::open(&fixture.path).unwrap();
+    let first = refs.create_thread(&name("a"), &snapshot(1), &[]).unwrap();
+    let new = NewState { snapshot: snapshot(2), layers: Vec::new(), upper: None };
+    let moved = refs.update_thread(&first, &new).unwrap();
+    assert_eq!(refs.thread_again(&first).unwrap(), moved);
+    refs.rename_thread(&moved, &name("b")).unwrap();
+    assert!(matches!(refs.thread_again(&first), Err(RefsError::Replaced { .. })));
+    refs.create_thread(&name("a"), &snapshot(2), &[]).unwrap();
+    assert!(matches!(refs.thread_again(&first), Err(RefsError::Replaced { .. })));
+}

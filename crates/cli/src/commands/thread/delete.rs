@@ -41,7 +41,7 @@ pub fn run(context: &Context, args: &DeleteArgs) -> Result<()> {
         CliError::from(error).context(tried()).hint(format!("unmount it first: selvedge unmount {name}"))
     })?;
     // Looked up again: it may have changed before it was locked.
-    let thread = refs.thread(&name)?;
+    let thread = refs.thread_again(&thread).map_err(|error| CliError::from(error).context(tried()))?;
     if is_dirty(&thread) && !args.force {
         return Err(CliError::conflict(format!("{}: it has changes since its snapshot", tried())).hint(
             format!(

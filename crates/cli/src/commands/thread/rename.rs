@@ -35,7 +35,8 @@ pub fn run(context: &Context, args: &RenameArgs) -> Result<()> {
     let _lock = ThreadLock::try_acquire(&repository, &thread.id).map_err(|error| {
         CliError::from(error).context(tried()).hint(format!("unmount it first: selvedge unmount {from}"))
     })?;
-    let thread = refs.thread(&from)?;
+    // Looked up again: it may have changed before it was locked.
+    let thread = refs.thread_again(&thread).map_err(|error| CliError::from(error).context(tried()))?;
     refs.rename_thread(&thread, &to).map_err(|error| CliError::from(error).context(tried()))?;
     context.ui.result(&Document { name: to.to_string() }, || format!("thread {from} is now called {to}\n"))
 }
