@@ -78,7 +78,9 @@ pub enum ExportError {
 /// Writes `source` into the directory `dest`, which gets the attributes of the tree's root.
 ///
 /// Everything is reached by descriptor from `dest`; no symlink is followed and no other mount
-/// entered. A file appears under its name only when it is whole.
+/// entered. A file appears under its name only when it is whole. What goes from a live tree before
+/// it is read is left out. `progress` is called several times a second, also while one file is
+/// written, compared or removed.
 pub fn export(
     source: &dyn Source,
     dest: OwnedFd,

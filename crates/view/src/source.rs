@@ -7,7 +7,7 @@ use crate::open_table::Content;
 use crate::tables::Node as ViewNode;
 use crate::view::View;
 use selvedge_store::export::{FileReader, Node, Shape, Source, SourceError};
-use selvedge_store::{Content as Stored, Extent, FileKind, Meta};
+use selvedge_store::{Content as Stored, Extent, FileKind, Ino, Meta};
 use std::io;
 use std::sync::Arc;
 
@@ -20,36 +20,53 @@ impl Source for View {
         let state = self.state();
         let ino = directory.meta.ino;
         let mut names = Vec::new();
-        state.list(ino)?.emit_after(DOT_DOT, &mut |entry| {
+        let Some(listing) = unless_gone(state.list(ino))? else { return Ok(Vec::new()) };
+        listing.emit_after(DOT_DOT, &mut |entry| {
             names.push((entry.name.clone(), entry.ino));
             true
         });
         names.sort_unstable();
         let mut children = Vec::with_capacity(names.len());
         for (name, ino) in names {
-            match state.node(ino) {
-                // A name that went since the listing is one that was not there.
-                Err(ViewError::NotFound) => {}
-                node => children.push((name, self.export_node(&node?)?)),
+            // A name that went since the listing is one that was not there.
+            if let Some(node) = unless_gone(state.node(ino).and_then(|node| self.export_node(&node)))? {
+                children.push((name, node));
             }
         }
         Ok(children)
     }
 
-    fn open(&self, file: &Node) -> Result<Box<dyn FileReader>, SourceError> {
-        let state = self.state();
-        let ino = file.meta.ino;
-        let node = state.node(ino)?;
-        // Bytes may be written while they are exported: whoever has the file open shares the state that is read.
-        let held = state.hold(ino)?;
-        let content = held.file.content();
-        let size = state.attr(&node)?.size;
-        let data = state.data_of(&node, &content, size)?;
-        Ok(Box::new(OpenSource { content, size, data }))
+    fn open(&self, file: &Node) -> Result<Option<Box<dyn FileReader>>, SourceError> {
+        let reader = unless_gone(self.open_source(file.meta.ino))?;
+        Ok(reader.map(|reader| Box::new(reader) as Box<dyn FileReader>))
+    }
+}
+
+/// `None` for what was deleted since it was listed.
+fn unless_gone<T>(found: crate::error::Result<T>) -> crate::error::Result<Option<T>> {
+    match found {
+        Err(ViewError::NotFound) => Ok(None),
+        found => found.map(Some),
     }
 }
 
 impl View {
+    fn open_source(&self, ino: Ino) -> crate::error::Result<OpenSource> {
+        let state = self.state();
+        let node = state.node(ino)?;
+        // Bytes may be written while they are exported: whoever has the file open shares the state that is read.
+        let held = state.hold(ino)?;
+        let content = held.file.content();
+        let attr = state.attr(&node)?;
+        if attr.nlink == 0 {
+            // Whoever has it open still can read it, but it is in no directory any more.
+            return Err(ViewError::NotFound);
+        }
+        let size = attr.size;
+        let data = state.data_of(&node, &content, size)?;
+        Ok(OpenSource { content, size, data })
+    }
+
     fn export_node(&self, node: &ViewNode) -> crate::error::Result<Node> {
         let attr = self.state().attr(node)?;
         let inode = &node.inode;

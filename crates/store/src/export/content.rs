@@ -16,8 +16,9 @@ pub(super) enum Failure {
     Destination(&'static str, io::Error),
 }
 
-/// Writes all that `reader` has into the empty `file`; holes stay holes.
-pub(super) fn copy(reader: &dyn FileReader, file: &File) -> Result<(), Failure> {
+/// Writes all that `reader` has into the empty `file`; holes stay holes. Calls `tick` after each
+/// piece.
+pub(super) fn copy(reader: &dyn FileReader, file: &File, tick: &mut dyn FnMut()) -> Result<(), Failure> {
     let written = |error| Failure::Destination("cannot write the file", error);
     let size = reader.size();
     let mut buffer = vec![0; BUFFER.min(usize::try_from(size).unwrap_or(BUFFER))];
@@ -32,13 +33,14 @@ pub(super) fn copy(reader: &dyn FileReader, file: &File) -> Result<(), Failure> 
             }
             file.write_all_at(&piece[..read], at).map_err(written)?;
             at += read as u64;
+            tick();
         }
     }
     file.set_len(size).map_err(written)
 }
 
-/// Whether `file` has the bytes and the holes that `reader` has.
-pub(super) fn is_same(reader: &dyn FileReader, file: &File) -> Result<bool, Failure> {
+/// Whether `file` has the bytes and the holes that `reader` has. Calls `tick` after each piece.
+pub(super) fn is_same(reader: &dyn FileReader, file: &File, tick: &mut dyn FnMut()) -> Result<bool, Failure> {
     let read = |error| Failure::Destination("cannot read the file", error);
     let size = reader.size();
     let data = reader.data().map_err(Failure::Source)?;
@@ -60,6 +62,7 @@ pub(super) fn is_same(reader: &dyn FileReader, file: &File) -> Result<bool, Fail
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
                 Err(error) => return Err(read(error)),
             }
+            tick();
         }
     }
     Ok(true)

@@ -46,9 +46,9 @@ impl Source for SnapshotSource {
         Ok(tree.iter().map(|(name, entry)| (name.to_vec(), entry.into())).collect())
     }
 
-    fn open(&self, file: &Node) -> Result<Box<dyn FileReader>, SourceError> {
+    fn open(&self, file: &Node) -> Result<Option<Box<dyn FileReader>>, SourceError> {
         let Some(content) = &file.stored else { return Err("not a file of a snapshot".into()) };
-        Ok(Box::new(StoredFile::open(&self.store, content)?))
+        Ok(Some(Box::new(StoredFile::open(&self.store, content)?)))
     }
 }
 

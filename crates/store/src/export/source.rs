@@ -11,11 +11,11 @@ pub trait Source: Sync {
     /// The root directory.
     fn root(&self) -> Result<Node, SourceError>;
 
-    /// What is in a directory, in the order of names (bytes).
+    /// What is in a directory, in the order of names (bytes): nothing, if it is gone by now.
     fn children(&self, directory: &Node) -> Result<Vec<(Vec<u8>, Node)>, SourceError>;
 
-    /// Opens a regular file for reading.
-    fn open(&self, file: &Node) -> Result<Box<dyn FileReader>, SourceError>;
+    /// Opens a regular file for reading; `None` if it is gone by now, as happens in a live tree.
+    fn open(&self, file: &Node) -> Result<Option<Box<dyn FileReader>>, SourceError>;
 }
 
 /// A file of a [`Source`].

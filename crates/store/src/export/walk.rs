@@ -26,14 +26,33 @@ pub(super) struct Walk<'a> {
     dest: OwnedFd,
     /// The mount that the destination is on, the only one that is entered.
     mount: u64,
-    tell: &'a mut dyn FnMut(Progress),
-    told: Instant,
+    teller: Teller<'a>,
     report: ExportReport,
     /// Where files with several names were written first.
     linked: HashMap<Ino, Vec<u8>>,
     counted: HashSet<Ino>,
     /// Directories whose attributes are set when all is written.
     finished: Vec<(Vec<u8>, Meta)>,
+}
+
+/// Tells how far the export is, not too often. Whoever waits for it takes silence for a standstill, so it is asked
+/// to within whatever may take long.
+struct Teller<'a> {
+    tell: &'a mut dyn FnMut(Progress),
+    told: Instant,
+}
+
+impl Teller<'_> {
+    fn tell(&mut self, report: &ExportReport) {
+        self.told = Instant::now();
+        (self.tell)(Progress { files: report.files, bytes: report.bytes });
+    }
+
+    fn tell_if_due(&mut self, report: &ExportReport) {
+        if self.told.elapsed() >= TELL_EVERY {
+            self.tell(report);
+        }
+    }
 }
 
 /// A directory of the destination, open, and what it held.
@@ -70,8 +89,7 @@ impl<'a> Walk<'a> {
             source,
             dest,
             mount,
-            tell,
-            told: Instant::now(),
+            teller: Teller { tell, told: Instant::now() },
             report: ExportReport::default(),
             linked: HashMap::new(),
             counted: HashSet::new(),
@@ -96,9 +114,10 @@ impl<'a> Walk<'a> {
             let fd = beneath::open_directory(self.dest.as_fd(), &path)
                 .map_err(|error| destination(&path, "cannot open the directory", error))?;
             self.apply(fd.as_fd(), &path, &meta)?;
+            self.teller.tell_if_due(&self.report);
         }
         self.report.skipped.sort_unstable();
-        (self.tell)(Progress { files: self.report.files, bytes: self.report.bytes });
+        self.teller.tell(&self.report);
         Ok(self.report)
     }
 
@@ -119,19 +138,22 @@ impl<'a> Walk<'a> {
             if !self.make_room(&mut directory, &name, child.shape.kind())? {
                 continue;
             }
-            self.report.files += 1;
             if child.shape.kind() == FileKind::Directory {
                 make_directory(&directory, &name, &below)?;
                 waiting.push((below, child));
+                self.report.files += 1;
+            } else if self.file(&directory, &name, &below, &child)? {
+                self.report.files += 1;
             } else {
-                self.file(&directory, &name, &below, &child)?;
+                // It is gone from the tree, so what an earlier export left of it goes too.
+                self.remove(&mut directory, &name)?;
             }
-            self.tell_if_due();
+            self.teller.tell_if_due(&self.report);
         }
         Ok(())
     }
 
-    fn open(&self, path: &[u8]) -> Result<Directory, ExportError> {
+    fn open(&mut self, path: &[u8]) -> Result<Directory, ExportError> {
         let fd = beneath::open_directory(self.dest.as_fd(), path)
             .map_err(|error| destination(path, "cannot open the directory", error))?;
         let names =
@@ -141,6 +163,7 @@ impl<'a> Walk<'a> {
             let found = attributes::of_name(fd.as_fd(), &name)
                 .map_err(|error| destination(&join(path, &name), "cannot look at it", error))?;
             existing.insert(name, found);
+            self.teller.tell_if_due(&self.report);
         }
         Ok(Directory { path: path.to_vec(), fd, existing })
     }
@@ -152,6 +175,7 @@ impl<'a> Walk<'a> {
             directory.existing.keys().filter(|name| !wanted.contains(&***name)).cloned().collect();
         for name in surplus {
             self.remove(directory, &name)?;
+            self.teller.tell_if_due(&self.report);
         }
         Ok(())
     }
@@ -179,7 +203,8 @@ impl<'a> Walk<'a> {
                 .map_err(|error| destination(&path, "cannot remove it", error))?;
             return Ok(true);
         }
-        let skipped = remove::directory(self.dest.as_fd(), self.mount, &path)
+        let tick = &mut || self.teller.tell_if_due(&self.report);
+        let skipped = remove::directory(self.dest.as_fd(), self.mount, &path, tick)
             .map_err(|(path, what, error)| destination(&path, what, error))?;
         self.report.skipped.extend(skipped.iter().map(|path| path_buf(path)));
         Ok(skipped.is_empty())
@@ -198,30 +223,32 @@ impl<'a> Walk<'a> {
         if replaceable { Ok(!self.is_untouchable(directory, name)) } else { self.remove(directory, name) }
     }
 
+    /// Puts a file at `name`, and tells whether it was still there to be read.
     fn file(
         &mut self,
         directory: &Directory,
         name: &[u8],
         path: &[u8],
         node: &Node,
-    ) -> Result<(), ExportError> {
+    ) -> Result<bool, ExportError> {
+        if node.meta.nlink > 1
+            && let Some(first) = self.linked.get(&node.meta.ino)
+        {
+            link(self.dest.as_fd(), first, directory, name, path)?;
+            return Ok(true);
+        }
+        if !self.keep(directory, name, path, node)? && !self.write(directory, name, path, node)? {
+            return Ok(false);
+        }
+        if node.meta.nlink > 1 {
+            self.linked.insert(node.meta.ino, path.to_vec());
+        }
         if self.counted.insert(node.meta.ino)
             && let Shape::Regular { size } = node.shape
         {
             self.report.bytes += size;
         }
-        if node.meta.nlink > 1
-            && let Some(first) = self.linked.get(&node.meta.ino)
-        {
-            return link(self.dest.as_fd(), first, directory, name, path);
-        }
-        if !self.keep(directory, name, path, node)? {
-            self.write(directory, name, path, node)?;
-        }
-        if node.meta.nlink > 1 {
-            self.linked.insert(node.meta.ino, path.to_vec());
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// Leaves what stands at `name` if it has the right content already, and sets its attributes.
@@ -254,7 +281,7 @@ impl<'a> Walk<'a> {
     }
 
     fn is_same(
-        &self,
+        &mut self,
         directory: &Directory,
         name: &[u8],
         path: &[u8],
@@ -265,45 +292,51 @@ impl<'a> Walk<'a> {
         let Ok(file) = rustix::fs::openat(&directory.fd, name, flags, Mode::empty()) else {
             return Ok(false);
         };
-        let reader = self.reader(path, node)?;
-        content::is_same(&*reader, &File::from(file)).map_err(|failure| content_error(path, failure))
+        let Some(reader) = self.reader(path, node)? else { return Ok(false) };
+        let tick = &mut || self.teller.tell_if_due(&self.report);
+        content::is_same(&*reader, &File::from(file), tick).map_err(|failure| content_error(path, failure))
     }
 
-    fn reader(&self, path: &[u8], node: &Node) -> Result<Box<dyn FileReader>, ExportError> {
+    fn reader(&self, path: &[u8], node: &Node) -> Result<Option<Box<dyn FileReader>>, ExportError> {
         self.source.open(node).map_err(|error| unreadable(path, error))
     }
 
     /// Makes the file under a temporary name, whole and with its attributes, then gives it its
-    /// own.
+    /// own; tells whether it was still there to be read.
     fn write(
         &mut self,
         directory: &Directory,
         name: &[u8],
         path: &[u8],
         node: &Node,
-    ) -> Result<(), ExportError> {
+    ) -> Result<bool, ExportError> {
         let temporary = Temporary::new(directory.fd.as_fd())
             .map_err(|error| destination(path, "cannot make a temporary name", error))?;
-        self.make(&temporary, path, node)?;
+        if !self.make(&temporary, path, node)? {
+            return Ok(false);
+        }
         let fd = meta::open(temporary.directory, &temporary.name)
             .map_err(|error| destination(path, "cannot open what was written", error))?;
         self.apply(fd.as_fd(), path, &node.meta)?;
         temporary
             .rename_to(name)
-            .map_err(|error| destination(path, "cannot rename what was written into place", error))
+            .map_err(|error| destination(path, "cannot rename what was written into place", error))?;
+        Ok(true)
     }
 
-    fn make(&self, temporary: &Temporary<'_>, path: &[u8], node: &Node) -> Result<(), ExportError> {
+    fn make(&mut self, temporary: &Temporary<'_>, path: &[u8], node: &Node) -> Result<bool, ExportError> {
         let (at, name) = (temporary.directory, &temporary.name[..]);
         let special = |kind, rdev| rustix::fs::mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, rdev);
         let made = match &node.shape {
             Shape::Regular { .. } => {
-                let reader = self.reader(path, node)?;
+                let Some(reader) = self.reader(path, node)? else { return Ok(false) };
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(at, name, flags, Mode::RUSR | Mode::WUSR)
                     .map_err(|error| destination(path, "cannot make the file", error))?;
-                return content::copy(&*reader, &File::from(file))
-                    .map_err(|failure| content_error(path, failure));
+                let tick = &mut || self.teller.tell_if_due(&self.report);
+                content::copy(&*reader, &File::from(file), tick)
+                    .map_err(|failure| content_error(path, failure))?;
+                return Ok(true);
             }
             Shape::Symlink { target } => rustix::fs::symlinkat(&target[..], at, name),
             Shape::Fifo => special(FileType::Fifo, 0),
@@ -313,7 +346,8 @@ impl<'a> Walk<'a> {
             // Directories are made elsewhere.
             Shape::Directory => Err(Errno::ISDIR),
         };
-        made.map_err(|error| destination(path, "cannot make it", error))
+        made.map_err(|error| destination(path, "cannot make it", error))?;
+        Ok(true)
     }
 
     fn apply(&mut self, fd: BorrowedFd<'_>, path: &[u8], meta: &Meta) -> Result<(), ExportError> {
@@ -325,13 +359,6 @@ impl<'a> Walk<'a> {
             self.report.xattrs_lost.push(path_buf(path));
         }
         Ok(())
-    }
-
-    fn tell_if_due(&mut self) {
-        if self.told.elapsed() >= TELL_EVERY {
-            self.told = Instant::now();
-            (self.tell)(Progress { files: self.report.files, bytes: self.report.bytes });
-        }
     }
 }
 

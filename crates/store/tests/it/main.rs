@@ -6,6 +6,7 @@ mod common;
 mod encoding;
 mod export;
 mod import;
+mod live;
 mod objects;
 mod refs;
 mod repository;
