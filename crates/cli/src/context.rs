@@ -1,12 +1,12 @@
 //! What every command needs: where to print, what the caller set, which repository is meant.
 
 use std::cell::OnceCell;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use selvedge_mountpoint::mountinfo;
-use selvedge_store::{OpenOptions, Repository, RepositoryError};
+use selvedge_mountpoint::{FS_TYPE, mountinfo};
+use selvedge_store::{DIRECTORY_NAME, OpenOptions, Repository, RepositoryError};
 
 use crate::config::{RepositoryConfig, UserConfig};
 use crate::environment::Environment;
@@ -70,7 +70,7 @@ impl Context {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let here = rustix::fs::open(".", flags, Mode::empty())
             .map_err(|errno| CliError::io("cannot open the current directory", &errno.into()))?;
-        if file_system_type(here.as_fd()).is_some_and(|kind| kind == selvedge_mountpoint::FS_TYPE) {
+        if file_system_type(here.as_fd()).is_some_and(|kind| kind == FS_TYPE) {
             return Ok(None);
         }
         let current = std::env::current_dir()
@@ -108,6 +108,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 /// The type of the file system that the absolute `path` would lie on if no component were a symbolic link: by
 /// the mount table alone, so that nothing is asked.
 pub fn lexical_file_system(path: &Path) -> Option<std::ffi::OsString> {
+    let path = folded(path);
     let mounts = mountinfo::read().ok()?;
     let nearest = mounts
         .into_iter()
@@ -115,4 +116,58 @@ pub fn lexical_file_system(path: &Path) -> Option<std::ffi::OsString> {
         // The last of several at one place is the uppermost.
         .max_by_key(|entry| entry.mount_point.components().count())?;
     Some(nearest.fs_type)
+}
+
+/// The absolute `path` without `.` and `..`, as it would be if no component were a symbolic link.
+fn folded(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut so_far, part| {
+        match part {
+            Component::ParentDir => {
+                so_far.pop();
+            }
+            Component::CurDir => {}
+            part => so_far.push(part),
+        }
+        so_far
+    })
+}
+
+/// Refuses the absolute `path` if it lies on a Selvedge mount, by the mount table alone: a mount whose worker is
+/// stopped would not answer. What cannot be opened is left to whoever uses it next to report.
+pub fn refuse_selvedge_mount(path: &Path) -> Result<()> {
+    let refused = || CliError::conflict("it lies on a Selvedge mount");
+    // First by name, because resolving a path beneath a mount asks its worker; then as the kernel resolves it.
+    if lexical_file_system(path).is_some_and(|kind| kind == FS_TYPE) {
+        return Err(refused());
+    }
+    match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) if file_system_type(fd.as_fd()).is_some_and(|kind| kind == FS_TYPE) => Err(refused()),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses the absolute `path`, symbolic links resolved, if it lies inside a repository's `.selvedge`: only the
+/// store writes there, and a tree in it would be part of no snapshot.
+pub fn refuse_repository(path: &Path) -> Result<()> {
+    if path.components().any(|part| part == Component::Normal(DIRECTORY_NAME.as_ref())) {
+        return Err(CliError::conflict("it lies inside a repository's .selvedge")
+            .hint("choose a directory outside it"));
+    }
+    Ok(())
+}
+
+/// As [`refuse_repository`], for a `path` that may lead through symbolic links. What cannot be opened is left to
+/// whoever uses it next to report.
+pub fn refuse_way_into_repository(path: &Path) -> Result<()> {
+    match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => refuse_repository(&resolved(fd.as_fd())?),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Where a descriptor's file is, symbolic links resolved: what the kernel remembers, without asking the file
+/// system.
+pub fn resolved(fd: BorrowedFd<'_>) -> Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .map_err(|error| CliError::io("cannot read /proc/self/fd", &error))
 }

@@ -1,18 +1,18 @@
 //! `selvedge export`
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use selvedge_mountpoint::FS_TYPE;
 use selvedge_store::export::{ExportOptions, ExportReport, SnapshotSource, Source, export};
-use selvedge_store::{DIRECTORY_NAME, LockError, Repository, ThreadLock, ThreadRef};
+use selvedge_store::{LockError, Repository, ThreadLock, ThreadRef};
 use selvedge_view::{View, ViewOptions};
 use serde::Serialize;
 
-use crate::context::{Context, absolute, lexical_file_system};
+use crate::context::{Context, absolute, lexical_file_system, refuse_repository, resolved};
 use crate::control::client::ConnectError;
 use crate::control::{Client, Reply, Request};
 use crate::error::{CliError, Result};
@@ -221,7 +221,7 @@ impl Destination {
         let (fd, made) = match rustix::fs::open(&path, flags, Mode::empty()) {
             Ok(fd) => (fd, false),
             Err(Errno::NOENT) => {
-                refuse_repository(&resolved_parent(&path)?, &tried)?;
+                refuse_repository(&resolved_parent(&path)?).map_err(|error| error.context(&tried))?;
                 rustix::fs::mkdir(&path, Mode::from_raw_mode(0o777))
                     .map_err(|errno| CliError::io(&tried, &errno.into()))?;
                 let fd = rustix::fs::open(&path, flags, Mode::empty())
@@ -236,7 +236,7 @@ impl Destination {
         let checked = if file_system_type(destination.fd.as_fd()).is_some_and(|kind| kind == FS_TYPE) {
             Err(on_mount())
         } else {
-            refuse_repository(&resolved, &tried)
+            refuse_repository(&resolved).map_err(|error| error.context(&tried))
         };
         match checked {
             Ok(()) => Ok(Self { path: resolved, ..destination }),
@@ -267,20 +267,4 @@ fn resolved_parent(path: &Path) -> Result<PathBuf> {
         errno => CliError::io(format!("cannot open {}", show(parent)), &errno.into()),
     })?;
     resolved(fd.as_fd())
-}
-
-/// Where a descriptor's directory is, symbolic links resolved: what the kernel remembers, without asking.
-fn resolved(fd: std::os::fd::BorrowedFd<'_>) -> Result<PathBuf> {
-    use std::os::fd::AsRawFd;
-    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-        .map_err(|error| CliError::io("cannot read /proc/self/fd", &error))
-}
-
-/// A tree inside a repository would be part of it, and its writer a stranger there.
-fn refuse_repository(path: &Path, tried: &str) -> Result<()> {
-    if path.components().any(|part| part == Component::Normal(DIRECTORY_NAME.as_ref())) {
-        return Err(CliError::conflict(format!("{tried}: it lies inside a repository's .selvedge"))
-            .hint("choose a directory outside it"));
-    }
-    Ok(())
 }

@@ -9,10 +9,10 @@ use selvedge_store::import::{ImportOptions, ImportReport, import};
 use selvedge_store::{NewState, RefsError, Repository, ThreadLock, ThreadName, ThreadRef};
 use serde::Serialize;
 
-use crate::context::{Context, absolute};
+use crate::context::{Context, absolute, refuse_selvedge_mount, refuse_way_into_repository};
 use crate::error::{CliError, Result};
 use crate::target::is_dirty;
-use crate::ui::{Ui, human_bytes, show_os};
+use crate::ui::{Ui, human_bytes, show, show_os};
 
 /// Capture a directory tree as a snapshot and point a thread at it
 ///
@@ -51,7 +51,7 @@ pub fn run(context: &Context, args: &ImportArgs) -> Result<()> {
     let exclude = patterns(&args.exclude)?;
     let repository = context.repository()?;
     let source = match &args.source {
-        Some(source) => absolute(source)?,
+        Some(source) => checked_source(source)?,
         None => repository.dir().to_owned(),
     };
     // Held until the thread points at the snapshot, so that nobody mounts it meanwhile.
@@ -85,6 +85,18 @@ pub fn run(context: &Context, args: &ImportArgs) -> Result<()> {
             report.snapshot
         )
     })
+}
+
+/// The absolute path of a tree that can be captured.
+fn checked_source(source: &Path) -> Result<PathBuf> {
+    let source = absolute(source)?;
+    let tried = format!("cannot import {}", show(&source));
+    // A mounted thread is exported through its supervisor, at one moment; read from here it would be a mixture.
+    refuse_selvedge_mount(&source).map_err(|error| {
+        error.context(&tried).hint("export the thread first (selvedge export), and import what that writes")
+    })?;
+    refuse_way_into_repository(&source).map_err(|error| error.context(&tried))?;
+    Ok(source)
 }
 
 /// A thread that exists, locked.

@@ -6,7 +6,7 @@ use selvedge_store::{Created, Repository};
 use selvedge_worker_proto::WirePath;
 use serde::Serialize;
 
-use crate::context::{Context, absolute};
+use crate::context::{Context, absolute, refuse_selvedge_mount, refuse_way_into_repository};
 use crate::error::{CliError, Result};
 use crate::ui::show;
 
@@ -35,9 +35,12 @@ pub fn run(context: &Context, args: InitArgs) -> Result<()> {
             None => absolute(".".as_ref())?,
         },
     };
+    let what = format!("cannot make a repository in {}", show(&directory));
+    refuse_selvedge_mount(&directory)
+        .map_err(|error| error.context(&what).hint("choose a directory that lies on no Selvedge mount"))?;
+    refuse_way_into_repository(&directory).map_err(|error| error.context(&what))?;
     if !directory.is_dir() {
         let missing = !directory.exists();
-        let what = format!("cannot make a repository in {}", show(&directory));
         return Err(if missing {
             CliError::not_found(format!("{what}: there is no such directory"))
                 .hint("make the directory first")

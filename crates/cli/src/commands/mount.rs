@@ -1,17 +1,17 @@
 //! `selvedge mount`
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Component, Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use selvedge_mountpoint::{Mountpoint, MountpointError};
-use selvedge_store::{DIRECTORY_NAME, Repository, ThreadLock, ThreadName, ThreadRef};
+use selvedge_store::{Repository, ThreadLock, ThreadName, ThreadRef};
 use selvedge_supervisor::{SpawnSpec, WorkerProgram};
 
-use crate::context::{Context, absolute, is_vouched_for};
+use crate::context::{Context, absolute, is_vouched_for, refuse_repository, resolved};
 use crate::error::{CliError, Result};
 use crate::foreground;
 use crate::record::Record;
@@ -207,14 +207,5 @@ fn parent_of(path: &Path) -> Result<PathBuf> {
             .hint("make it first; only the last directory of the path is made by mount"),
         errno => CliError::io(format!("cannot open {}", show(parent)), &errno.into()),
     })?;
-    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
-        .map_err(|error| CliError::io("cannot read /proc/self/fd", &error))
-}
-
-fn refuse_repository(path: &Path) -> Result<()> {
-    if path.components().any(|part| part == Component::Normal(DIRECTORY_NAME.as_ref())) {
-        return Err(CliError::conflict("the directory lies inside a repository's .selvedge")
-            .hint("choose a directory outside it"));
-    }
-    Ok(())
+    resolved(fd.as_fd())
 }

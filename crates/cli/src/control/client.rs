@@ -38,7 +38,9 @@ impl Client {
         let silent = |why: String| {
             ConnectError::Silent(
                 CliError::timed_out(format!("process {supervisor}, which holds the mount, {why}")).hint(
-                    format!("if it stays so, end it (kill {supervisor}): its worker then unmounts by itself"),
+                    format!(
+                        "if it stays so, end it (kill -9 {supervisor}): its worker then unmounts by itself"
+                    ),
                 ),
             )
         };
@@ -98,7 +100,7 @@ impl Client {
                 "process {holder}, which holds the mount, did not answer in time"
             ))
             .hint(format!(
-                "try again; if it stays so, end it (kill {holder}): its worker then unmounts by itself"
+                "try again; if it stays so, end it (kill -9 {holder}): its worker then unmounts by itself"
             ))),
             Err(error) => {
                 Err(CliError::failed(format!("lost process {holder}, which holds the mount: {error}")))

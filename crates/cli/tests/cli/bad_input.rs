@@ -5,7 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::sandbox::{DEADLINE, SELVEDGE, Sandbox, Stray, finish, wait};
+use rustix::process::Signal;
+
+use crate::sandbox::{DEADLINE, SELVEDGE, Sandbox, Stray, finish, signal, wait};
 
 #[test]
 fn bad_thread_names_are_refused() {
@@ -216,8 +218,41 @@ fn a_repository_a_log_or_a_program_on_a_mount_is_refused() {
     let runtime = finish(sandbox.command().arg("list").env("SELVEDGE_RUNTIME_DIR", inside.join("run")));
     runtime.fails(4).saying("Selvedge mount");
     sandbox.run(["export", "other", "../m/out"]).fails(4).saying("Selvedge mount");
+    sandbox.run(["import", "../m"]).fails(4).saying("Selvedge mount").saying("selvedge export");
+    finish(sandbox.command().args(["import", "--thread", "new"]).arg(&inside))
+        .fails(4)
+        .saying("Selvedge mount");
     assert!(!inside.join("run").exists() && !inside.join(".selvedge").exists());
     drop(held);
+}
+
+#[test]
+fn a_place_on_a_mount_that_hangs_is_refused_at_once() {
+    let sandbox = Sandbox::new();
+    let held = sandbox.mount("main", "m");
+    signal(held.worker(), Signal::STOP);
+    let mut outcomes = Vec::new();
+    for place in [sandbox.path("m"), sandbox.path("m/dir"), "../m".into(), "../m/dir".into()] {
+        outcomes.push(finish(sandbox.command().arg("init").arg(&place)));
+        outcomes.push(finish(sandbox.command().args(["import", "--thread", "new"]).arg(&place)));
+    }
+    signal(held.worker(), Signal::CONT);
+    for outcome in outcomes {
+        outcome.fails(4).saying("Selvedge mount");
+    }
+}
+
+#[test]
+fn a_repository_or_a_source_inside_a_repository_is_refused() {
+    let sandbox = Sandbox::new();
+    std::os::unix::fs::symlink(".selvedge", sandbox.repo().join("way-in")).unwrap();
+    for place in [".selvedge", ".selvedge/tmp", "way-in/tmp"] {
+        sandbox.run(["init", place]).fails(4).saying("inside a repository's .selvedge");
+        sandbox.run(["import", "--thread", "new", place]).fails(4).saying("inside a repository's .selvedge");
+    }
+    assert!(!sandbox.repo().join(".selvedge/.selvedge").exists());
+    assert!(!sandbox.repo().join(".selvedge/tmp/.selvedge").exists());
+    sandbox.run(["thread", "show", "new"]).fails(3);
 }
 
 #[test]
