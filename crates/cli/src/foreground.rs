@@ -45,10 +45,16 @@ pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: &SpawnSpec) -> R
     })?;
     record.write(runtime)?;
 
-    let supervisor = Supervisor::spawn(spec).map_err(|error| {
-        let place = show(record.mountpoint.as_path());
-        CliError::from(error).context(format!("cannot mount thread {} on {place}", record.thread))
-    })?;
+    let tried = || format!("cannot mount thread {} on {}", record.thread, show(record.mountpoint.as_path()));
+    // After the record, so that whoever cleans up after this process knows of the directory.
+    if record.made_directory
+        && let Err(error) = std::fs::create_dir(record.mountpoint.as_path())
+    {
+        // Somebody else's, if it is there now.
+        leftovers.record.made_directory = false;
+        return Err(CliError::io("cannot make the directory", &error).context(tried()));
+    }
+    let supervisor = Supervisor::spawn(spec).map_err(|error| CliError::from(error).context(tried()))?;
     let mount = MountRecord::new(supervisor.ready())?;
     let record = Record { mount: Some(mount.clone()), ..record };
     record.write(runtime)?;

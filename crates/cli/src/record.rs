@@ -35,7 +35,7 @@ pub struct Record {
     pub thread_id: String,
     /// The mounted directory, absolute and without symbolic links.
     pub mountpoint: WirePath,
-    /// Whether the directory was made for this mount, and goes with it if empty.
+    /// Whether the directory is made for this mount, after this record, and goes with it if empty.
     pub made_directory: bool,
     /// The process that answers for the mount.
     pub supervisor: ProcessId,

@@ -75,20 +75,18 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
     let program = worker_program::find(&context.environment)?;
     let runtime = context.runtime()?;
     refuse_mounted(context, &repository, &thread).map_err(|error| error.context(tried()))?;
-    let mut place = Place::prepare(&args.directory).map_err(|error| error.context(tried()))?;
+    let place = Place::find(&args.directory).map_err(|error| error.context(tried()))?;
 
     let record = Record::new(
         repository.dir(),
         thread.name.as_str(),
         thread.id.to_string(),
         place.path.clone(),
-        place.made,
+        place.missing,
     )?;
     let mut spec = SpawnSpec::new(WorkerProgram::Path(program), place.path.clone());
     spec.args = worker_arguments(args, &repository, &thread, &place.path);
     spec.stop_grace = context.environment.stop_grace()?;
-    // From here on the record says who made the directory, and whoever removes the one removes the other.
-    place.made = false;
     // The worker opens the repository itself.
     drop(repository);
     foreground::hold(context.ui, &runtime, record, &spec)
@@ -158,43 +156,22 @@ fn refuse_mounted(context: &Context, repository: &Repository, thread: &ThreadRef
 struct Place {
     /// Absolute, without symbolic links.
     path: PathBuf,
-    /// Whether it was made here, and goes again if the mount fails.
-    made: bool,
+    /// Whether it is still to be made.
+    missing: bool,
 }
 
 impl Place {
-    /// Checks the directory as far as can be before the worker opens it for good, and makes a missing one.
-    fn prepare(wanted: &Path) -> Result<Self> {
+    /// Checks the directory as far as can be before the worker opens it for good.
+    fn find(wanted: &Path) -> Result<Self> {
         let wanted = absolute(wanted)?;
-        refuse_repository(&parent_of(&wanted)?)?;
-        let (point, made) = match Mountpoint::open(&wanted) {
-            Err(MountpointError::Missing { .. }) => {
-                rustix::fs::mkdir(&wanted, Mode::from_raw_mode(0o777)).map_err(|errno| {
-                    CliError::io(format!("cannot make the directory {}", show(&wanted)), &errno.into())
-                })?;
-                (Mountpoint::open(&wanted), true)
-            }
-            opened => (opened, false),
+        let parent = parent_of(&wanted)?;
+        refuse_repository(&parent)?;
+        let (path, missing) = match (Mountpoint::open(&wanted), wanted.file_name()) {
+            (Err(MountpointError::Missing { .. }), Some(name)) => (parent.join(name), true),
+            (opened, _) => (opened?.path().to_owned(), false),
         };
-        let place = Self { path: wanted, made };
-        let path = point?.path().to_owned();
         refuse_repository(&path)?;
-        // The path as given may be another way to the same directory; what was made is removed either way.
-        let made = place.keep();
-        Ok(Self { path, made })
-    }
-
-    /// Gives up the duty to remove the directory, and says whether there was one.
-    fn keep(mut self) -> bool {
-        std::mem::take(&mut self.made)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.made {
-            let _ = std::fs::remove_dir(&self.path);
-        }
+        Ok(Self { path, missing })
     }
 }
 

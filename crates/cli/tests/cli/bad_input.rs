@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use rustix::process::Signal;
 
@@ -147,6 +148,28 @@ fn a_mount_that_fails_removes_the_directory_it_made() {
     outcome.saying("cannot mount thread main").saying("signal 6").saying("panicked");
     assert!(!sandbox.path("made").exists());
     assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty());
+}
+
+#[test]
+fn a_directory_made_for_a_mount_goes_even_if_its_maker_is_killed_at_once() {
+    let sandbox = Sandbox::new();
+    // Never ready, and gone with its supervisor.
+    let worker = sandbox.path("worker");
+    fs::write(&worker, "#!/bin/sh\nexec cat\n").unwrap();
+    fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).unwrap();
+    let made = sandbox.path("made");
+    for _ in 0..5 {
+        let mut command = sandbox.command();
+        command.args(["mount", "main", "../made", "--foreground"]).env("SELVEDGE_FUSE_WORKER_BIN", &worker);
+        let mut mount = Stray::start(&mut command);
+        let started = Instant::now();
+        while !made.exists() {
+            assert!(started.elapsed() < DEADLINE && mount.0.try_wait().unwrap().is_none(), "no directory");
+        }
+        drop(mount);
+        sandbox.run(["list"]).ok();
+        assert!(!made.exists() && sandbox.records().is_empty());
+    }
 }
 
 #[test]
