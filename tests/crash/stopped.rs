@@ -40,7 +40,8 @@ fn a_request_that_hangs_shows_its_age_and_is_freed_by_force() {
     let mount = scene.mounting().env(HANG.0, HANG.1).grace(Duration::from_secs(3)).start();
     let path = mount.path().to_owned();
     let mut hanging = hang(&path.join("w1"));
-    std::thread::sleep(Duration::from_millis(50));
+    // The worker takes the request up a little after its caller has begun to wait.
+    std::thread::sleep(Duration::from_millis(200));
     let age = mount.status(Duration::from_secs(1)).unwrap().oldest_request_ms;
     assert!(age.is_some_and(|age| age >= 50), "{age:?}");
     // Nobody else is kept waiting, outside that directory.
