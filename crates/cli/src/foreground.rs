@@ -9,13 +9,14 @@ use selvedge_supervisor::{ExitReport, ExitStatus, SpawnSpec, StopError, StopMode
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::control::{MountState, Server};
+use crate::control::{Host, MountState, Server};
 use crate::error::{CliError, Result};
 use crate::hosted::{Hosted, Mounts};
 use crate::hygiene;
 use crate::record::{MountRecord, Record};
 use crate::runtime::RuntimeDir;
 use crate::sorting::busy;
+use crate::starting::Starting;
 use crate::ui::{Ui, show};
 
 /// How long commands that are being answered when the mount ends may take to get their answer.
@@ -32,19 +33,68 @@ enum Event {
     Exited(ExitReport),
 }
 
-/// Makes the mount that `record` describes, and holds it until it ends.
-pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: &SpawnSpec) -> Result<()> {
+/// Makes the mount that `record` describes, and holds it until it ends. It can be called off from the first
+/// moment on: by a signal, or by an unmount from elsewhere.
+pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: SpawnSpec) -> Result<()> {
     let mut leftovers = Leftovers { runtime, record: record.clone(), armed: true };
     // The directory this process was started in is none of its business, and may be on a mount that it would
     // keep busy.
     std::env::set_current_dir("/").map_err(|error| CliError::io("cannot enter /", &error))?;
+    let starting = Arc::new(Starting::new(record.id.clone())?);
     let (sender, events) = channel();
-    watch_signals(&sender)?;
+    watch_signals(&sender, &starting)?;
     let listener = UnixListener::bind(runtime.socket_path(&record.id.socket_name())).map_err(|error| {
         CliError::io(format!("cannot make a control socket in {}", show(runtime.path())), &error)
     })?;
     record.write(runtime)?;
+    let mounts = Arc::new(Mounts::default());
+    mounts.add_starting(Arc::clone(&starting));
+    let server = Server::start(listener, Arc::clone(&mounts) as Arc<dyn Host>)
+        .map_err(|error| CliError::io("cannot serve the control socket", &error))?;
 
+    let spec = SpawnSpec { cancel: Some(starting.cancel().clone()), ..spec };
+    let held = make(runtime, record, &spec, &mut leftovers).map(|hosted| {
+        mounts.add(Arc::clone(&hosted));
+        let ended = until_ended(ui, &hosted, &starting, &sender, &events);
+        if ended.is_err() {
+            // Nobody watches it any more.
+            let _ = hosted.stop(StopMode::Force);
+        }
+        (hosted, ended)
+    });
+    leftovers.remove();
+    if let Ok((hosted, _)) = &held {
+        hosted.set_cleaned();
+    }
+    starting.set_ended();
+    server.drain(Instant::now() + DRAIN);
+    let (hosted, ended) = held?;
+    report(ui, &hosted, &ended?)
+}
+
+/// Serves a mount that is ready until its worker has ended.
+fn until_ended(
+    ui: Ui,
+    hosted: &Arc<Hosted>,
+    starting: &Starting,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
+) -> Result<ExitReport> {
+    watch_exit(hosted, sender)?;
+    announce(ui, hosted)?;
+    if starting.was_called_off() {
+        stop(hosted, StopMode::Orderly, sender)?;
+    }
+    wait(ui, hosted, sender, events)
+}
+
+/// Makes the directory if need be, and the mount; writes down what there is to clean up before and after.
+fn make(
+    runtime: &RuntimeDir,
+    record: Record,
+    spec: &SpawnSpec,
+    leftovers: &mut Leftovers<'_>,
+) -> Result<Arc<Hosted>> {
     let tried = || format!("cannot mount thread {} on {}", record.thread, show(record.mountpoint.as_path()));
     // After the record, so that whoever cleans up after this process knows of the directory.
     if record.made_directory
@@ -59,20 +109,7 @@ pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: &SpawnSpec) -> R
     let record = Record { mount: Some(mount.clone()), ..record };
     record.write(runtime)?;
     leftovers.record = record.clone();
-
-    let hosted = Arc::new(Hosted::new(record, mount, supervisor));
-    watch_exit(&hosted, &sender)?;
-    let mounts = Arc::new(Mounts::default());
-    mounts.add(Arc::clone(&hosted));
-    let server = Server::start(listener, mounts)
-        .map_err(|error| CliError::io("cannot serve the control socket", &error))?;
-
-    announce(ui, &hosted)?;
-    let ended = wait(ui, &hosted, &sender, &events);
-    leftovers.remove();
-    hosted.set_cleaned();
-    server.drain(Instant::now() + DRAIN);
-    report(ui, &hosted, &ended?)
+    Ok(Arc::new(Hosted::new(record, mount, supervisor)))
 }
 
 fn announce(ui: Ui, hosted: &Hosted) -> Result<()> {
@@ -158,7 +195,8 @@ fn report(ui: Ui, hosted: &Hosted, report: &ExitReport) -> Result<()> {
     .hint("every change that was made is kept: mount the thread again"))
 }
 
-fn watch_signals(sender: &Sender<Event>) -> Result<()> {
+/// Tells the loop of every signal. One that comes while the mount is still being made calls it off.
+fn watch_signals(sender: &Sender<Event>, starting: &Arc<Starting>) -> Result<()> {
     let mut watched = vec![SIGINT, SIGTERM];
     // Started with nohup, this process is meant to survive the terminal.
     if hygiene::was_ignored(SIGHUP) {
@@ -168,9 +206,10 @@ fn watch_signals(sender: &Sender<Event>) -> Result<()> {
     }
     let mut signals =
         Signals::new(watched).map_err(|error| CliError::io("cannot watch for signals", &error))?;
-    let sender = sender.clone();
+    let (sender, starting) = (sender.clone(), Arc::clone(starting));
     start_thread("signals", move || {
         for signal in signals.forever() {
+            starting.cancel().cancel();
             if sender.send(Event::Signal(signal)).is_err() {
                 return;
             }

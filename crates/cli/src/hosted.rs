@@ -10,6 +10,7 @@ use selvedge_worker_proto::{ExportDone, ExportSkipped, WirePath};
 use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
 use crate::error::{CliError, Result};
 use crate::record::{MountId, MountRecord, Record};
+use crate::starting::Starting;
 
 /// How long a worker may take to say how it is, before its mount counts as stuck.
 const STATUS: Duration = Duration::from_millis(300);
@@ -123,16 +124,33 @@ impl Hosted {
     }
 }
 
+fn cleaning_takes_long() -> CliError {
+    CliError::timed_out("the worker has ended, but cleaning up after it takes too long")
+}
+
 /// All mounts of this process.
 #[derive(Debug, Default)]
 pub struct Mounts {
+    starting: Mutex<Vec<Arc<Starting>>>,
     hosted: Mutex<Vec<Arc<Hosted>>>,
 }
 
 impl Mounts {
-    /// Adds a mount.
+    /// Adds a mount that is being made. It can be unmounted, which calls it off, and is not listed yet.
+    pub fn add_starting(&self, starting: Arc<Starting>) {
+        self.starting().push(starting);
+    }
+
+    fn starting(&self) -> MutexGuard<'_, Vec<Arc<Starting>>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a mount, which is thereby no longer one that is being made.
     pub fn add(&self, hosted: Arc<Hosted>) {
+        let id = hosted.record.id.clone();
+        // In this order, so that it is found in one of the two lists at any time.
         self.hosted().push(hosted);
+        self.starting().retain(|starting| *starting.id() != id);
     }
 
     fn hosted(&self) -> MutexGuard<'_, Vec<Arc<Hosted>>> {
@@ -163,14 +181,25 @@ impl Mounts {
         hosted.iter().zip(states).map(|(hosted, state)| hosted.document(state)).collect()
     }
 
+    /// Calls off a mount that is being made. Under the lock, so that whoever makes it sees so when it has ceased
+    /// to be one.
+    fn call_off(&self, id: &MountId) -> Option<Arc<Starting>> {
+        let starting = self.starting();
+        let called_off = starting.iter().find(|starting| starting.id() == id).cloned();
+        called_off.inspect(|starting| starting.call_off())
+    }
+
     fn unmount(&self, id: &MountId, force: bool) -> Result<()> {
+        if let Some(starting) = self.call_off(id) {
+            return if starting.wait_ended(Instant::now() + CLEAN) {
+                Ok(())
+            } else {
+                Err(cleaning_takes_long())
+            };
+        }
         let hosted = self.find(id)?;
         hosted.stop(if force { StopMode::Force } else { StopMode::Orderly })?;
-        if hosted.wait_cleaned(Instant::now() + CLEAN) {
-            Ok(())
-        } else {
-            Err(CliError::timed_out("the worker has ended, but cleaning up after it takes too long"))
-        }
+        if hosted.wait_cleaned(Instant::now() + CLEAN) { Ok(()) } else { Err(cleaning_takes_long()) }
     }
 
     fn export(&self, id: &MountId, delete: bool, mut fds: Vec<OwnedFd>, answer: &Answer) -> Result<()> {

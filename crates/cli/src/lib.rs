@@ -17,6 +17,7 @@ pub mod record;
 pub mod runtime;
 pub mod sorting;
 pub mod standing;
+pub mod starting;
 #[expect(
     unsafe_code,
     reason = "signal state, inherited descriptors and the environment have no safe interface"

@@ -194,6 +194,9 @@ impl From<SpawnError> for CliError {
             SpawnError::NotExecutable { ref source, .. } => from_system(&error, source).hint(reinstall),
             SpawnError::TimedOut { .. } => Self::timed_out(chain(&error)),
             SpawnError::Io { ref source, .. } => from_system(&error, source),
+            SpawnError::Cancelled { .. } => {
+                Self::failed(chain(&error)).hint("mount it again when you want it")
+            }
             _ => Self::failed(chain(&error)),
         }
     }

@@ -5,6 +5,7 @@
 //! process; the *reader* of its events; the reader of its *standard error*; and the *control* loop, which alone
 //! decides, over one closed set of events. They share nothing but [`life::Life`], the answer to "how is it".
 
+mod cancel;
 mod control;
 mod exit;
 mod life;
@@ -17,6 +18,7 @@ mod stderr;
 mod stop;
 mod supervisor;
 
+pub use cancel::Cancel;
 pub use exit::{ExitReport, ExitStatus};
 pub use spec::{DEFAULT_STOP_GRACE, SpawnError, SpawnSpec, WorkerProgram};
 pub use state::State;

@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
 use selvedge_mountpoint::{MountEntry, MountIdentity, mountinfo, take_down};
@@ -19,7 +21,7 @@ use crate::control::{HELLO, Input};
 use crate::life::Life;
 use crate::process::Process;
 use crate::stderr::Stderr;
-use crate::{ExitReport, ExitStatus, SpawnError, SpawnSpec, reaper};
+use crate::{Cancel, ExitReport, ExitStatus, SpawnError, SpawnSpec, reaper};
 
 /// How long a killed process may take to be reaped before it is given up.
 pub(crate) const DEATH: Duration = Duration::from_secs(5);
@@ -137,6 +139,7 @@ enum Failure {
     Refused(selvedge_worker_proto::Failure),
     Died,
     TimedOut,
+    Cancelled,
     Nonsense(String),
     Protocol(u32),
 }
@@ -155,6 +158,7 @@ impl Failure {
             }
             Self::Died => SpawnError::Died { exit },
             Self::TimedOut => SpawnError::TimedOut { waited, exit },
+            Self::Cancelled => SpawnError::Cancelled { exit },
             Self::Nonsense(message) => SpawnError::Nonsense { message, exit },
             Self::Protocol(worker) => SpawnError::Protocol { worker, ours: PROTOCOL_VERSION },
         }
@@ -171,6 +175,9 @@ fn handshake(started: &mut Started, spec: &SpawnSpec, deadline: Instant) -> Resu
         Err(SendError::TimedOut) => return Err(Failure::TimedOut),
         Err(error) => return Err(Failure::Nonsense(error.to_string())),
     }
+    if let Some(cancel) = &spec.cancel {
+        wait_unless(cancel, &started.events, deadline)?;
+    }
     let received = started.events.recv(Some(deadline)).map_err(|error| match error {
         RecvError::Closed => Failure::Died,
         RecvError::TimedOut => Failure::TimedOut,
@@ -185,6 +192,23 @@ fn handshake(started: &mut Started, spec: &SpawnSpec, deadline: Instant) -> Resu
         }
         Event::MountError(failure) => Err(Failure::Refused(failure.clone())),
         other => Err(Failure::Nonsense(format!("it answered Hello with {other:?}"))),
+    }
+}
+
+/// Waits until the worker says something, unless the start is called off first. A frame is far smaller than the
+/// socket's buffer, so all of it is there when its first byte is.
+fn wait_unless(cancel: &Cancel, events: &Receiver<Event>, deadline: Instant) -> Result<(), Failure> {
+    loop {
+        let mut watched = [PollFd::new(cancel, PollFlags::IN), PollFd::new(events, PollFlags::IN)];
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A time-out too large for the kernel's type is no time-out.
+        match poll(&mut watched, Timespec::try_from(left).ok().as_ref()) {
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Failure::Nonsense(format!("cannot wait for it: {errno}"))),
+            Ok(0) => return Err(Failure::TimedOut),
+            Ok(_) if !watched[0].revents().is_empty() => return Err(Failure::Cancelled),
+            Ok(_) => return Ok(()),
+        }
     }
 }
 

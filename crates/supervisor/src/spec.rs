@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use selvedge_worker_proto::Failure;
 
-use crate::ExitReport;
+use crate::{Cancel, ExitReport};
 
 /// The grace between two steps of stopping, unless the specification says otherwise.
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(2);
@@ -40,6 +40,8 @@ pub struct SpawnSpec {
     pub stop_grace: Duration,
     /// How long a worker that is at work on an orderly stop may take to write everything out before it is ended.
     pub flush_deadline: Duration,
+    /// What calls the start off before the handshake has ended, if anything does.
+    pub cancel: Option<Cancel>,
 }
 
 impl SpawnSpec {
@@ -54,6 +56,7 @@ impl SpawnSpec {
             handshake_deadline: Duration::from_secs(10),
             stop_grace: DEFAULT_STOP_GRACE,
             flush_deadline: Duration::from_secs(30),
+            cancel: None,
         }
     }
 }
@@ -96,6 +99,12 @@ pub enum SpawnError {
         /// How long it had.
         waited: Duration,
         /// How it ended.
+        exit: ExitReport,
+    },
+    /// Somebody called the start off, and the worker was killed.
+    #[error("it was called off before the mount was ready")]
+    Cancelled {
+        /// How the worker ended.
         exit: ExitReport,
     },
     /// The worker answered something that makes no sense and was killed.

@@ -10,7 +10,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{Sandbox, process_exists};
-use selvedge_supervisor::{ExitReport, ExitStatus, SpawnError, SpawnSpec, State, Supervisor, WorkerProgram};
+use selvedge_supervisor::{
+    Cancel, ExitReport, ExitStatus, SpawnError, SpawnSpec, State, Supervisor, WorkerProgram,
+};
 use selvedge_worker_proto::ErrorKind;
 
 #[test]
@@ -53,6 +55,44 @@ fn a_binary_that_cannot_be_executed_is_named() {
         assert!(matches!(error, SpawnError::NotExecutable { .. }), "{error}");
         assert!(error.to_string().contains("worker"), "{error}");
     }
+}
+
+#[test]
+fn a_start_that_is_called_off_ends_its_worker_at_once() {
+    for role in ["hangs", "mounts and hangs"] {
+        let sandbox = Sandbox::new();
+        let cancel = Cancel::new().unwrap();
+        let mut spec = sandbox.spec(role);
+        spec.handshake_deadline = Duration::from_secs(20);
+        spec.cancel = Some(cancel.clone());
+        let (error, took) = std::thread::scope(|scope| {
+            let spawned = scope.spawn(|| Supervisor::spawn(&spec));
+            // Long enough for the worker to be there, and for the mount to be made.
+            let ready = Instant::now() + Duration::from_secs(10);
+            while role.starts_with("mounts") && sandbox.mounts().is_empty() && Instant::now() < ready {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            let called_off = Instant::now();
+            cancel.cancel();
+            (spawned.join().unwrap().unwrap_err(), called_off.elapsed())
+        });
+        let SpawnError::Cancelled { exit } = error else { panic!("{error}") };
+        gone(&exit);
+        assert_eq!(exit.status, ExitStatus::Signaled { signal: 9, core: false });
+        assert_eq!(sandbox.mounts(), [], "{role}");
+        assert!(took < Duration::from_secs(5), "{role}: {took:?}");
+    }
+}
+
+#[test]
+fn a_start_that_was_called_off_before_makes_no_mount() {
+    let sandbox = Sandbox::new();
+    let cancel = Cancel::new().unwrap();
+    cancel.cancel();
+    let mut spec = sandbox.spec("hangs");
+    spec.cancel = Some(cancel);
+    assert!(matches!(Supervisor::spawn(&spec), Err(SpawnError::Cancelled { .. })));
 }
 
 #[test]

@@ -89,7 +89,7 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
     spec.stop_grace = context.environment.stop_grace()?;
     // The worker opens the repository itself.
     drop(repository);
-    foreground::hold(context.ui, &runtime, record, &spec)
+    foreground::hold(context.ui, &runtime, record, spec)
 }
 
 fn check_options(args: &MountArgs) -> Result<()> {

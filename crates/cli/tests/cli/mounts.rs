@@ -1,7 +1,7 @@
 //! Mounting, listing, unmounting, exporting what is mounted, and cleaning up after processes that died.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -138,6 +138,45 @@ fn ctrl_c_sigterm_and_hanging_up_unmount_cleanly() {
         assert!(outcome.stderr.contains("unmounted"), "{outcome:?}");
         assert!(!runs(worker) && sandbox.mounts().is_empty() && sandbox.records().is_empty());
     }
+}
+
+/// A worker that says nothing, and is gone with its supervisor.
+fn silent_worker(sandbox: &Sandbox) -> std::path::PathBuf {
+    let worker = sandbox.path("worker");
+    fs::write(&worker, "#!/bin/sh\nexec sleep 60\n").unwrap();
+    fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).unwrap();
+    worker
+}
+
+#[test]
+fn a_mount_that_is_being_made_ends_at_once_by_signal_and_by_unmount() {
+    let sandbox = Sandbox::new();
+    let worker = silent_worker(&sandbox);
+    let made = sandbox.path("made");
+    for way in [Some(Signal::INT), Some(Signal::TERM), Some(Signal::HUP), None] {
+        let mut command = sandbox.command();
+        command
+            .args(["mount", "main", "../made", "--foreground"])
+            .env("SELVEDGE_FUSE_WORKER_BIN", &worker)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut mount = command.spawn().unwrap();
+        eventually("the directory is made", || made.exists());
+        std::thread::sleep(Duration::from_millis(100));
+        let asked = Instant::now();
+        match way {
+            Some(with) => signal(mount.id(), with),
+            None => drop(sandbox.run(["unmount", "main"]).ok()),
+        }
+        let status = crate::sandbox::wait(&mut mount, Duration::from_secs(5)).expect("an end of the mount");
+        assert!(asked.elapsed() < Duration::from_secs(3), "{way:?}: {:?}", asked.elapsed());
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut mount.stderr.take().unwrap(), &mut said).unwrap();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("called off") && said.contains("hint: "), "{said}");
+        assert!(!made.exists() && sandbox.records().is_empty() && sandbox.mounts().is_empty());
+    }
+    sandbox.mount("main", "made");
 }
 
 #[test]
