@@ -5,8 +5,8 @@
 
 use crate::error::{Result, ViewError};
 use crate::inode::Inode;
-use selvedge_store::{Entry, Ino, ObjectId, Store, Tree};
-use std::collections::{HashMap, VecDeque};
+use selvedge_store::{Entry, FileKind, Ino, ObjectId, Store, Tree};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Encoded trees kept in memory, in bytes.
@@ -80,6 +80,15 @@ impl Base {
         }
     }
 
+    /// As [`inode`](Self::inode), if it is known where the node stands.
+    pub(crate) fn inode_nearby(&self, ino: Ino) -> Result<Option<Arc<Inode>>> {
+        let known = ino == self.root() || {
+            let known = self.known();
+            known.complete || known.parents.contains_key(&ino)
+        };
+        if known { self.inode(ino) } else { Ok(None) }
+    }
+
     /// The node called `name` in the directory `parent`, whose base listing is `tree`.
     pub(crate) fn child(&self, parent: Ino, tree: ObjectId, name: &[u8]) -> Result<Option<Arc<Inode>>> {
         let tree = self.tree(tree)?;
@@ -94,6 +103,24 @@ impl Base {
         let tree = self.store.tree(&id)?;
         self.known().keep(id, &tree);
         Ok(tree)
+    }
+
+    /// The directories that hold `nodes`, by whatever names. Reads everything.
+    pub(crate) fn parents_of(&self, nodes: &HashSet<Ino>) -> Result<HashSet<Ino>> {
+        let mut parents = HashSet::new();
+        let mut directories = vec![(self.root(), self.root_tree)];
+        while let Some((directory, id)) = directories.pop() {
+            let tree = self.store.tree(&id)?;
+            for (position, (_, ino, kind)) in tree.iter_names().enumerate() {
+                if kind == FileKind::Directory {
+                    let entry = tree.get(position).map(|(_, entry)| Inode::from_entry(&entry, None));
+                    directories.extend(entry.and_then(|inode| inode.tree()).map(|id| (ino, id)));
+                } else if nodes.contains(&ino) {
+                    parents.insert(directory);
+                }
+            }
+        }
+        Ok(parents)
     }
 
     fn tree_of(&self, directory: Ino) -> Result<Option<Arc<Tree>>> {

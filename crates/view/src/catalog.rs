@@ -10,8 +10,9 @@ use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::inode::{Applied, Inode};
 use crate::request::RequestKey;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// Version of the schema; another one is refused.
@@ -62,6 +63,23 @@ pub(crate) struct Unsettled {
     pub(crate) source: Ino,
     /// Where `source` had its name before.
     pub(crate) from: (Ino, Vec<u8>),
+}
+
+/// What layers say at all, in short; gathered top down.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// Every node that has a row.
+    pub(crate) rows: HashMap<Ino, Row>,
+    /// Directories some names of which are spoken of.
+    pub(crate) parents: HashSet<Ino>,
+}
+
+/// A node's row, in short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) kind: FileKind,
+    pub(crate) nlink: u32,
+    pub(crate) parent: Option<Ino>,
 }
 
 /// One layer's catalog.
@@ -170,6 +188,25 @@ impl Catalog {
             names.push((row.get(0)?, read_name(parent, row, 1)?));
         }
         Ok(names)
+    }
+
+    /// Adds what this layer says where no layer above it has said it.
+    pub(crate) fn scan(&self, scan: &mut Scan) -> Result<()> {
+        let mut statement = self.db.prepare_cached("SELECT ino, kind, nlink, parent FROM inodes")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let ino = Ino(unsigned(row.get(0)?));
+            let kind = FileKind::from_code(row.get(1)?)
+                .ok_or_else(|| ViewError::Damaged { ino, why: "unknown kind".to_owned() })?;
+            let parent = row.get::<_, Option<i64>>(3)?.map(|parent| Ino(unsigned(parent)));
+            scan.rows.entry(ino).or_insert(Row { kind, nlink: row.get(2)?, parent });
+        }
+        let mut statement = self.db.prepare_cached("SELECT DISTINCT parent FROM names")?;
+        let parents = statement.query_map([], |row| row.get(0))?;
+        for parent in parents {
+            scan.parents.insert(Ino(unsigned(parent?)));
+        }
+        Ok(())
     }
 
     pub(crate) fn orphans(&self) -> Result<Vec<Ino>> {
@@ -319,7 +356,7 @@ fn put_inode(db: &Connection, inode: &Inode) -> Result<()> {
     Ok(())
 }
 
-fn read_inode(row: &Row<'_>) -> Result<Inode> {
+fn read_inode(row: &rusqlite::Row<'_>) -> Result<Inode> {
     let ino = Ino(unsigned(row.get(0)?));
     let damaged = |why: &str| ViewError::Damaged { ino, why: why.to_owned() };
     let time =
@@ -361,7 +398,7 @@ fn read_inode(row: &Row<'_>) -> Result<Inode> {
     })
 }
 
-fn read_name(parent: Ino, row: &Row<'_>, at: usize) -> Result<NameRow> {
+fn read_name(parent: Ino, row: &rusqlite::Row<'_>, at: usize) -> Result<NameRow> {
     let ino = unsigned(row.get(at)?);
     if ino == 0 {
         return Ok(NameRow::Whiteout);

@@ -6,8 +6,9 @@ use crate::error::{Result, ViewError};
 use crate::inode::{Applied, Body, Inode};
 use crate::request::Request;
 use crate::state::State;
-use crate::tables::{Node, Tables};
+use crate::tables::{Node, Origin, Tables};
 use selvedge_store::{FileKind, Ino, LayerId, Timestamp, Xattrs};
+use std::collections::HashSet;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
@@ -42,10 +43,11 @@ impl State {
             upper: upper.id,
         };
         let made = make(&mut change)?;
-        let Change { mut tables, commit, .. } = change;
-        if commit.effects.is_empty() {
+        if change.commit.effects.is_empty() {
             return Ok(made);
         }
+        change.put_ancestors()?;
+        let Change { mut tables, commit, .. } = change;
         let committed = match tables.commit(&commit) {
             Err(error) if freeing && error.is_disk_full() && upper.reserve.release() => {
                 self.work.wake_soon();
@@ -107,6 +109,27 @@ impl Change<'_> {
         Ok(())
     }
 
+    /// Gives every directory above what the commit writes a row in the upper, saying what holds already. So the rows
+    /// of a layer lead up to the root by themselves, and nobody searches the base for where a change is.
+    fn put_ancestors(&mut self) -> Result<()> {
+        let mut written: HashSet<Ino> = self.commit.inodes().map(|inode| inode.ino).collect();
+        let named = self.commit.inodes().filter(|inode| inode.nlink > 0);
+        let parents: Vec<Ino> = named.filter_map(|inode| inode.parent).collect();
+        for parent in parents {
+            let mut at = parent;
+            while written.insert(at) {
+                // Where a file had a name once may be gone by now.
+                let Some(node) = self.state.node_nearby(&mut self.tables, at)? else { break };
+                if node.origin == Origin::Layer(self.upper) {
+                    break;
+                }
+                at = node.inode.parent.unwrap_or(at);
+                self.commit.put((*node.inode).clone());
+            }
+        }
+        Ok(())
+    }
+
     /// The result of this request if it was carried out before.
     pub(crate) fn replayed(inode: &Inode, request: &Request) -> Option<Ino> {
         let applied = inode.applied.filter(|_| request.resent)?;
@@ -130,7 +153,7 @@ impl Change<'_> {
             mtime: self.now,
             ctime: self.now,
             host_ctime: None,
-            parent: is_dir.then_some(directory.ino),
+            parent: Some(directory.ino),
             body: new.body,
             fallback: None,
             xattrs: Xattrs::new(),

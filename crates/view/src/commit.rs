@@ -56,6 +56,14 @@ impl Commit {
         self.push(Effect::PutInode(Box::new(inode)))
     }
 
+    /// The rows it writes.
+    pub(crate) fn inodes(&self) -> impl Iterator<Item = &Inode> {
+        self.effects.iter().filter_map(|effect| match effect {
+            Effect::PutInode(inode) => Some(&**inode),
+            _ => None,
+        })
+    }
+
     pub(crate) fn push(&mut self, effect: Effect) -> &mut Self {
         self.effects.push(effect);
         self

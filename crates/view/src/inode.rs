@@ -50,7 +50,8 @@ pub(crate) struct Inode {
     /// The working file's ctime that `ctime` stands for: a host file's ctime changes with links, renames and
     /// copy-up, so only one that differs from this one is news.
     pub(crate) host_ctime: Option<Timestamp>,
-    /// The directory that holds a directory; every directory has one.
+    /// The directory that holds a directory; every directory has one. Of anything else, a directory in which it has
+    /// a name or, as long as the base has its name there, had one: where to look for what the base says of it.
     pub(crate) parent: Option<Ino>,
     pub(crate) body: Body,
     /// What `body` was before the working file was made, until that file is durable: after a power cut this
@@ -85,7 +86,7 @@ impl Inode {
             mtime: entry.meta.mtime,
             ctime: entry.meta.ctime,
             host_ctime: None,
-            parent: (kind == FileKind::Directory).then_some(parent).flatten(),
+            parent,
             body,
             fallback: None,
             xattrs: entry.meta.xattrs.clone(),

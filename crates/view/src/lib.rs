@@ -15,6 +15,7 @@ mod base;
 mod body_codec;
 mod catalog;
 mod change;
+mod changed;
 mod clock;
 mod commit;
 mod contents;
@@ -40,6 +41,7 @@ mod volatile;
 mod working_files;
 
 pub use attr::{Attr, DirEntry, RenameMode, SetAttr, SetTime, StatFs, XattrMode};
+pub use changed::Changed;
 pub use error::{Result, ViewError};
 pub use open_flags::OpenFlags;
 pub use request::{Handle, Request, RequestKey};

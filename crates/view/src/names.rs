@@ -347,7 +347,7 @@ impl<'a> Move<'a> {
             unsettled = self.fall_back_to(change, target);
         }
         change.remove_name(&self.from.inode, self.name)?;
-        let moved = Self::put_at(change, &self.source, &self.to, self.new_name)?;
+        let moved = Self::put_at(change, &self.source, [&self.from, &self.to], self.new_name)?;
         let dir = i64::from(moved.is_dir());
         self.put_directories(change, -dir, dir - links_lost)?;
         Ok(unsettled)
@@ -375,16 +375,22 @@ impl<'a> Move<'a> {
     }
 
     fn exchange(&self, change: &mut Change<'_>, target: &Node) -> Result<()> {
-        let moved = Self::put_at(change, &self.source, &self.to, self.new_name)?;
-        let back = Self::put_at(change, target, &self.from, self.name)?;
+        let moved = Self::put_at(change, &self.source, [&self.from, &self.to], self.new_name)?;
+        let back = Self::put_at(change, target, [&self.to, &self.from], self.name)?;
         let links = i64::from(back.is_dir()) - i64::from(moved.is_dir());
         self.put_directories(change, links, -links)
     }
 
-    fn put_at(change: &mut Change<'_>, node: &Node, directory: &Node, name: &[u8]) -> Result<Inode> {
+    fn put_at(
+        change: &mut Change<'_>,
+        node: &Node,
+        [from, directory]: [&Node; 2],
+        name: &[u8],
+    ) -> Result<Inode> {
         let mut row = change.row_of(node)?;
         row.ctime = change.now;
-        if row.is_dir() {
+        // A file that is known by another of its names stays known by that.
+        if row.parent == Some(from.inode.ino) {
             row.parent = Some(directory.inode.ino);
         }
         change.put_name(directory.inode.ino, name, &row);

@@ -128,6 +128,15 @@ impl State {
         }
     }
 
+    /// As [`node_in`](Self::node_in), if nothing has to be searched for it.
+    pub(crate) fn node_nearby(&self, tables: &mut Tables, ino: Ino) -> Result<Option<Node>> {
+        if let Some(node) = tables.row(ino)? {
+            return Ok(Some(node));
+        }
+        let inode = self.base.inode_nearby(ino)?;
+        Ok(inode.map(|inode| Node { inode, origin: Origin::Base }))
+    }
+
     fn base_node(&self, ino: Ino) -> Result<Node> {
         let inode = self.base.inode(ino)?.ok_or(ViewError::NotFound)?;
         Ok(Node { inode, origin: Origin::Base })

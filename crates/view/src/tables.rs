@@ -1,6 +1,6 @@
 //! The catalogs of a thread's layers as one: what the highest layer says of a node or a name holds.
 
-use crate::catalog::{Catalog, NameRow, Unsettled};
+use crate::catalog::{Catalog, NameRow, Scan, Unsettled};
 use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
 use crate::inode::Inode;
@@ -157,6 +157,15 @@ impl Tables {
             }
         }
         Ok(merged)
+    }
+
+    /// What the layers say at all, in short.
+    pub(crate) fn scan(&self) -> Result<Scan> {
+        let mut scan = Scan::default();
+        for (_, catalog) in self.layers() {
+            catalog.scan(&mut scan)?;
+        }
+        Ok(scan)
     }
 
     /// Applies one mutation to the upper.
