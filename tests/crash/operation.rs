@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 
 use crate::model::{Body, Model, Node, XATTR};
@@ -15,6 +15,7 @@ pub(crate) enum Operation {
     Create(String),
     Write { name: String, offset: usize, data: Vec<u8> },
     Truncate { name: String, length: usize },
+    Punch { name: String, offset: usize, length: usize },
     Sync(String),
     Rename { from: String, to: String },
     Link { from: String, to: String },
@@ -35,6 +36,7 @@ impl std::fmt::Debug for Operation {
             Self::Write { name, offset, data } => write!(f, "Write({name}, {} at {offset})", data.len()),
             Self::Create(name) => write!(f, "Create({name})"),
             Self::Truncate { name, length } => write!(f, "Truncate({name}, {length})"),
+            Self::Punch { name, offset, length } => write!(f, "Punch({name}, {length} at {offset})"),
             Self::Sync(name) => write!(f, "Sync({name})"),
             Self::Rename { from, to } => write!(f, "Rename({from}, {to})"),
             Self::Link { from, to } => write!(f, "Link({from}, {to})"),
@@ -83,7 +85,7 @@ impl Operation {
 
     fn propose(random: &mut Random, model: &Model) -> Option<Self> {
         let files = model.names_of(file);
-        Some(match random.below(21) {
+        Some(match random.below(22) {
             0..=1 => Self::Create(some_name(random, "f")),
             2..=6 => {
                 let name = pick(random, &files)?;
@@ -109,6 +111,10 @@ impl Operation {
                 Self::SetXattr { name: pick(random, &files)?, value: random.bytes(length) }
             }
             19 => Self::RemoveXattr(pick(random, &files)?),
+            20 => {
+                let length = 1 + random.below(40_000);
+                Self::Punch { name: pick(random, &files)?, offset: random.below(LONGEST), length }
+            }
             _ => Self::Look(pick(random, &model.names_of(|_| true))?),
         })
     }
@@ -146,6 +152,11 @@ impl Operation {
             }
             Self::Truncate { name, length } => {
                 rustix::fs::ftruncate(open(name, OFlags::WRONLY)?, *length as u64)
+            }
+            Self::Punch { name, offset, length } => {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let file = open(name, OFlags::WRONLY)?;
+                rustix::fs::fallocate(file, flags, *offset as u64, *length as u64)
             }
             Self::Sync(name) => rustix::fs::fsync(open(name, OFlags::WRONLY)?),
             Self::Rename { from, to } => rustix::fs::renameat(directory, from, directory, to),
@@ -191,6 +202,11 @@ impl Operation {
                 content[*offset..end].copy_from_slice(data);
             }
             Self::Truncate { name, length } => content(model, name).resize(*length, 0),
+            Self::Punch { name, offset, length } => {
+                let content = content(model, name);
+                let end = content.len().min(offset + length);
+                content[(*offset).min(end)..end].fill(0);
+            }
             Self::Sync(_) | Self::Look(_) => {}
             Self::Rename { from, to } => {
                 let number = model.names[from];
@@ -246,6 +262,10 @@ fn look(directory: &OwnedFd, name: &str) -> Result<(), Errno> {
             let file = File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?);
             rustix::fs::flistxattr(file.as_fd(), &mut room[..])?;
             rustix::io::pread(&file, &mut room, 0)?;
+            match rustix::fs::seek(&file, SeekFrom::Data(0)) {
+                Ok(_) | Err(Errno::NXIO) => {}
+                Err(errno) => return Err(errno),
+            }
         }
         _ => {}
     }

@@ -1,11 +1,9 @@
 //! Reading and writing.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::process::Command;
-
-use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::{WORKER, errno, mounted, sys};
 use selvedge_test_support::Repo;
@@ -193,17 +191,7 @@ fn what_is_not_offered_falls_back() {
     let (_repo, mount) = mounted();
     let path = mount.path().join("file");
     fs::write(&path, b"0123456789").unwrap();
-    let mut file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    // The program or its library then does without.
-    assert_eq!(fallocate(&file, FallocateFlags::empty(), 0, 100), Err(rustix::io::Errno::OPNOTSUPP));
-    sys::posix_fallocate(&file, 20).unwrap();
-    assert_eq!(file.metadata().unwrap().len(), 20);
-    // A file without known holes is one piece of data.
-    for _ in 0..2 {
-        assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(3)).unwrap(), 3);
-        assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(3)).unwrap(), 20);
-    }
-    file.seek(SeekFrom::Start(0)).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     // Copies go through the page cache (`fs::copy` asks for copy_file_range).
     fs::copy(&path, mount.path().join("copy")).unwrap();
     assert_eq!(fs::read(mount.path().join("copy")).unwrap(), fs::read(&path).unwrap());

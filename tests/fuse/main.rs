@@ -9,6 +9,7 @@
     reason = "a test fails where something is not as it must be"
 )]
 
+mod acl;
 mod attributes;
 mod caches;
 mod contents;
@@ -16,6 +17,7 @@ mod ending;
 mod listing;
 mod names;
 mod refusals;
+mod space;
 mod special;
 #[expect(unsafe_code, reason = "mappings and what else only C can say; argued there")]
 mod sys;

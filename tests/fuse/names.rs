@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -90,10 +90,11 @@ fn rename_replaces_refuses_and_exchanges() {
     assert_eq!(kept, Err(rustix::io::Errno::EXIST));
     renameat_with(CWD, &one, CWD, &two, RenameFlags::EXCHANGE).unwrap();
     assert_eq!((fs::read(&one).unwrap(), fs::read(&two).unwrap()), (b"2".to_vec(), b"1".to_vec()));
-    let whiteout = renameat_with(CWD, &one, CWD, &two, RenameFlags::WHITEOUT);
-    assert_eq!(whiteout, Err(rustix::io::Errno::INVAL));
-    fs::rename(&one, &two).unwrap();
+    renameat_with(CWD, &one, CWD, &two, RenameFlags::WHITEOUT).unwrap();
     assert_eq!(fs::read(&two).unwrap(), b"2");
+    let whiteout = fs::symlink_metadata(&one).unwrap();
+    assert!(whiteout.file_type().is_char_device());
+    assert_eq!((whiteout.rdev(), whiteout.mode() & 0o7777), (0, 0));
     fs::create_dir(mount.path().join("dir")).unwrap();
     fs::create_dir(mount.path().join("dir/beneath")).unwrap();
     let beneath = fs::rename(mount.path().join("dir"), mount.path().join("dir/beneath/dir"));

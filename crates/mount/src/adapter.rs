@@ -7,13 +7,11 @@
 //! |---|---|---|
 //! | lookup … create | the view | |
 //! | flush | ok | nothing is held back per descriptor that could fail at close(2) |
-//! | lseek | `ENOSYS` | the kernel then moves offsets itself and treats files as free of holes, which is correct and costs no request |
 //! | `copy_file_range` | `ENOSYS` | the kernel then copies through its page cache, without asking first each time |
 //! | poll | `ENOSYS` | the kernel then calls every file ready, as regular files are |
 //! | access | `ENOSYS` | never asked: `default_permissions` lets the kernel decide |
 //! | bmap, getlk, setlk | `EOPNOTSUPP` | never asked: no block device, locks are the kernel's own |
 //! | readdirplus | `EOPNOTSUPP` | never asked: not negotiated |
-//! | fallocate | `EOPNOTSUPP` | posix_fallocate(3) then writes the zeros itself; `ENOSYS` would keep a later version from offering it on a connection that it takes over |
 //! | ioctl | `ENOTTY` | no file here knows any |
 //! | statx, tmpfile, syncfs and what fuser does not know | `ENOSYS` by fuser | the kernel falls back to getattr, answers `EOPNOTSUPP` for `O_TMPFILE`, and never asks again |
 //! | interrupt | `ENOSYS` by fuser | the kernel then lets a caller wait for its answer; no operation waits for anything but the disk |
@@ -33,12 +31,17 @@ use fuser::{
     ReplyXattr, TimeOrNow, WriteFlags,
 };
 use selvedge_store::Ino;
-use selvedge_view::{Handle, RenameMode, Request, RequestKey, SetAttr, View, ViewError, XattrMode, crash};
+use selvedge_view::{
+    AclKind, Allocate, Handle, RenameMode, Request, RequestKey, SeekTo, SetAttr, View, ViewError, XattrMode,
+    crash,
+};
 
 use crate::attr::{absent, file_attr, file_type, kind_of_mode, set_time};
+use crate::caller;
 use crate::errno::errno_of;
 use crate::load::Load;
 use crate::op::{self, Op};
+use crate::page_cache::PageCache;
 use crate::reply::{GENERATION, Refuse, TTL, accept_attr, accept_entry, accept_ok, accept_xattr};
 use crate::resident::MAX_WRITE;
 
@@ -51,23 +54,34 @@ const RESENT: u64 = 1 << 63;
 /// What is asked of the kernel beyond what fuser asks by itself (asynchronous reads, large writes).
 ///
 /// Left out on purpose: `ATOMIC_O_TRUNC` (a truncation must be an operation of its own), `POSIX_LOCKS` and
-/// `FLOCK_LOCKS` (the kernel's locks outlive a worker), `WRITEBACK_CACHE` (acknowledged means kept),
-/// `DONT_MASK` (the kernel applies the umask), `ASYNC_DIO` (overlapping writes in flight at once could not be
+/// `FLOCK_LOCKS` (the kernel's locks outlive a worker), `WRITEBACK_CACHE` (acknowledged means kept), `ASYNC_DIO` (overlapping writes in flight at once could not be
 /// sent again in any order), `HANDLE_KILLPRIV` (the kernel clears set-id bits by a SETATTR of its own).
-const CAPABILITIES: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS.union(InitFlags::FUSE_CACHE_SYMLINKS);
+///
+/// `POSIX_ACL` has the kernel heed access control lists; with it belongs `DONT_MASK`, because the umask does not
+/// count where a directory hands a list down, which only we know.
+const CAPABILITIES: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS
+    .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    .union(InitFlags::FUSE_POSIX_ACL)
+    .union(InitFlags::FUSE_DONT_MASK);
 
 /// Serves one view to one kernel connection.
 #[derive(Debug)]
 pub struct Adapter {
     view: Arc<View>,
     load: Arc<Load>,
+    pages: Arc<PageCache>,
     epoch: u64,
 }
 
 impl Adapter {
     /// An adapter for the connection `epoch`, which counts its requests in `load`.
     pub fn new(view: Arc<View>, load: Arc<Load>, epoch: u64) -> Self {
-        Self { view, load, epoch }
+        Self { view, load, pages: Arc::default(), epoch }
+    }
+
+    /// The kernel's page cache, to which the session's notifier is attached when there is one.
+    pub(crate) fn pages(&self) -> Arc<PageCache> {
+        Arc::clone(&self.pages)
     }
 
     fn node(&self, ino: INodeNo) -> Ino {
@@ -75,12 +89,18 @@ impl Adapter {
     }
 
     fn request(&self, request: &fuser::Request) -> Request {
+        self.making(request, 0)
+    }
+
+    /// A request that makes a node, by a caller with this mask.
+    fn making(&self, request: &fuser::Request, umask: u32) -> Request {
         let unique = request.unique().0;
         Request {
             key: RequestKey { epoch: self.epoch, unique: unique & !RESENT },
             resent: unique & RESENT != 0,
             uid: request.uid(),
             gid: request.gid(),
+            umask,
         }
     }
 
@@ -121,9 +141,39 @@ fn rename_mode(flags: RenameFlags) -> Result<RenameMode, ViewError> {
         0 => Ok(RenameMode::Replace),
         libc::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
         libc::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
-        // Whiteouts are how layers work here; an application has no use for one.
+        libc::RENAME_WHITEOUT => Ok(RenameMode::Whiteout),
         _ => Err(ViewError::Invalid("rename flags")),
     }
+}
+
+fn acl_kind(name: &[u8]) -> Option<AclKind> {
+    match name {
+        b"system.posix_acl_access" => Some(AclKind::Access),
+        b"system.posix_acl_default" => Some(AclKind::Default),
+        _ => None,
+    }
+}
+
+fn allocate_mode(mode: i32) -> Result<Allocate, ViewError> {
+    const KEEP_AND_PUNCH: i32 = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE;
+    const KEEP_AND_ZERO: i32 = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_ZERO_RANGE;
+    match mode {
+        0 => Ok(Allocate::Reserve),
+        libc::FALLOC_FL_KEEP_SIZE => Ok(Allocate::ReserveKeepingSize),
+        KEEP_AND_PUNCH => Ok(Allocate::PunchHole),
+        libc::FALLOC_FL_ZERO_RANGE => Ok(Allocate::Zero),
+        KEEP_AND_ZERO => Ok(Allocate::ZeroKeepingSize),
+        _ => Err(ViewError::NotSupported("this mode of fallocate")),
+    }
+}
+
+fn seek_to(offset: i64, whence: i32) -> Result<(u64, SeekTo), ViewError> {
+    let to = match whence {
+        libc::SEEK_DATA => SeekTo::Data,
+        libc::SEEK_HOLE => SeekTo::Hole,
+        _ => return Err(ViewError::Invalid("whence")),
+    };
+    u64::try_from(offset).map(|offset| (offset, to)).map_err(|_| ViewError::NoData)
 }
 
 fn xattr_mode(flags: i32) -> Result<XattrMode, ViewError> {
@@ -227,11 +277,11 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let request = self.request(request);
+        let request = self.making(request, umask);
         self.serve(
             op::MKNOD,
             reply,
@@ -249,10 +299,10 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
-        let request = self.request(request);
+        let request = self.making(request, umask);
         self.serve(
             op::MKDIR,
             reply,
@@ -523,11 +573,19 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let pid = request.pid();
         let request = self.request(request);
         self.serve(
             op::SETXATTR,
             reply,
-            |view, _| view.setxattr(&request, self.node(ino), name.as_bytes(), value, xattr_mode(flags)?),
+            |view, _| {
+                let (ino, name) = (self.node(ino), name.as_bytes());
+                let Some(kind) = acl_kind(name) else {
+                    return view.setxattr(&request, ino, name, value, xattr_mode(flags)?);
+                };
+                let may_set_group = caller::may_set_group(pid, request.gid, view.getattr(ino)?.gid);
+                view.set_acl(&request, ino, kind, value, may_set_group)
+            },
             accept_ok,
         );
     }
@@ -570,11 +628,11 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let request = self.request(request);
+        let request = self.making(request, umask);
         let flags = selvedge_view::OpenFlags::from_bits(flags);
         self.serve(
             op::CREATE,
@@ -653,25 +711,45 @@ impl Filesystem for Adapter {
         &self,
         _request: &fuser::Request,
         _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EOPNOTSUPP);
+        self.serve(
+            op::FALLOCATE,
+            reply,
+            |view, _| view.allocate(Handle(fh.0), allocate_mode(mode)?, offset, length),
+            accept_ok,
+        );
     }
 
     fn lseek(
         &self,
         _request: &fuser::Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
         reply: ReplyLseek,
     ) {
-        reply.error(Errno::ENOSYS);
+        self.serve(
+            op::LSEEK,
+            reply,
+            |view, _| {
+                let (offset, to) = seek_to(offset, whence)?;
+                let node = self.node(ino);
+                if view.has_writers(node) && !self.pages.write_back(ino) {
+                    // What the kernel holds back may fill any hole: all of the file counts as data.
+                    let size = view.getattr(node)?.size;
+                    let found = if to == SeekTo::Data { offset } else { size };
+                    return if offset < size { Ok(found) } else { Err(ViewError::NoData) };
+                }
+                view.seek(Handle(fh.0), offset, to)
+            },
+            |reply, offset| reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
+        );
     }
 
     fn copy_file_range(

@@ -25,6 +25,7 @@ pub fn errno_of(error: &ViewError) -> Errno {
         ViewError::NoXattr => Errno::NO_XATTR,
         ViewError::XattrTooBig => Errno::E2BIG,
         ViewError::FileTooBig => Errno::EFBIG,
+        ViewError::NoData => Errno::ENXIO,
         ViewError::NotSupported(_) => Errno::EOPNOTSUPP,
         ViewError::Latched(_)
         | ViewError::Damaged { .. }

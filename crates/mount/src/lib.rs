@@ -10,9 +10,11 @@
 
 mod adapter;
 mod attr;
+mod caller;
 mod errno;
 mod load;
 mod op;
+mod page_cache;
 mod reply;
 mod resident;
 pub mod session;

@@ -91,10 +91,12 @@ pub fn start(
     threads: usize,
 ) -> Result<(Session<Adapter>, InitExchange), SessionError> {
     let request = read_init(device.as_fd())?;
+    let pages = adapter.pages();
     let (session, reply) = shake_hands(adapter, &request, threads)?;
     write_whole(device.as_fd(), &reply).map_err(failed("answer INIT"))?;
     sys::replace(session.as_fd(), device.as_fd(), DupFlags::CLOEXEC)
         .map_err(failed("join the connection"))?;
+    pages.attach(session.notifier());
     Ok((session, InitExchange { request, reply }))
 }
 

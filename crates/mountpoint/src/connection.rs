@@ -4,20 +4,20 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::{Device, shown};
+use crate::Device;
 
 /// Why a connection was not aborted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AbortError {
     /// The control file system is not mounted, or has no such connection (any more).
-    #[error("no control file {}", shown(path))]
+    #[error("no control file {path:?}")]
     Unavailable {
         /// The control file.
         path: PathBuf,
     },
     /// The system refused: the file belongs to the user who mounted.
-    #[error("cannot write {}: {source}", shown(path))]
+    #[error("cannot write {path:?}: {source}")]
     Io {
         /// The control file.
         path: PathBuf,

@@ -12,7 +12,7 @@ use rustix::mount::UnmountFlags;
 use crate::connection::abort_connection;
 use crate::covering::{covering_mount, open_mountpoint};
 use crate::helper::{self, Finished, HelperError};
-use crate::{MountIdentity, privilege, shown};
+use crate::{MountIdentity, privilege};
 
 /// How often a busy mount is tried again before it counts as busy.
 const BUSY_RETRIES: u32 = 3;
@@ -44,13 +44,13 @@ pub enum Unmounted {
 #[non_exhaustive]
 pub enum UnmountError {
     /// Somebody uses it.
-    #[error("{} is busy", shown(path))]
+    #[error("{path:?} is busy")]
     Busy {
         /// Where it is mounted.
         path: PathBuf,
     },
     /// The caller may not.
-    #[error("not permitted to unmount {}: {reason}", shown(path))]
+    #[error("not permitted to unmount {path:?}: {reason}")]
     NotPermitted {
         /// Where it is mounted.
         path: PathBuf,
@@ -58,22 +58,19 @@ pub enum UnmountError {
         reason: String,
     },
     /// Another mount lies over it.
-    #[error("{} is covered by another mount", shown(path))]
+    #[error("{path:?} is covered by another mount")]
     Covered {
         /// Where it is mounted.
         path: PathBuf,
     },
     /// The caller may not unmount by itself, and there is no program that would do it.
-    #[error(
-        "neither fusermount3 nor fusermount is installed, which unmounting {} without root needs",
-        shown(path)
-    )]
+    #[error("neither fusermount3 nor fusermount is installed, which unmounting {path:?} without root needs")]
     NoHelper {
         /// Where it is mounted.
         path: PathBuf,
     },
     /// That program refused.
-    #[error("{program} cannot unmount {}: {stderr}", shown(path))]
+    #[error("{program} cannot unmount {path:?}: {stderr}")]
     HelperFailed {
         /// The program.
         program: PathBuf,
@@ -83,13 +80,13 @@ pub enum UnmountError {
         stderr: String,
     },
     /// A deadline passed.
-    #[error("unmounting {} did not end in time", shown(path))]
+    #[error("unmounting {path:?} did not end in time")]
     TimedOut {
         /// Where it is mounted.
         path: PathBuf,
     },
     /// The system refused.
-    #[error("cannot {what} {}: {source}", shown(path))]
+    #[error("cannot {what} {path:?}: {source}")]
     Io {
         /// What was tried.
         what: &'static str,

@@ -1,7 +1,6 @@
 //! What can go wrong with objects.
 
 use crate::{ObjectId, ObjectKind};
-use selvedge_mountpoint::shown;
 use std::io;
 use std::path::PathBuf;
 
@@ -56,7 +55,7 @@ pub enum StoreError {
     #[error("cannot encode: {0}")]
     Encode(#[source] DecodeError),
     /// The object database failed.
-    #[error("{}: {what}", shown(path))]
+    #[error("{}: {what}", path.display())]
     Database {
         /// The database file.
         path: PathBuf,
@@ -67,7 +66,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// A system call failed.
-    #[error("{}: {what}", shown(path))]
+    #[error("{}: {what}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,

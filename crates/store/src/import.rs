@@ -13,7 +13,7 @@ use globset::GlobSet;
 use numbers::Numbers;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use selvedge_mountpoint::{mountinfo, shown};
+use selvedge_mountpoint::mountinfo;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
@@ -72,7 +72,7 @@ pub struct ImportReport {
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The source is not there, or is no directory.
-    #[error("{}: cannot import", shown(path))]
+    #[error("{}: cannot import", path.display())]
     Source {
         /// The source.
         path: PathBuf,
@@ -81,13 +81,13 @@ pub enum ImportError {
         source: io::Error,
     },
     /// The source was removed while it was read.
-    #[error("{}: the directory vanished while it was imported", shown(path))]
+    #[error("{}: the directory vanished while it was imported", path.display())]
     Vanished {
         /// The source.
         path: PathBuf,
     },
     /// Something in the source cannot be read.
-    #[error("{}: {what}", shown(path))]
+    #[error("{}: {what}", path.display())]
     Unreadable {
         /// What, below the source.
         path: PathBuf,
@@ -98,7 +98,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// The source holds something no snapshot can.
-    #[error("{}: {reason}", shown(path))]
+    #[error("{}: {reason}", path.display())]
     Unsupported {
         /// What, below the source.
         path: PathBuf,

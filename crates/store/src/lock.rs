@@ -3,7 +3,6 @@
 use crate::{Repository, ThreadId};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use selvedge_mountpoint::shown;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,7 +26,7 @@ pub enum LockError {
         pid: Option<u32>,
     },
     /// The lock file cannot be made or locked.
-    #[error("{}: cannot lock", shown(path))]
+    #[error("{}: cannot lock", path.display())]
     Io {
         /// The lock file.
         path: PathBuf,

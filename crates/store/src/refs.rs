@@ -4,7 +4,6 @@ use crate::latch::Latch;
 use crate::sqlite::{self, Sync};
 use crate::{FIRST_NEW_INO, LayerId, ObjectId, ThreadId, ThreadName};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use selvedge_mountpoint::shown;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -65,7 +64,7 @@ pub enum RefsError {
         name: ThreadName,
     },
     /// A row that makes no sense.
-    #[error("{}: thread {name} is damaged: {reason}", shown(path))]
+    #[error("{}: thread {name} is damaged: {reason}", path.display())]
     Damaged {
         /// The database file.
         path: PathBuf,
@@ -75,13 +74,13 @@ pub enum RefsError {
         reason: String,
     },
     /// No inode numbers are left.
-    #[error("{}: no inode numbers are left", shown(path))]
+    #[error("{}: no inode numbers are left", path.display())]
     NumbersExhausted {
         /// The database file.
         path: PathBuf,
     },
     /// An earlier write failed; nothing more is written, because what the disk holds is unknown.
-    #[error("{}: no more changes are accepted after an earlier failure: {cause}", shown(path))]
+    #[error("{}: no more changes are accepted after an earlier failure: {cause}", path.display())]
     Latched {
         /// The database file.
         path: PathBuf,
@@ -89,7 +88,7 @@ pub enum RefsError {
         cause: String,
     },
     /// The database failed.
-    #[error("{}: {what}", shown(path))]
+    #[error("{}: {what}", path.display())]
     Database {
         /// The database file.
         path: PathBuf,

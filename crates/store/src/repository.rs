@@ -9,8 +9,6 @@ pub(crate) use check::network;
 
 use crate::backend::LocalBackend;
 use crate::{LayerId, Refs, RefsError, Store, StoreError};
-pub use discover::Discovery;
-use selvedge_mountpoint::shown;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,13 +40,13 @@ pub struct OpenOptions<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
     /// There is none.
-    #[error("{}: no Selvedge repository (there is no .selvedge directory in it)", shown(path))]
+    #[error("{}: no Selvedge repository (there is no .selvedge directory in it)", path.display())]
     NotFound {
         /// The directory looked into.
         path: PathBuf,
     },
     /// `.selvedge` is there, but is no repository.
-    #[error("{}: not a Selvedge repository: {reason}", shown(path))]
+    #[error("{}: not a Selvedge repository: {reason}", path.display())]
     Invalid {
         /// The `.selvedge` directory.
         path: PathBuf,
@@ -56,7 +54,7 @@ pub enum RepositoryError {
         reason: String,
     },
     /// Made by another version of the program.
-    #[error("{}: the repository has format version {found}, this program knows version {known}", shown(path))]
+    #[error("{}: the repository has format version {found}, this program knows version {known}", path.display())]
     Format {
         /// The `.selvedge` directory.
         path: PathBuf,
@@ -66,7 +64,7 @@ pub enum RepositoryError {
         known: u32,
     },
     /// It belongs to another user and is not listed as safe.
-    #[error("{}: the repository belongs to uid {owner}, not to you (uid {user})", shown(path))]
+    #[error("{}: the repository belongs to uid {owner}, not to you (uid {user})", path.display())]
     ForeignOwner {
         /// The `.selvedge` directory.
         path: PathBuf,
@@ -76,7 +74,7 @@ pub enum RepositoryError {
         user: u32,
     },
     /// Others may write it and it is not listed as safe.
-    #[error("{}: the repository is writable by others (mode {mode:o})", shown(path))]
+    #[error("{}: the repository is writable by others (mode {mode:o})", path.display())]
     WritableByOthers {
         /// The `.selvedge` directory, or what in it others may write.
         path: PathBuf,
@@ -84,13 +82,13 @@ pub enum RepositoryError {
         mode: u32,
     },
     /// It lies on a FUSE mount of ours.
-    #[error("{}: the repository lies on a Selvedge mount", shown(path))]
+    #[error("{}: the repository lies on a Selvedge mount", path.display())]
     OnSelvedgeMount {
         /// The directory.
         path: PathBuf,
     },
     /// It lies on a file system where locks and shared memory between processes do not work.
-    #[error("{}: the repository lies on a network file system ({file_system})", shown(path))]
+    #[error("{}: the repository lies on a network file system ({file_system})", path.display())]
     OnNetwork {
         /// The directory.
         path: PathBuf,
@@ -98,7 +96,7 @@ pub enum RepositoryError {
         file_system: String,
     },
     /// The caller may not write it, or the disk is read-only.
-    #[error("{}: the repository cannot be written", shown(path))]
+    #[error("{}: the repository cannot be written", path.display())]
     Unwritable {
         /// The `.selvedge` directory.
         path: PathBuf,
@@ -107,7 +105,7 @@ pub enum RepositoryError {
         source: io::Error,
     },
     /// A system call failed.
-    #[error("{}: {what}", shown(path))]
+    #[error("{}: {what}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -153,7 +151,7 @@ impl Repository {
     /// The nearest directory at or above `start` that holds a `.selvedge`. The search ends at a
     /// directory of another owner, and passes over directories on FUSE mounts, which it asks
     /// nothing.
-    pub fn discover(start: &Path) -> Discovery {
+    pub fn discover(start: &Path) -> Option<PathBuf> {
         discover::discover(start)
     }
 

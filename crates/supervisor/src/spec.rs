@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use selvedge_mountpoint::shown;
 use selvedge_worker_proto::Failure;
 
 use crate::{Cancel, ExitReport};
@@ -67,13 +66,13 @@ impl SpawnSpec {
 #[non_exhaustive]
 pub enum SpawnError {
     /// There is no such program.
-    #[error("the worker program {} does not exist", shown(program))]
+    #[error("the worker program {program:?} does not exist")]
     Missing {
         /// The program.
         program: PathBuf,
     },
     /// The program cannot be executed.
-    #[error("the worker program {} cannot be executed: {source}", shown(program))]
+    #[error("the worker program {program:?} cannot be executed: {source}")]
     NotExecutable {
         /// The program.
         program: PathBuf,

@@ -111,4 +111,39 @@ pub enum RenameMode {
     NoReplace,
     /// `RENAME_EXCHANGE`: swap both names.
     Exchange,
+    /// `RENAME_WHITEOUT`: replace it, and leave a character device 0:0 under the old name.
+    Whiteout,
+}
+
+/// Which access control list of a node: acl(5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AclKind {
+    /// The one that says who may do what with the node.
+    Access,
+    /// The one that new nodes in a directory inherit.
+    Default,
+}
+
+/// What `allocate` does with a range of a file: fallocate(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocate {
+    /// Gives it room on the disk; the file grows if it ends before the range does.
+    Reserve,
+    /// `FALLOC_FL_KEEP_SIZE`: gives it room, and leaves the length.
+    ReserveKeepingSize,
+    /// `FALLOC_FL_PUNCH_HOLE`: makes it a hole. The length stays.
+    PunchHole,
+    /// `FALLOC_FL_ZERO_RANGE`: makes it zeros; the file grows if it ends before the range does.
+    Zero,
+    /// `FALLOC_FL_ZERO_RANGE` with `FALLOC_FL_KEEP_SIZE`.
+    ZeroKeepingSize,
+}
+
+/// What `seek` looks for: lseek(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeekTo {
+    /// `SEEK_DATA`.
+    Data,
+    /// `SEEK_HOLE`. The end of a file is one.
+    Hole,
 }

@@ -1,6 +1,7 @@
 //! Operations on a node's attributes: getattr, setattr, readlink, extended attributes, statfs.
 
-use crate::attr::{Attr, SetAttr, SetTime, StatFs, XattrMode};
+use crate::acl::{self, Acl};
+use crate::attr::{AclKind, Attr, SetAttr, SetTime, StatFs, XattrMode};
 use crate::change::Change;
 use crate::error::{Result, ViewError};
 use crate::inode::{Applied, Body, Inode};
@@ -61,29 +62,69 @@ impl View {
         if value.len() > Xattrs::MAX_VALUE {
             return Err(ViewError::XattrTooBig);
         }
-        self.change_xattrs(request, ino, |xattrs| {
-            match (mode, xattrs.get(name).is_some()) {
+        self.change_row(request, ino, |row| {
+            match (mode, row.xattrs.get(name).is_some()) {
                 (XattrMode::Create, true) => return Err(ViewError::Exists),
                 (XattrMode::Replace, false) => return Err(ViewError::NoXattr),
                 _ => {}
             }
-            xattrs.insert(name.to_vec(), value.to_vec());
-            let listed: usize = xattrs.iter().map(|(name, _)| name.len() + 1).sum();
-            if listed > XATTR_LIST_MAX { Err(ViewError::XattrTooBig) } else { Ok(()) }
+            put_xattr(&mut row.xattrs, name, value)
         })
     }
 
-    /// Removes an extended attribute.
-    pub fn removexattr(&self, request: &Request, ino: Ino, name: &[u8]) -> Result<()> {
-        check_xattr_name(name)?;
-        self.change_xattrs(request, ino, |xattrs| xattrs.remove(name).map(drop).ok_or(ViewError::NoXattr))
-    }
-
-    fn change_xattrs(
+    /// Sets an access control list, given in the kernel's encoding, and the mode bits it stands for. Unless the
+    /// caller `may_set_group`, being of the file's group or privileged, the file loses its set-group bit as it
+    /// would by chmod(2).
+    ///
+    /// # Errors
+    /// [`ViewError::Invalid`] for a list that is malformed, [`ViewError::NotPermitted`] for a default list of
+    /// anything but a directory.
+    pub fn set_acl(
         &self,
         request: &Request,
         ino: Ino,
-        edit: impl FnOnce(&mut Xattrs) -> Result<()>,
+        kind: AclKind,
+        value: &[u8],
+        may_set_group: bool,
+    ) -> Result<()> {
+        let list = Acl::decode(value)?;
+        self.change_row(request, ino, |row| match kind {
+            AclKind::Access => {
+                row.mode = acl::replace_permissions(row.mode, list.mode());
+                if !may_set_group {
+                    row.mode &= !libc::S_ISGID;
+                }
+                if list.is_minimal() {
+                    row.xattrs.remove(acl::ACCESS);
+                    return Ok(());
+                }
+                put_xattr(&mut row.xattrs, acl::ACCESS, value)
+            }
+            AclKind::Default if !row.is_dir() => {
+                Err(ViewError::NotPermitted("only a directory hands an access control list down"))
+            }
+            AclKind::Default => put_xattr(&mut row.xattrs, acl::DEFAULT, value),
+        })
+    }
+
+    /// Removes an extended attribute. An access control list that is not there counts as removed.
+    pub fn removexattr(&self, request: &Request, ino: Ino, name: &[u8]) -> Result<()> {
+        let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
+        if !is_acl {
+            check_xattr_name(name)?;
+        }
+        self.change_row(request, ino, |row| match row.xattrs.remove(name) {
+            None if !is_acl => Err(ViewError::NoXattr),
+            _ => Ok(()),
+        })
+    }
+
+    /// Changes a node's row, once for a request that is sent again.
+    fn change_row(
+        &self,
+        request: &Request,
+        ino: Ino,
+        edit: impl FnOnce(&mut Inode) -> Result<()>,
     ) -> Result<()> {
         let state = self.state();
         state.node(ino)?;
@@ -93,7 +134,7 @@ impl View {
                 return Ok(());
             }
             let mut row = change.row_of(&node)?;
-            edit(&mut row.xattrs)?;
+            edit(&mut row)?;
             row.ctime = change.now;
             row.applied = Some(Applied::new(request, ino));
             change.commit.put(row);
@@ -143,7 +184,9 @@ fn set_row(change: &mut Change<'_>, ino: Ino, set: &SetAttr) -> Result<()> {
         SetTime::At(time) => time,
         SetTime::Now => now,
     };
-    row.mode = set.mode.map_or(row.mode, |mode| mode & 0o7777);
+    if let Some(mode) = set.mode {
+        set_mode(&mut row, mode & 0o7777)?;
+    }
     row.uid = set.uid.unwrap_or(row.uid);
     row.gid = set.gid.unwrap_or(row.gid);
     row.atime = set.atime.map_or(row.atime, time);
@@ -152,6 +195,16 @@ fn set_row(change: &mut Change<'_>, ino: Ino, set: &SetAttr) -> Result<()> {
     }
     row.ctime = now;
     change.commit.put(row);
+    Ok(())
+}
+
+/// Sets mode bits, and what the access control list says of the same classes.
+fn set_mode(row: &mut Inode, mode: u32) -> Result<()> {
+    row.mode = mode;
+    if let Some(access) = row.xattrs.get(acl::ACCESS) {
+        let access = Acl::decode(access)?.with_mode(mode).encode();
+        row.xattrs.insert(acl::ACCESS.to_vec(), access);
+    }
     Ok(())
 }
 
@@ -167,7 +220,13 @@ fn set_mtime(change: &Change<'_>, row: &mut Inode, mtime: Timestamp) -> Result<(
     Ok(())
 }
 
-/// Access control lists are refused until they are enforced: one that is kept and not heeded would tell lies.
+fn put_xattr(xattrs: &mut Xattrs, name: &[u8], value: &[u8]) -> Result<()> {
+    xattrs.insert(name.to_vec(), value.to_vec());
+    let listed: usize = xattrs.iter().map(|(name, _)| name.len() + 1).sum();
+    if listed > XATTR_LIST_MAX { Err(ViewError::XattrTooBig) } else { Ok(()) }
+}
+
+/// Refuses names outside the namespaces of which any name may be set. Access control lists are set as such.
 fn check_xattr_name(name: &[u8]) -> Result<()> {
     if name.len() > Xattrs::MAX_NAME {
         return Err(ViewError::Invalid("the attribute's name is too long"));

@@ -1,5 +1,6 @@
 //! One mutation in the making: reads the tables, collects effects, commits them whole.
 
+use crate::acl::{self, Acl};
 use crate::catalog::{CHECKPOINT_EFFECTS, LOG_LIMIT_EFFECTS};
 use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
@@ -137,14 +138,21 @@ impl Change<'_> {
     }
 
     /// A new node with one name, owned by the caller; `directory` hands down its group and set-group bit.
-    pub(crate) fn new_inode(&self, request: &Request, ino: Ino, directory: &Inode, new: NewNode) -> Inode {
+    pub(crate) fn new_inode(
+        &self,
+        request: &Request,
+        ino: Ino,
+        directory: &Inode,
+        new: NewNode,
+    ) -> Result<Inode> {
         let inherits = directory.mode & libc::S_ISGID != 0;
         let is_dir = new.kind == FileKind::Directory;
         let set_group = if inherits && is_dir { libc::S_ISGID } else { 0 };
-        Inode {
+        let (mode, xattrs) = inherit(request, directory, &new)?;
+        Ok(Inode {
             ino,
             kind: new.kind,
-            mode: (new.mode & 0o7777) | set_group,
+            mode: mode | set_group,
             uid: request.uid,
             gid: if inherits { directory.gid } else { request.gid },
             nlink: if is_dir { 2 } else { 1 },
@@ -156,9 +164,9 @@ impl Change<'_> {
             parent: Some(directory.ino),
             body: new.body,
             fallback: None,
-            xattrs: Xattrs::new(),
+            xattrs,
             applied: None,
-        }
+        })
     }
 
     /// Writes a directory whose names changed; `links` is the change in its number of subdirectories.
@@ -220,6 +228,27 @@ impl Change<'_> {
         }
         Ok(())
     }
+}
+
+/// Mode and attributes of a new node: the directory's default access control list takes the place of the caller's
+/// mask. Symbolic links have neither.
+fn inherit(request: &Request, directory: &Inode, new: &NewNode) -> Result<(u32, Xattrs)> {
+    let mode = new.mode & 0o7777;
+    let mut xattrs = Xattrs::new();
+    if new.kind == FileKind::Symlink {
+        return Ok((mode, xattrs));
+    }
+    let Some(default) = directory.xattrs.get(acl::DEFAULT) else {
+        return Ok((mode & !request.umask, xattrs));
+    };
+    let access = Acl::decode(default)?.inherited(mode);
+    if !access.is_minimal() {
+        xattrs.insert(acl::ACCESS.to_vec(), access.encode());
+    }
+    if new.kind == FileKind::Directory {
+        xattrs.insert(acl::DEFAULT.to_vec(), default.to_vec());
+    }
+    Ok((acl::replace_permissions(mode, access.mode()), xattrs))
 }
 
 /// What a new node is.

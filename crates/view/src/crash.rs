@@ -20,6 +20,8 @@ pub const POINTS: &[&str] = &[
     "truncate.after",
     "write.before",
     "write.after",
+    "allocate.before",
+    "allocate.after",
     "reap.before-commit",
     "reap.before-delete",
     "sync.before",

@@ -51,6 +51,9 @@ pub enum ViewError {
     /// An extended attribute or the set of them is too large.
     #[error("the extended attribute is too large")]
     XattrTooBig,
+    /// Nothing at or behind that offset.
+    #[error("no data at or behind the offset")]
+    NoData,
     /// Beyond the largest file.
     #[error("the file would be too large")]
     FileTooBig,
@@ -102,7 +105,7 @@ impl ViewError {
     }
 
     /// Whether the disk had no room: the one failed commit after which nothing is in doubt.
-    pub fn is_disk_full(&self) -> bool {
+    pub(crate) fn is_disk_full(&self) -> bool {
         match self {
             Self::Catalog(error) => error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
             Self::Host { source, .. } => {

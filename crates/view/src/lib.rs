@@ -9,6 +9,7 @@
 //! - The disk: `catalog` (a layer's metadata), `working_files` (its bytes), `base` (the snapshot), `log_sync`.
 //! - Time and trouble: `upkeep`, `recovery`, `latch`, `clock`, [`crash`].
 
+mod acl;
 mod attr;
 mod attributes;
 mod base;
@@ -33,6 +34,7 @@ mod recovery;
 mod request;
 mod reserve;
 mod source;
+mod space;
 mod state;
 mod tables;
 mod upkeep;
@@ -40,7 +42,7 @@ mod view;
 mod volatile;
 mod working_files;
 
-pub use attr::{Attr, DirEntry, RenameMode, SetAttr, SetTime, StatFs, XattrMode};
+pub use attr::{AclKind, Allocate, Attr, DirEntry, RenameMode, SeekTo, SetAttr, SetTime, StatFs, XattrMode};
 pub use changed::Changed;
 pub use error::{Result, ViewError};
 pub use open_flags::OpenFlags;

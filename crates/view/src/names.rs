@@ -154,7 +154,7 @@ impl View {
                 existing(&node)?;
                 return Ok(node.inode.ino);
             }
-            let inode = change.new_inode(request, ino, &directory.inode, new(change));
+            let inode = change.new_inode(request, ino, &directory.inode, new(change))?;
             change.put_name(parent, name, &inode);
             let row = change.row_of(&directory)?;
             change.put_directory(row, i64::from(inode.is_dir()), request, ino);
@@ -254,7 +254,8 @@ impl View {
         let state = self.state();
         state.warm(parent)?;
         state.warm(new_parent)?;
-        if mode == RenameMode::Replace
+        let replaces = matches!(mode, RenameMode::Replace | RenameMode::Whiteout);
+        if replaces
             && let Ok(target) = self.lookup(new_parent, new_name)
             && target.kind == FileKind::Directory
         {
@@ -266,12 +267,13 @@ impl View {
             state.settle_name(new_parent, new_name)?;
         }
         // Nor may a fallback take away what was durable before: only a file that never was is moved as it is.
-        if mode == RenameMode::Replace
+        if replaces
             && let Ok(source) = self.lookup(parent, name)
             && state.volatility(&state.node(source.ino)?) == Volatility::Changed
         {
             state.make_certain(source.ino)?;
         }
+        let whiteout = if mode == RenameMode::Whiteout { Some(state.new_ino()?) } else { None };
         let settle = state.change(|change| {
             let Some(moving) = Move::prepare(change, request, [parent, new_parent], [name, new_name])? else {
                 return Ok(false);
@@ -282,9 +284,9 @@ impl View {
                 (RenameMode::Exchange, Some(target)) => {
                     return moving.exchange(change, target).map(|()| false);
                 }
-                (RenameMode::Replace | RenameMode::NoReplace, _) => {}
+                (RenameMode::Replace | RenameMode::NoReplace | RenameMode::Whiteout, _) => {}
             }
-            moving.replace(change)
+            moving.replace(change, whiteout)
         })?;
         if settle {
             state.work.wake();
@@ -333,7 +335,7 @@ impl<'a> Move<'a> {
     }
 
     /// Tells whether the new content of a replaced name has yet to be made durable.
-    fn replace(self, change: &mut Change<'_>) -> Result<bool> {
+    fn replace(self, change: &mut Change<'_>, whiteout: Option<Ino>) -> Result<bool> {
         let (mut unsettled, mut links_lost) = (false, 0);
         if let Some(target) = &self.target {
             match (self.source.inode.is_dir(), target.inode.is_dir()) {
@@ -347,10 +349,22 @@ impl<'a> Move<'a> {
             unsettled = self.fall_back_to(change, target);
         }
         change.remove_name(&self.from.inode, self.name)?;
+        if let Some(ino) = whiteout {
+            self.leave_whiteout(change, ino)?;
+        }
         let moved = Self::put_at(change, &self.source, [&self.from, &self.to], self.new_name)?;
         let dir = i64::from(moved.is_dir());
         self.put_directories(change, -dir, dir - links_lost)?;
         Ok(unsettled)
+    }
+
+    /// Puts what kernel overlayfs takes for a whiteout where the moved name was.
+    fn leave_whiteout(&self, change: &mut Change<'_>, ino: Ino) -> Result<()> {
+        let node = NewNode { kind: FileKind::CharDevice, mode: 0, rdev: 0, body: Body::None };
+        let inode = change.new_inode(self.request, ino, &self.from.inode, node)?;
+        change.put_name(self.from.inode.ino, self.name, &inode);
+        change.commit.put(inode);
+        Ok(())
     }
 
     /// Notes what the replaced name falls back to while the bytes that replace it may be lost. A name that was

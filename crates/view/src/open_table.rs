@@ -150,6 +150,13 @@ impl OpenTable {
         inner.unuse(ino).then_some(ino)
     }
 
+    /// Whether anybody has the file open for writing.
+    pub(crate) fn has_writers(&self, ino: Ino) -> bool {
+        let is_writer =
+            |open: &Open| matches!(open, Open::File(file, flags) if file.ino == ino && flags.write);
+        self.inner().handles.values().any(is_writer)
+    }
+
     /// Whether anybody has the node open.
     pub(crate) fn in_use(&self, ino: Ino) -> bool {
         self.inner().uses.contains_key(&ino)

@@ -14,8 +14,8 @@ pub struct RequestKey {
 
 /// One request to a view: its key, whether it is asked again, and for whom.
 ///
-/// The kernel has checked permissions (`default_permissions`); the caller's ids serve only for what a file
-/// system decides itself: the owner of new files and clearing of set-id bits.
+/// The kernel has checked permissions (`default_permissions`); the caller's ids and mask serve only for
+/// what a file system decides itself: owner and mode of new files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     /// Key under which the result of a mutation is stored with the rows it changes.
@@ -26,6 +26,9 @@ pub struct Request {
     pub uid: u32,
     /// Effective group of the caller.
     pub gid: u32,
+    /// The permission bits that the caller's new files do not get (umask(2)), unless the directory has a default
+    /// access control list.
+    pub umask: u32,
 }
 
 /// An open file or directory: the number of the request that opened it, so it is never used twice within

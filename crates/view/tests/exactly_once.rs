@@ -95,6 +95,7 @@ fn resent_mutations_are_done_once() {
         (b"file", b"new", RenameMode::NoReplace),
         (b"full", b"dir", RenameMode::Replace),
         (b"file", b"full", RenameMode::Exchange),
+        (b"file", b"other", RenameMode::Whiteout),
     ] {
         resend("rename", |view, request| view.rename(request, view.root(), name, view.root(), to, mode));
     }

@@ -5,7 +5,7 @@
 mod support;
 
 use selvedge_store::{FIRST_NEW_INO, FileKind, Ino, Timestamp};
-use selvedge_view::{OpenFlags, RenameMode, SetAttr, SetTime, View, ViewError, XattrMode};
+use selvedge_view::{AclKind, OpenFlags, RenameMode, SetAttr, SetTime, View, ViewError, XattrMode};
 use std::collections::HashSet;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -384,8 +384,10 @@ fn bad_names_and_kinds_are_refused() {
     assert!(matches!(view.readlink(Ino(10)), Err(ViewError::Invalid(_))));
     assert!(matches!(view.open_file(&bench.request(), Ino(20), R), Err(ViewError::IsDirectory)));
     assert!(matches!(view.opendir(&bench.request(), Ino(10)), Err(ViewError::NotDirectory)));
-    let acl = view.setxattr(&bench.request(), Ino(10), b"system.posix_acl_access", b"x", XattrMode::Set);
-    assert!(matches!(acl, Err(ViewError::NotSupported(_))));
+    let other = view.setxattr(&bench.request(), Ino(10), b"system.other", b"x", XattrMode::Set);
+    assert!(matches!(other, Err(ViewError::NotSupported(_))));
+    let acl = view.set_acl(&bench.request(), Ino(10), AclKind::Access, b"x", true);
+    assert!(matches!(acl, Err(ViewError::Invalid(_))));
     let size = SetAttr { size: Some(0), ..SetAttr::default() };
     assert!(matches!(view.setattr(&bench.request(), Ino(20), &size), Err(ViewError::IsDirectory)));
 }

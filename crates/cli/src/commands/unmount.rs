@@ -95,12 +95,9 @@ fn take_down(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<()> {
                 _ => std::thread::sleep(Duration::from_millis(20)),
             },
             Err(ConnectError::Gone) => {
-                let holder = record.supervisor.pid;
                 return Err(CliError::timed_out(format!(
-                    "process {holder}, which holds the mount, does not listen"
-                ))
-                .hint(format!(
-                    "if it stays so, end it (kill -9 {holder}): its worker then unmounts by itself"
+                    "process {}, which holds the mount, does not listen",
+                    record.supervisor.pid
                 )));
             }
             Err(ConnectError::Silent(error)) => return Err(error),
@@ -109,8 +106,7 @@ fn take_down(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<()> {
     let request = Request::Unmount { mount: record.id.clone(), force };
     match client.ask(request, &[], Instant::now() + UNMOUNT)? {
         Reply::Unmounted {} => Ok(()),
-        other => Err(CliError::failed(format!("an unmount was answered with {other:?}"))
-            .hint("use the version of selvedge that made the mount")),
+        other => Err(CliError::failed(format!("an unmount was answered with {other:?}"))),
     }
 }
 
@@ -134,10 +130,7 @@ impl Wanted {
         }
         let name = what
             .to_str()
-            .ok_or_else(|| {
-                CliError::usage(format!("{} is no thread name", show_os(what)))
-                    .hint("a directory is told apart from a thread by a slash: ./DIR")
-            })?
+            .ok_or_else(|| CliError::usage(format!("{} is no thread name", show_os(what))))?
             .parse::<ThreadName>()
             .map_err(|error| {
                 CliError::from(error).hint("a directory is told apart from a thread by a slash: ./DIR")

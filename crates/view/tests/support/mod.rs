@@ -142,7 +142,7 @@ impl Bench {
 
     pub fn request(&self) -> Request {
         let unique = self.unique.fetch_add(2, Ordering::Relaxed);
-        Request { key: RequestKey { epoch: EPOCH, unique }, resent: false, uid: UID, gid: GID }
+        Request { key: RequestKey { epoch: EPOCH, unique }, resent: false, uid: UID, gid: GID, umask: 0 }
     }
 }
 

@@ -1,0 +1,98 @@
+//! Operations on the space of regular files: fallocate, and seeking for data and holes.
+
+use crate::attr::{Allocate, SeekTo};
+use crate::crash;
+use crate::error::{Result, ViewError};
+use crate::open_table::Content;
+use crate::request::Handle;
+use crate::view::View;
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
+use selvedge_store::Ino;
+use std::fs::File;
+
+impl View {
+    /// Gives a range of a file room, takes its room away, or makes it zeros. Repeating it changes nothing more.
+    ///
+    /// # Errors
+    /// What the disk under the repository says, its lack of support for a mode included.
+    pub fn allocate(&self, handle: Handle, how: Allocate, offset: u64, len: u64) -> Result<()> {
+        let state = self.state();
+        state.check_writable()?;
+        let (file, flags) = state.open.file(handle)?;
+        if !flags.write {
+            return Err(ViewError::BadHandle);
+        }
+        let content = state.own_content(&file, u64::MAX)?;
+        let Content::Own(host) = &*content else {
+            return Err(ViewError::Damaged {
+                ino: file.ino,
+                why: "no working file after copy-up".to_owned(),
+            });
+        };
+        crash::point("allocate.before");
+        let done = match allocate(host, how, offset, len) {
+            Err(Errno::NOSPC) if self.reap_now() => allocate(host, how, offset, len),
+            result => result,
+        };
+        state.volatile.mark(file.ino, false);
+        crash::point("allocate.after");
+        done.map_err(ViewError::host("fallocate"))
+    }
+
+    /// Whether anybody has the file open for writing, and so may hold it mapped, with stores that have not been
+    /// written to us yet.
+    pub fn has_writers(&self, ino: Ino) -> bool {
+        self.state().open.has_writers(ino)
+    }
+
+    /// The next offset at or behind `offset` where data or a hole begins.
+    ///
+    /// # Errors
+    /// [`ViewError::NoData`] if there is none.
+    pub fn seek(&self, handle: Handle, offset: u64, to: SeekTo) -> Result<u64> {
+        let state = self.state();
+        let (file, _) = state.open.file(handle)?;
+        let content = file.content();
+        match &*content {
+            Content::Empty => Err(ViewError::NoData),
+            Content::Own(host) | Content::Frozen(host) => {
+                let from = match to {
+                    SeekTo::Data => SeekFrom::Data(offset),
+                    SeekTo::Hole => SeekFrom::Hole(offset),
+                };
+                rustix::fs::seek(host, from).map_err(|error| match error {
+                    Errno::NXIO => ViewError::NoData,
+                    error => ViewError::host("lseek")(error),
+                })
+            }
+            Content::Blob(_) => {
+                let node = state.node(file.ino)?;
+                let size = state.attr(&node)?.size;
+                if offset >= size {
+                    return Err(ViewError::NoData);
+                }
+                // A file that is being copied up counts as data throughout, which is never wrong.
+                let data = state.data_of(&node, &content, size)?;
+                let here = data.iter().find(|extent| extent.end() > offset);
+                match (to, here) {
+                    (SeekTo::Data, None) => Err(ViewError::NoData),
+                    (SeekTo::Data, Some(extent)) => Ok(offset.max(extent.offset)),
+                    (SeekTo::Hole, Some(extent)) if extent.offset <= offset => Ok(extent.end()),
+                    (SeekTo::Hole, _) => Ok(offset),
+                }
+            }
+        }
+    }
+}
+
+fn allocate(host: &File, how: Allocate, offset: u64, len: u64) -> rustix::io::Result<()> {
+    let flags = match how {
+        Allocate::Reserve => FallocateFlags::empty(),
+        Allocate::ReserveKeepingSize => FallocateFlags::KEEP_SIZE,
+        Allocate::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        Allocate::Zero => FallocateFlags::ZERO_RANGE,
+        Allocate::ZeroKeepingSize => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+    };
+    rustix::io::retry_on_intr(|| rustix::fs::fallocate(host, flags, offset, len))
+}
