@@ -88,8 +88,8 @@ fn from_parser(kind: ClapKind, text: &str) -> CliError {
                 if line.starts_with("For more information") { "more: selvedge COMMAND --help" } else { line }
             })
             .collect();
-    let error = CliError::usage(message);
-    if hint.is_empty() { error } else { error.hint(hint.join("; ")) }
+    let hint = if hint.is_empty() { "more: selvedge COMMAND --help".to_owned() } else { hint.join("; ") };
+    CliError::usage(message).hint(hint)
 }
 
 #[cfg(test)]
@@ -114,6 +114,6 @@ mod tests {
         let error = Cli::try_parse_from(["selvedge", "thread", "create"]).unwrap_err();
         let error = from_parser(error.kind(), &error.render().to_string());
         assert_eq!(error.message, "the following required arguments were not provided: <NAME>");
-        assert!(error.hint.as_deref().unwrap_or_default().starts_with("Usage: selvedge thread create"));
+        assert!(error.hint.starts_with("Usage: selvedge thread create"));
     }
 }

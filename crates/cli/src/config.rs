@@ -46,7 +46,8 @@ impl UserConfig {
                 "{}: [safe] repositories has {}, which is not an absolute path",
                 show(&path),
                 show(relative)
-            ))),
+            ))
+            .hint("write the path from / on")),
             None => Ok(config),
         }
     }

@@ -6,13 +6,13 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use selvedge_mountpoint::{FS_TYPE, mountinfo};
-use selvedge_store::{DIRECTORY_NAME, OpenOptions, Repository, RepositoryError};
+use selvedge_store::{DIRECTORY_NAME, Discovery, OpenOptions, Repository, RepositoryError};
 
 use crate::config::{RepositoryConfig, UserConfig};
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
 use crate::runtime::{RuntimeDir, file_system_type};
-use crate::ui::Ui;
+use crate::ui::{Ui, show};
 
 /// What a command runs in.
 #[derive(Debug)]
@@ -29,7 +29,8 @@ impl Context {
     /// A context; `repo_option` is `--repo`.
     pub fn new(ui: Ui, environment: Environment, repo_option: Option<PathBuf>) -> Result<Self> {
         if repo_option.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-            return Err(CliError::usage("--repo is empty"));
+            return Err(CliError::usage("--repo is empty")
+                .hint("name the directory that holds .selvedge, or leave --repo out"));
         }
         Ok(Self { ui, environment, repo_option, config: OnceCell::new() })
     }
@@ -58,24 +59,27 @@ impl Context {
         if let Some(named) = self.named_repository()? {
             return Ok(named);
         }
-        self.found_repository()?.ok_or_else(|| {
-            CliError::not_found("there is no .selvedge at or above the current directory")
-                .hint("make a repository with selvedge init, or name one with --repo or SELVEDGE_REPO")
-        })
+        let advice = "make a repository with selvedge init, or name one with --repo or SELVEDGE_REPO";
+        match discover()? {
+            Discovery::Found(directory) => Ok(directory),
+            Discovery::Nowhere => Err(CliError::not_found(
+                "there is no .selvedge at or above the current directory",
+            )
+            .hint(advice)),
+            Discovery::StoppedAt { directory, owner } => Err(CliError::not_found(format!(
+                "there is no .selvedge from the current directory up to {}, where the search stops: it belongs to user {owner}",
+                show(&directory)
+            ))
+            .hint(advice)),
+        }
     }
 
-    /// The repository at or above the current directory, unless that lies on a FUSE mount: asking a hung one
-    /// would hang this process for good.
+    /// The repository at or above the current directory.
     pub fn found_repository(&self) -> Result<Option<PathBuf>> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let here = rustix::fs::open(".", flags, Mode::empty())
-            .map_err(|errno| CliError::io("cannot open the current directory", &errno.into()))?;
-        if file_system_type(here.as_fd()).is_some_and(|kind| kind == FS_TYPE) {
-            return Ok(None);
-        }
-        let current = std::env::current_dir()
-            .map_err(|error| CliError::io("cannot tell the current directory", &error))?;
-        Ok(Repository::discover(&current))
+        Ok(match discover()? {
+            Discovery::Found(directory) => Some(directory),
+            Discovery::Nowhere | Discovery::StoppedAt { .. } => None,
+        })
     }
 
     /// Opens the repository.
@@ -92,6 +96,26 @@ impl Context {
     }
 }
 
+/// Looks for a repository at or above the current directory, unless that lies on a FUSE mount: asking a hung one
+/// would hang this process for good.
+fn discover() -> Result<Discovery> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let here = rustix::fs::open(".", flags, Mode::empty())
+        .map_err(|errno| CliError::io("cannot open the current directory", &errno.into()))?;
+    if file_system_type(here.as_fd()).is_some_and(|kind| kind == FS_TYPE) {
+        return Ok(Discovery::Nowhere);
+    }
+    Ok(Repository::discover(&std::env::current_dir().map_err(|error| no_current_directory(&error))?))
+}
+
+fn no_current_directory(error: &std::io::Error) -> CliError {
+    let tried = CliError::io("cannot tell the current directory", error);
+    match error.kind() {
+        std::io::ErrorKind::NotFound => tried.hint("it was deleted: go to a directory that exists (cd)"),
+        _ => tried,
+    }
+}
+
 /// Whether the repository in `directory` can be used only because the user vouches for it.
 pub fn is_vouched_for(directory: &Path) -> bool {
     matches!(
@@ -102,7 +126,7 @@ pub fn is_vouched_for(directory: &Path) -> bool {
 
 /// `path` made absolute against the current directory, without asking the file system.
 pub fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|error| CliError::io("cannot tell the current directory", &error))
+    std::path::absolute(path).map_err(|error| no_current_directory(&error))
 }
 
 /// The type of the file system that the absolute `path` would lie on if no component were a symbolic link: by
@@ -135,7 +159,10 @@ fn folded(path: &Path) -> PathBuf {
 /// Refuses the absolute `path` if it lies on a Selvedge mount, by the mount table alone: a mount whose worker is
 /// stopped would not answer. What cannot be opened is left to whoever uses it next to report.
 pub fn refuse_selvedge_mount(path: &Path) -> Result<()> {
-    let refused = || CliError::conflict("it lies on a Selvedge mount");
+    let refused = || {
+        CliError::conflict("it lies on a Selvedge mount")
+            .hint("choose a place that lies on no Selvedge mount")
+    };
     // First by name, because resolving a path beneath a mount asks its worker; then as the kernel resolves it.
     if lexical_file_system(path).is_some_and(|kind| kind == FS_TYPE) {
         return Err(refused());

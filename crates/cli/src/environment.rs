@@ -74,6 +74,7 @@ impl Environment {
                 "SELVEDGE_FUSE_WORKER_STOP_GRACE_MS is {}, not a number of milliseconds",
                 show_os(text)
             ))
+            .hint("give a whole number, for instance 2000, or unset it")
         })?;
         Ok(Duration::from_millis(millis))
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use selvedge_worker_proto::{ErrorKind, Failure};
+use selvedge_worker_proto::{ErrorKind, Failure, advice};
 use serde::{Deserialize, Serialize};
 
 /// What a command ends with when it could not do what was asked.
@@ -14,67 +14,82 @@ pub struct CliError {
     pub kind: ErrorKind,
     /// What was tried and what went wrong, without a trailing full stop.
     pub message: String,
-    /// What to do next, when there is something to say.
+    /// What to do next.
     #[serde(default)]
-    pub hint: Option<String>,
+    pub hint: String,
+}
+
+/// An error that does not say yet what to do next, and therefore is none yet: [`Problem::hint`] makes it one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Problem {
+    kind: ErrorKind,
+    message: String,
 }
 
 /// The result of a command and its parts.
 pub type Result<T, E = CliError> = std::result::Result<T, E>;
 
+impl Problem {
+    /// The error, with what to do next.
+    pub fn hint(self, hint: impl Into<String>) -> CliError {
+        CliError { kind: self.kind, message: self.message, hint: hint.into() }
+    }
+}
+
 impl CliError {
-    /// An error of `kind` saying `message`.
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+    /// A problem of `kind`, saying `message`.
+    #[expect(clippy::new_ret_no_self, reason = "an error begins as a problem without advice")]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Problem {
+        Problem { kind, message: message.into() }
     }
 
     /// Something failed that fits no other kind.
-    pub fn failed(message: impl Into<String>) -> Self {
+    pub fn failed(message: impl Into<String>) -> Problem {
         Self::new(ErrorKind::Failed, message)
     }
 
     /// The request makes no sense.
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub fn usage(message: impl Into<String>) -> Problem {
         Self::new(ErrorKind::Usage, message)
     }
 
     /// There is no such thing.
-    pub fn not_found(message: impl Into<String>) -> Self {
+    pub fn not_found(message: impl Into<String>) -> Problem {
         Self::new(ErrorKind::NotFound, message)
     }
 
     /// The request collides with the present state.
-    pub fn conflict(message: impl Into<String>) -> Self {
+    pub fn conflict(message: impl Into<String>) -> Problem {
         Self::new(ErrorKind::Conflict, message)
     }
 
     /// The system or the rules of ownership refuse it.
-    pub fn not_permitted(message: impl Into<String>) -> Self {
+    pub fn not_permitted(message: impl Into<String>) -> Problem {
         Self::new(ErrorKind::NotPermitted, message)
     }
 
     /// A deadline passed.
-    pub fn timed_out(message: impl Into<String>) -> Self {
+    pub fn timed_out(message: impl Into<String>) -> Problem {
         Self::new(ErrorKind::TimedOut, message)
     }
 
-    /// What the system answered to an attempt: EACCES, EPERM and EROFS are their own kind.
+    /// What the system answered to an attempt, with the advice that suits the answer. EACCES, EPERM and EROFS are
+    /// a kind of their own.
     pub fn io(tried: impl fmt::Display, source: &std::io::Error) -> Self {
-        let kind = match source.kind() {
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                ErrorKind::NotPermitted
-            }
-            std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock => ErrorKind::TimedOut,
-            _ => ErrorKind::Failed,
-        };
-        Self::new(kind, format!("{tried}: {}", system_text(source)))
+        Self::new(kind_of(source), format!("{tried}: {}", system_text(source))).hint(advice(source))
     }
 
-    /// This error with the advice `hint`, unless it has some already.
+    /// This error with other advice.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint.get_or_insert_with(|| hint.into());
-        self
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: hint.into(), ..self }
+    }
+
+    /// This error with other advice if it is of `kind`: the advice that suits one kind misleads in another.
+    #[must_use]
+    pub fn hint_if(self, kind: ErrorKind, hint: impl Into<String>) -> Self {
+        if self.kind == kind { self.hint(hint) } else { self }
     }
 
     /// This error as the outcome of `tried`, which its message then begins with.
@@ -90,6 +105,17 @@ impl CliError {
     }
 }
 
+/// The kind of an answer of the system.
+pub fn kind_of(source: &std::io::Error) -> ErrorKind {
+    match source.kind() {
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            ErrorKind::NotPermitted
+        }
+        std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock => ErrorKind::TimedOut,
+        _ => ErrorKind::Failed,
+    }
+}
+
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -100,7 +126,15 @@ impl std::error::Error for CliError {}
 
 impl From<Failure> for CliError {
     fn from(failure: Failure) -> Self {
-        Self::new(failure.kind, failure.message)
+        let hint = match (failure.hint.as_str(), failure.kind) {
+            ("", ErrorKind::Usage) => {
+                "use a selvedge and a selvedge-fuse-worker that were installed together"
+            }
+            ("", ErrorKind::TimedOut) => "try again",
+            ("", _) => "try again; with -v selvedge logs what leads to it",
+            (hint, _) => hint,
+        };
+        Self::new(failure.kind, failure.message).hint(hint)
     }
 }
 
@@ -151,6 +185,7 @@ mod tests {
         let error = CliError::io("cannot open /x", &std::io::Error::from_raw_os_error(libc::EACCES));
         assert_eq!(error.kind, ErrorKind::NotPermitted);
         assert_eq!(error.message, "cannot open /x: Permission denied");
+        assert!(error.hint.contains("ls -ld"), "{}", error.hint);
     }
 
     #[test]
@@ -161,8 +196,8 @@ mod tests {
 
     #[test]
     fn json_has_kind_message_and_hint() {
-        let error = CliError::conflict("busy");
+        let error = CliError::conflict("busy").hint("wait");
         let json = serde_json::to_string(&error).unwrap();
-        assert_eq!(json, r#"{"kind":"conflict","message":"busy","hint":null}"#);
+        assert_eq!(json, r#"{"kind":"conflict","message":"busy","hint":"wait"}"#);
     }
 }

@@ -145,7 +145,10 @@ fn wait(
             Ok(Event::NotStopped(error @ StopError::Unkillable { .. })) => return Err(error.into()),
             Ok(Event::NotStopped(error)) => ui.warn(format!("not unmounted: {error}")),
             Ok(Event::Exited(report)) => return Ok(report),
-            Err(_) => return Err(CliError::failed("nobody watches the worker any more")),
+            Err(_) => {
+                return Err(CliError::failed("nobody watches the worker any more")
+                    .hint("mount the thread again: every change made is kept"));
+            }
         }
     }
 }

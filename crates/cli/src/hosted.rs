@@ -126,6 +126,7 @@ impl Hosted {
 
 fn cleaning_takes_long() -> CliError {
     CliError::timed_out("the worker has ended, but cleaning up after it takes too long")
+        .hint("selvedge list shows what is left")
 }
 
 /// All mounts of this process.
@@ -158,11 +159,10 @@ impl Mounts {
     }
 
     fn find(&self, id: &MountId) -> Result<Arc<Hosted>> {
-        self.hosted()
-            .iter()
-            .find(|hosted| hosted.record.id == *id)
-            .cloned()
-            .ok_or_else(|| CliError::not_found(format!("there is no mount {id} (any more)")))
+        self.hosted().iter().find(|hosted| hosted.record.id == *id).cloned().ok_or_else(|| {
+            CliError::not_found(format!("there is no mount {id} (any more)"))
+                .hint("selvedge list shows what is mounted")
+        })
     }
 
     /// Every mount as it is now. Workers are asked all at once: one that is stopped delays the others not.
@@ -205,7 +205,8 @@ impl Mounts {
     fn export(&self, id: &MountId, delete: bool, mut fds: Vec<OwnedFd>, answer: &Answer) -> Result<()> {
         let hosted = self.find(id)?;
         let (Some(destination), true) = (fds.pop(), fds.is_empty()) else {
-            return Err(CliError::usage("an export needs exactly one descriptor, the destination's"));
+            return Err(CliError::usage("an export needs exactly one descriptor, the destination's")
+                .hint("use the version of selvedge that made the mount"));
         };
         let report = hosted.supervisor.export(destination, delete, EXPORT_IDLE, &mut |progress| {
             answer.send(Reply::ExportProgress(progress));

@@ -36,8 +36,14 @@ pub fn start(environment: &Environment, verbose: u8) -> Result<()> {
         None => builder.with_writer(std::io::stderr).without_time().try_init(),
         Some(path) => builder.with_writer(Mutex::new(open(path)?)).try_init(),
     };
-    started.map_err(|error| CliError::failed(format!("cannot start logging: {error}")))
+    started.map_err(|error| {
+        CliError::failed(format!("cannot start logging: {error}"))
+            .hint("unset SELVEDGE_LOG and SELVEDGE_LOG_FILE")
+    })
 }
+
+/// What to do about a log file that cannot be opened.
+const ELSEWHERE: &str = "name a file that you may write in SELVEDGE_LOG_FILE, or unset it";
 
 fn open(path: &Path) -> Result<std::fs::File> {
     let tried = || format!("cannot open the log file {}", show(path));
@@ -56,7 +62,7 @@ fn open(path: &Path) -> Result<std::fs::File> {
     }
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let directory = rustix::fs::open(directory, flags, rustix::fs::Mode::empty())
-        .map_err(|errno| CliError::io(tried(), &errno.into()))?;
+        .map_err(|errno| CliError::io(tried(), &errno.into()).hint(ELSEWHERE))?;
     if file_system_type(directory.as_fd()).is_some_and(|kind| kind == FS_TYPE) {
         return Err(on_mount());
     }
@@ -65,5 +71,5 @@ fn open(path: &Path) -> Result<std::fs::File> {
         .append(true)
         .mode(0o600)
         .open(path)
-        .map_err(|error| CliError::io(tried(), &error))
+        .map_err(|error| CliError::io(tried(), &error).hint(ELSEWHERE))
 }

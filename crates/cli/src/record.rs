@@ -72,7 +72,7 @@ impl MountId {
         let count = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
             .map_err(|errno| CliError::io("cannot make a random number", &errno.into()))?;
         if count < bytes.len() {
-            return Err(CliError::failed("cannot make a random number: too few bytes came"));
+            return Err(CliError::failed("cannot make a random number: too few bytes came").hint("try again"));
         }
         Ok(Self(format!("{:016x}", u64::from_le_bytes(bytes))))
     }
@@ -114,8 +114,10 @@ impl std::fmt::Display for MountId {
 impl MountRecord {
     /// What a worker's first answer says, from now on.
     pub fn new(ready: &MountReady) -> Result<Self> {
-        let worker = ProcessId::of(ready.pid)
-            .ok_or_else(|| CliError::failed(format!("worker {} ended as soon as it was ready", ready.pid)))?;
+        let worker = ProcessId::of(ready.pid).ok_or_else(|| {
+            CliError::failed(format!("worker {} ended as soon as it was ready", ready.pid))
+                .hint("mount the thread again: every change made is kept")
+        })?;
         Ok(Self {
             worker,
             mount_id: ready.mount_id,
@@ -141,8 +143,9 @@ impl Record {
         mountpoint: impl Into<WirePath>,
         made_directory: bool,
     ) -> Result<Self> {
-        let supervisor = ProcessId::own()
-            .ok_or_else(|| CliError::failed("cannot read /proc/self/stat: is /proc mounted?"))?;
+        let supervisor = ProcessId::own().ok_or_else(|| {
+            CliError::failed("cannot read /proc/self/stat").hint("mount /proc: mount -t proc proc /proc")
+        })?;
         Ok(Self {
             version: VERSION,
             id: MountId::random()?,
@@ -181,8 +184,9 @@ impl Record {
     pub fn write(&self, runtime: &RuntimeDir) -> Result<()> {
         let tried = || format!("cannot write a record in {}", show(runtime.path()));
         let io = |errno: Errno| CliError::io(tried(), &errno.into());
-        let json =
-            serde_json::to_vec(self).map_err(|error| CliError::failed(format!("{}: {error}", tried())))?;
+        let json = serde_json::to_vec(self).map_err(|error| {
+            CliError::failed(format!("{}: {error}", tried())).hint("use paths that are shorter")
+        })?;
         let temporary = format!("{}.tmp", self.id);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(runtime.mounts(), &temporary, flags, Mode::RUSR | Mode::WUSR).map_err(io)?;

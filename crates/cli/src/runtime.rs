@@ -15,7 +15,7 @@ use selvedge_mountpoint::{FS_TYPE, mountinfo};
 
 use crate::context::lexical_file_system;
 use crate::environment::Environment;
-use crate::error::{CliError, Result};
+use crate::error::{CliError, Problem, Result};
 use crate::ui::show;
 
 /// File systems that other machines may see or that wait for a network.
@@ -61,8 +61,9 @@ impl RuntimeDir {
         if lexical_file_system(&base).is_some_and(|kind| kind == FS_TYPE) {
             return Err(on_selvedge_mount(&base));
         }
-        let base_fd = open_private(&base, Missing::Make)?
-            .ok_or_else(|| CliError::failed(format!("the runtime directory {} vanished", show(&base))))?;
+        let base_fd = open_private(&base, Missing::Make)?.ok_or_else(|| {
+            CliError::failed(format!("the runtime directory {} vanished", show(&base))).hint("try again")
+        })?;
         refuse_selvedge_mount(base_fd.as_fd(), &base)?;
         let name = namespace_name()?;
         let path = base.join(&name);
@@ -92,8 +93,13 @@ impl RuntimeDir {
 /// else `/tmp/selvedge-UID`. Not `$XDG_RUNTIME_DIR`, which is deleted at log-out while mounts live on.
 fn base(environment: &Environment) -> Result<PathBuf> {
     if let Some(chosen) = &environment.runtime_dir {
-        return std::path::absolute(chosen)
-            .map_err(|error| CliError::io("cannot make SELVEDGE_RUNTIME_DIR absolute", &error));
+        // Every command must find the same directory, wherever it is called.
+        return if chosen.is_absolute() {
+            Ok(chosen.clone())
+        } else {
+            Err(CliError::usage(format!("SELVEDGE_RUNTIME_DIR is {}, not an absolute path", show(chosen)))
+                .hint("write the path from / on"))
+        };
     }
     let state =
         environment.state_home.clone().or_else(|| environment.home.as_ref().map(|h| h.join(".local/state")));
@@ -177,19 +183,18 @@ fn open_private(path: &Path, missing: Missing) -> Result<Option<OwnedFd>> {
                     format!("cannot make the runtime directory {}", show(path)),
                     &errno.into(),
                 )
-                .hint("set SELVEDGE_RUNTIME_DIR to a directory that you may write")),
+                .hint(ANOTHER)),
             }
         }
-        Err(Errno::LOOP | Errno::NOTDIR) => Err(refused(path, "it is not a directory, or a symbolic link")),
-        Err(errno) => Err(CliError::io(tried(), &errno.into())),
+        Err(Errno::LOOP | Errno::NOTDIR) => Err(no_directory(path)),
+        Err(errno) => Err(CliError::io(tried(), &errno.into()).hint(ANOTHER)),
     }
 }
 
 fn make_parents(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
-        CliError::io(format!("cannot make {} for the runtime directory", show(path)), &error)
-            .hint("set SELVEDGE_RUNTIME_DIR to a directory that you may write")
+        CliError::io(format!("cannot make {} for the runtime directory", show(path)), &error).hint(ANOTHER)
     })
 }
 
@@ -197,14 +202,13 @@ fn private_child(parent: BorrowedFd<'_>, name: &Path, path: &Path) -> Result<Own
     match mkdirat(parent, name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => {
-            return Err(CliError::io(format!("cannot make {}", show(path)), &errno.into())
-                .hint("set SELVEDGE_RUNTIME_DIR to a directory that you may write"));
+            return Err(CliError::io(format!("cannot make {}", show(path)), &errno.into()).hint(ANOTHER));
         }
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(parent, name, flags, Mode::empty()) {
         Ok(fd) => check_private(fd, path),
-        Err(Errno::LOOP | Errno::NOTDIR) => Err(refused(path, "it is not a directory, or a symbolic link")),
+        Err(Errno::LOOP | Errno::NOTDIR) => Err(no_directory(path)),
         Err(errno) => Err(CliError::io(format!("cannot open {}", show(path)), &errno.into())),
     }
 }
@@ -214,19 +218,27 @@ fn check_private(fd: OwnedFd, path: &Path) -> Result<OwnedFd> {
         .map_err(|errno| CliError::io(format!("cannot examine {}", show(path)), &errno.into()))?;
     let caller = rustix::process::geteuid().as_raw();
     if status.st_uid != caller {
-        return Err(refused(path, &format!("it belongs to user {}, not to {caller}", status.st_uid)));
+        let why = format!("it belongs to user {}, not to {caller}", status.st_uid);
+        return Err(refused(path, &why).hint(ANOTHER));
     }
     if status.st_mode & 0o077 != 0 {
-        return Err(refused(path, &format!("others may enter it (mode {:03o})", status.st_mode & 0o777)));
+        let why = format!("others may enter it (mode {:03o})", status.st_mode & 0o777);
+        let close = format!("close it to others (chmod 700 {}), or {ANOTHER}", show(path));
+        return Err(refused(path, &why).hint(close));
     }
     Ok(fd)
 }
 
-fn refused(path: &Path, why: &str) -> CliError {
-    CliError::not_permitted(format!("cannot use the runtime directory {}: {why}", show(path))).hint(format!(
-        "chmod 700 {} if it is yours, or set SELVEDGE_RUNTIME_DIR to another directory",
-        show(path)
-    ))
+/// What to do about a runtime directory that cannot be used.
+const ANOTHER: &str =
+    "set SELVEDGE_RUNTIME_DIR to a directory that is yours alone, or to one that does not exist yet";
+
+fn refused(path: &Path, why: &str) -> Problem {
+    CliError::not_permitted(format!("cannot use the runtime directory {}: {why}", show(path)))
+}
+
+fn no_directory(path: &Path) -> CliError {
+    refused(path, "it is not a directory, or a symbolic link").hint(ANOTHER)
 }
 
 #[cfg(test)]

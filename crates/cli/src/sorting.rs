@@ -8,32 +8,31 @@ use selvedge_store::import::ImportError;
 use selvedge_store::{LockError, NameError, RefsError, RepositoryError, ResolveError, StoreError};
 use selvedge_supervisor::{CallError, SpawnError, StopError};
 use selvedge_view::ViewError;
-use selvedge_worker_proto::{ErrorKind, StopRefused};
+use selvedge_worker_proto::{ErrorKind, Failure, StopRefused, advice};
 
-use crate::error::{CliError, chain};
+use crate::error::{CliError, chain, kind_of};
+
+const DAMAGED: &str = "the repository is damaged: keep a copy of .selvedge, and import again what you have";
+const LOOK_AT_DISK: &str = "look at the disk that holds .selvedge, then try again";
+const NEWER: &str = "use the version of selvedge that made it, or a newer one";
+const SYNTAX: &str = "snapshot ids are 64 hexadecimal digits, of which 8 suffice where they are unique";
 
 /// `error` with its causes, of the kind that the system's answer `source` is.
 fn from_system(error: &(dyn std::error::Error + 'static), source: &io::Error) -> CliError {
-    let kind = CliError::io("", source).kind;
-    let sorted = CliError::new(kind, chain(error));
-    match source.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => sorted.hint("make room on the disk, then try again"),
-        _ => sorted,
-    }
+    CliError::new(kind_of(source), chain(error)).hint(advice(source))
 }
 
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Io { source, .. } => from_system(&error, source),
-            StoreError::Missing { .. } | StoreError::Damaged { .. } => Self::failed(chain(&error))
-                .hint("the repository is damaged: keep a copy of .selvedge, and import again what you have"),
-            StoreError::Latched { .. } => {
-                Self::failed(chain(&error)).hint("look at the disk, then try again")
+            StoreError::Missing { .. } | StoreError::Damaged { .. } => {
+                Self::failed(chain(&error)).hint(DAMAGED)
             }
+            StoreError::Latched { .. } => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
             StoreError::Database { .. } | StoreError::Encode(_) => match error.errno() {
                 Some(errno) => from_system(&error, &io::Error::from_raw_os_error(errno)),
-                None => Self::failed(chain(&error)),
+                None => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
             },
         }
     }
@@ -50,9 +49,12 @@ impl From<RefsError> for CliError {
                 Self::conflict(chain(&error)).hint("try again")
             }
             RefsError::Random(source) => from_system(&error, source),
-            RefsError::Latched { .. } => Self::failed(chain(&error)).hint("look at the disk, then try again"),
-            RefsError::Damaged { .. } | RefsError::NumbersExhausted { .. } | RefsError::Database { .. } => {
-                Self::failed(chain(&error))
+            RefsError::Damaged { .. } => Self::failed(chain(&error)).hint(DAMAGED),
+            RefsError::NumbersExhausted { .. } => {
+                Self::failed(chain(&error)).hint("import what you have into a new repository")
+            }
+            RefsError::Latched { .. } | RefsError::Database { .. } => {
+                Self::failed(chain(&error)).hint(LOOK_AT_DISK)
             }
         }
     }
@@ -65,8 +67,7 @@ impl From<RepositoryError> for CliError {
             RepositoryError::Refs(error) => error.into(),
             RepositoryError::NotFound { .. } => Self::not_found(chain(&error))
                 .hint("make one with selvedge init, or name another with --repo or SELVEDGE_REPO"),
-            RepositoryError::Format { .. } => Self::failed(chain(&error))
-                .hint("use the version of selvedge that made the repository, or a newer one"),
+            RepositoryError::Format { .. } => Self::failed(chain(&error)).hint(NEWER),
             RepositoryError::ForeignOwner { .. } | RepositoryError::WritableByOthers { .. } => {
                 Self::not_permitted(chain(&error)).hint(
                     "if you trust it, list its directory in ~/.config/selvedge/config.toml: [safe] repositories = [\"/path\"]",
@@ -77,21 +78,31 @@ impl From<RepositoryError> for CliError {
             RepositoryError::OnNetwork { .. } => {
                 Self::failed(chain(&error)).hint("keep the repository on a local disk")
             }
-            RepositoryError::Unwritable { .. } => {
-                Self::not_permitted(chain(&error)).hint("check who owns it and whether the disk is read-only")
+            RepositoryError::Unwritable { ref source, .. } => {
+                Self::not_permitted(chain(&error)).hint(advice(source))
             }
             RepositoryError::Io { ref source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Self::not_found(chain(&error))
+                Self::not_found(chain(&error)).hint(advice(source))
             }
             RepositoryError::Io { ref source, .. } => from_system(&error, source),
-            RepositoryError::Invalid { .. } => Self::failed(chain(&error)),
+            RepositoryError::Invalid { .. } => Self::failed(chain(&error)).hint(
+                "if it is a damaged repository, keep a copy; if it is none, move it away, then use selvedge init",
+            ),
         }
     }
 }
 
 impl From<ViewError> for CliError {
     fn from(error: ViewError) -> Self {
-        Self::failed(chain(&error))
+        match error {
+            ViewError::Store(error) => error.into(),
+            ViewError::Refs(error) => error.into(),
+            ViewError::Host { ref source, .. } => from_system(&error, source),
+            ViewError::CatalogFormat { .. } => Self::failed(chain(&error)).hint(NEWER),
+            ViewError::Damaged { .. } => Self::failed(chain(&error)).hint(DAMAGED),
+            error if error.is_disk_full() => from_system(&error, &io::Error::from_raw_os_error(libc::ENOSPC)),
+            error => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
+        }
     }
 }
 
@@ -106,8 +117,9 @@ impl From<ResolveError> for CliError {
     fn from(error: ResolveError) -> Self {
         match error {
             ResolveError::Store(error) => error.into(),
-            ResolveError::Syntax { .. } => Self::usage(chain(&error)),
-            ResolveError::NotFound { .. } => Self::not_found(chain(&error)),
+            ResolveError::Syntax { .. } => Self::usage(chain(&error)).hint(SYNTAX),
+            ResolveError::NotFound { .. } => Self::not_found(chain(&error))
+                .hint("selvedge thread list shows the threads and their snapshots"),
             ResolveError::Ambiguous { .. } => Self::usage(chain(&error)).hint("give more digits"),
         }
     }
@@ -116,7 +128,9 @@ impl From<ResolveError> for CliError {
 impl From<LockError> for CliError {
     fn from(error: LockError) -> Self {
         match &error {
-            LockError::Held { .. } => Self::conflict(chain(&error)),
+            LockError::Held { .. } => {
+                Self::conflict(chain(&error)).hint("wait until that has ended, or unmount the thread there")
+            }
             LockError::Io { source, .. } => from_system(&error, source),
         }
     }
@@ -124,19 +138,24 @@ impl From<LockError> for CliError {
 
 impl From<ImportError> for CliError {
     fn from(error: ImportError) -> Self {
+        let left_out = "leave it out with --exclude; no thread was changed";
         match error {
             ImportError::Store(error) => error.into(),
             ImportError::Refs(error) => error.into(),
-            ImportError::Source { ref source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Self::not_found(chain(&error))
+            ImportError::Source { ref source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => {
+                    Self::not_found(chain(&error)).hint("name a directory that exists; no thread was changed")
+                }
+                io::ErrorKind::NotADirectory => Self::conflict(chain(&error))
+                    .hint("name the directory that holds it; no thread was changed"),
+                _ => from_system(&error, source),
+            },
+            ImportError::Unreadable { ref source, .. } => {
+                from_system(&error, source).hint(format!("make it readable, or {left_out}"))
             }
-            ImportError::Source { ref source, .. } => from_system(&error, source),
-            ImportError::Unreadable { ref source, .. } => from_system(&error, source)
-                .hint("make it readable, or leave it out with --exclude; no thread was changed"),
-            ImportError::Unsupported { .. } => {
-                Self::failed(chain(&error)).hint("leave it out with --exclude; no thread was changed")
-            }
-            ImportError::Vanished { .. } => Self::failed(chain(&error)).hint("no thread was changed"),
+            ImportError::Unsupported { .. } => Self::failed(chain(&error)).hint(left_out),
+            ImportError::Vanished { .. } => Self::failed(chain(&error))
+                .hint("import again when nothing removes it; no thread was changed"),
         }
     }
 }
@@ -148,7 +167,12 @@ impl From<ExportError> for CliError {
                 "choose an empty directory, or make the destination equal to the tree with --delete, which removes what is not in it",
             ),
             ExportError::Destination { source, .. } => from_system(&error, source),
-            ExportError::Source { .. } => Self::failed(chain(&error)),
+            ExportError::Source { source, .. } => match source.downcast_ref::<StoreError>() {
+                Some(StoreError::Missing { .. } | StoreError::Damaged { .. }) => {
+                    Self::failed(chain(&error)).hint(DAMAGED)
+                }
+                _ => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
+            },
         }
     }
 }
@@ -156,7 +180,9 @@ impl From<ExportError> for CliError {
 impl From<MountpointError> for CliError {
     fn from(error: MountpointError) -> Self {
         match &error {
-            MountpointError::Missing { .. } => Self::not_found(chain(&error)),
+            MountpointError::Missing { .. } => {
+                Self::not_found(chain(&error)).hint("make the directory first")
+            }
             MountpointError::NotEmpty { .. }
             | MountpointError::IsSymlink { .. }
             | MountpointError::NotADirectory { .. } => Self::conflict(chain(&error))
@@ -165,39 +191,50 @@ impl From<MountpointError> for CliError {
                 Self::conflict(chain(&error)).hint("choose a directory that lies on no Selvedge mount")
             }
             MountpointError::Io { source, .. } => from_system(&error, source),
-            _ => Self::failed(chain(&error)),
+            _ => Self::failed(chain(&error)).hint("choose another directory"),
         }
     }
 }
 
 impl From<UnmountError> for CliError {
     fn from(error: UnmountError) -> Self {
-        let kind = match &error {
-            UnmountError::Busy { .. } | UnmountError::Covered { .. } => ErrorKind::Conflict,
-            UnmountError::NotPermitted { .. } => ErrorKind::NotPermitted,
-            UnmountError::TimedOut { .. } => ErrorKind::TimedOut,
-            _ => ErrorKind::Failed,
+        let (kind, hint) = match &error {
+            UnmountError::Busy { .. } => {
+                (ErrorKind::Conflict, "end or leave what uses it, or unmount with --force, which cuts it off")
+            }
+            UnmountError::Covered { .. } => (ErrorKind::Conflict, "unmount first what lies over it"),
+            UnmountError::NotPermitted { .. } => {
+                (ErrorKind::NotPermitted, "unmount it as the user who mounted it, or as root")
+            }
+            UnmountError::NoHelper { .. } => {
+                (ErrorKind::Failed, "install the fuse3 package (apt install fuse3), or unmount as root")
+            }
+            UnmountError::TimedOut { .. } => (ErrorKind::TimedOut, "try again, or unmount with --force"),
+            UnmountError::Io { source, .. } => (kind_of(source), advice(source)),
+            _ => (ErrorKind::Failed, "selvedge doctor says what is missing here"),
         };
-        Self::new(kind, chain(&error))
+        Self::new(kind, chain(&error)).hint(hint)
     }
 }
 
 impl From<SpawnError> for CliError {
     fn from(error: SpawnError) -> Self {
-        let reinstall =
+        const REINSTALL: &str =
             "install selvedge-fuse-worker beside selvedge, or name it in SELVEDGE_FUSE_WORKER_BIN";
+        const ITS_WORDS: &str =
+            "selvedge doctor says what mounting needs here; with -v selvedge logs what the worker says";
         match error {
             SpawnError::Mount { failure, .. } => failure.into(),
             SpawnError::Missing { .. } | SpawnError::Protocol { .. } => {
-                Self::failed(chain(&error)).hint(reinstall)
+                Self::failed(chain(&error)).hint(REINSTALL)
             }
-            SpawnError::NotExecutable { ref source, .. } => from_system(&error, source).hint(reinstall),
-            SpawnError::TimedOut { .. } => Self::timed_out(chain(&error)),
-            SpawnError::Io { ref source, .. } => from_system(&error, source),
+            SpawnError::NotExecutable { ref source, .. } => from_system(&error, source).hint(REINSTALL),
+            SpawnError::TimedOut { .. } => Self::timed_out(chain(&error)).hint(ITS_WORDS),
             SpawnError::Cancelled { .. } => {
                 Self::failed(chain(&error)).hint("mount it again when you want it")
             }
-            _ => Self::failed(chain(&error)),
+            SpawnError::Io { ref source, .. } => from_system(&error, source),
+            _ => Self::failed(chain(&error)).hint(ITS_WORDS),
         }
     }
 }
@@ -210,7 +247,7 @@ impl From<StopError> for CliError {
             StopError::Unkillable { .. } => {
                 Self::timed_out(chain(&error)).hint("it waits in the kernel, most likely for a disk")
             }
-            _ => Self::failed(chain(&error)),
+            _ => Self::failed(chain(&error)).hint("try again, or unmount with --force"),
         }
     }
 }
@@ -218,9 +255,13 @@ impl From<StopError> for CliError {
 impl From<CallError> for CliError {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::Failed { kind, message } => Self::new(kind, message),
-            CallError::TimedOut { .. } => Self::timed_out(chain(&error)),
-            _ => Self::failed(chain(&error)),
+            CallError::Failed { kind, message, hint } => Failure::new(kind, message).hint(hint).into(),
+            CallError::TimedOut { .. } => Self::timed_out(chain(&error))
+                .hint("try again; if it stays so, unmount it with --force: every change made is kept"),
+            CallError::Ended => {
+                Self::failed(chain(&error)).hint("mount the thread again: every change made is kept")
+            }
+            _ => Self::failed(chain(&error)).hint("unmount the thread, then mount it again"),
         }
     }
 }

@@ -48,8 +48,12 @@ pub fn survey(runtime: &RuntimeDir) -> Result<Vec<(Record, Standing)>> {
             .collect();
         threads.into_iter().map(|thread| thread.ok()?.join().ok()).collect()
     });
-    let no_thread =
-        || Standing::Stale(CliError::failed("cannot look at the mount: no thread could be started"));
+    let no_thread = || {
+        Standing::Stale(
+            CliError::failed("cannot look at the mount: no thread could be started")
+                .hint("the system is short of processes or memory: end something, then try again"),
+        )
+    };
     Ok(records
         .into_iter()
         .zip(standings.into_iter().map(|standing| standing.unwrap_or_else(no_thread)))
@@ -135,7 +139,8 @@ pub fn clean(runtime: &RuntimeDir, record: &Record) -> Result<String> {
                     record.thread,
                     show(record.mountpoint.as_path()),
                     mount.worker.pid
-                )));
+                ))
+                .hint("it waits in the kernel, most likely for a disk; it ends when that answers"));
             }
             done = format!("{done}; ended its worker (pid {})", mount.worker.pid);
         }
@@ -144,6 +149,7 @@ pub fn clean(runtime: &RuntimeDir, record: &Record) -> Result<String> {
         {
             take_down(&identity, Instant::now() + CLEAN).map_err(|error| {
                 CliError::failed(format!("cannot clean up after process {supervisor}: {error}"))
+                    .hint(format!("umount -l {}", show(record.mountpoint.as_path())))
             })?;
         }
     }

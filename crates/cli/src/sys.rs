@@ -1,4 +1,5 @@
-//! The system calls that have no safe form: what a process inherited and has to put right before anything else.
+//! The system calls that have no safe form: what a process inherited and has to put right before anything else,
+//! and the system's user database.
 
 use std::ffi::OsStr;
 use std::io;
@@ -67,4 +68,27 @@ pub(crate) fn remove_environment(name: &OsStr) {
     // SAFETY: this runs first in `main`, while the process has a single thread, so nobody reads the environment
     // meanwhile.
     unsafe { std::env::remove_var(name) };
+}
+
+/// Whether the user database (`/etc/passwd`, or whatever else the system is set up with) knows the user `uid`. Where
+/// it cannot be asked, the answer is yes.
+pub(crate) fn has_user_name(uid: libc::uid_t) -> bool {
+    /// More than any entry takes.
+    const MOST: usize = 1 << 20;
+    let mut buffer: Vec<libc::c_char> = vec![0; 4096];
+    loop {
+        let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
+        let mut found: *mut libc::passwd = std::ptr::null_mut();
+        // SAFETY: all pointers are valid for the call, the buffer for the length that is given, and nothing is
+        // kept after it: of what was written only whether there is something is looked at.
+        let error = unsafe {
+            libc::getpwuid_r(uid, entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found)
+        };
+        match error {
+            libc::ERANGE if buffer.len() < MOST => buffer.resize(buffer.len() * 2, 0),
+            // What getpwuid_r(3) lists as "the given uid was not found", beside a null result without an error.
+            0 | libc::ENOENT | libc::ESRCH => return !found.is_null(),
+            _ => return true,
+        }
+    }
 }

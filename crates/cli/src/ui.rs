@@ -28,8 +28,10 @@ impl Ui {
     /// Prints the result: `document` under `--json`, else `text` (which brings its own line ends).
     pub fn result(self, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         let output = if self.json {
-            let json = serde_json::to_string(document)
-                .map_err(|error| CliError::failed(format!("cannot write the result as JSON: {error}")))?;
+            let json = serde_json::to_string(document).map_err(|error| {
+                CliError::failed(format!("cannot write the result as JSON: {error}"))
+                    .hint("try without --json")
+            })?;
             json + "\n"
         } else {
             text()
@@ -75,10 +77,7 @@ impl Ui {
             write_err(&serde_json::to_string(&Document { error }).unwrap_or_default());
             return;
         }
-        write_err(&format!("error: {}", error.message));
-        if let Some(hint) = &error.hint {
-            write_err(&format!("hint: {hint}"));
-        }
+        write_err(&format!("error: {}\nhint: {}", error.message, error.hint));
     }
 
     /// A progress line on standard error when that is a terminal; otherwise nothing at all.
@@ -125,7 +124,8 @@ fn write_out(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(CliError::io("cannot write to standard output", &error))
+            Err(CliError::io("cannot write to standard output", &error)
+                .hint("send the output to where it can be written"))
         }
         _ => Ok(()),
     }

@@ -130,11 +130,12 @@ fn check_protocol(theirs: u32) -> Result<(), Refusal> {
         format!(
             "the worker speaks protocol {PROTOCOL_VERSION}, its supervisor {theirs}: are they of the same installation?"
         ),
+        "install selvedge and selvedge-fuse-worker together, from one version",
     ))
 }
 
 fn tell_refusal(sender: &Sender<Event>, id: u64, refusal: &Refusal) {
-    let event = Event::mount_error(refusal.kind, &refusal.message);
+    let event = Event::MountError(refusal.clone().into());
     let deadline = Instant::now() + PEER_DEADLINE;
     if let Err(error) = sender.send(Envelope::new(id, event), &[], Some(deadline)) {
         tracing::error!("{} (and the supervisor could not be told: {error})", refusal.message);

@@ -4,20 +4,20 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::Device;
+use crate::{Device, shown};
 
 /// Why a connection was not aborted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AbortError {
     /// The control file system is not mounted, or has no such connection (any more).
-    #[error("no control file {path:?}")]
+    #[error("no control file {}", shown(path))]
     Unavailable {
         /// The control file.
         path: PathBuf,
     },
     /// The system refused: the file belongs to the user who mounted.
-    #[error("cannot write {path:?}: {source}")]
+    #[error("cannot write {}: {source}", shown(path))]
     Io {
         /// The control file.
         path: PathBuf,

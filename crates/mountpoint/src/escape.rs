@@ -1,6 +1,8 @@
 //! Text of the mount table: the kernel's escapes read, foreign text made printable.
 
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// Undoes the kernel's octal escapes (`\040` for a space). A backslash that begins no such escape stays.
 pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
@@ -43,6 +45,11 @@ pub fn escape_for_print(text: &[u8]) -> String {
         }
     }
     shown
+}
+
+/// A path as messages show it: as [`escape_for_print`] has it, without quotes.
+pub fn shown(path: &Path) -> String {
+    escape_for_print(path.as_os_str().as_bytes())
 }
 
 /// Characters that show nothing themselves and change how the text around them looks.

@@ -209,13 +209,14 @@ fn connection_of(device: BorrowedFd<'_>) -> Option<Device> {
 
 /// The error for what the helper said. Its texts are stable since FUSE 2.
 fn explain(program: &Path, path: &Path, said: &str) -> MountError {
-    const REFUSALS: [&str; 6] = [
+    const REFUSALS: [&str; 7] = [
         "Permission denied",
         "Operation not permitted",
         "no write access",
         "not owned by user",
         "only allowed if",
         "too many FUSE filesystems",
+        "could not determine username",
     ];
     if said.contains("fuse device not found") || said.contains("No such file or directory: /dev/fuse") {
         return MountError::NoDevice;
@@ -228,6 +229,32 @@ fn explain(program: &Path, path: &Path, said: &str) -> MountError {
         path: path.to_owned(),
         stderr: if said.is_empty() { "it said nothing".to_owned() } else { said.to_owned() },
     }
+}
+
+/// What to do about a refusal in the helper's words, or in ours where it is not even asked.
+pub(crate) fn advice(reason: &str) -> &'static str {
+    const KNOWN: [(&str, &str); 7] = [
+        (
+            "user_allow_other",
+            "mount without --allow-other, or add the line user_allow_other to /etc/fuse.conf as root",
+        ),
+        ("no write access", "choose a directory that you may write"),
+        ("not owned by user", "choose a directory that is your own: its parent's sticky bit asks for that"),
+        ("too many FUSE filesystems", "unmount some, or raise mount_max in /etc/fuse.conf as root"),
+        (
+            "could not determine username",
+            "give this user an entry in /etc/passwd: the helper mounts for nobody else",
+        ),
+        (
+            "no_new_privs",
+            "start selvedge without no_new_privs (systemd: NoNewPrivileges=no; containers: without no-new-privileges)",
+        ),
+        ("only root can mount", "mount without --suid and --dev"),
+    ];
+    KNOWN
+        .iter()
+        .find(|(text, _)| reason.contains(text))
+        .map_or("selvedge doctor says what mounting needs here and what is missing", |(_, advice)| advice)
 }
 
 /// Why the helper did not run to its end.

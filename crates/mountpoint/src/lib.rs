@@ -21,7 +21,7 @@ mod unmount;
 
 pub use connection::{AbortError, abort_connection};
 pub use covering::{Covering, covering_mount};
-pub use escape::escape_for_print;
+pub use escape::{escape_for_print, shown};
 pub use holders::{Hold, Holder, holders};
 pub use identity::{Device, MountIdentity};
 pub use mount::{MountError, MountedFuse, Via, mount_fuse};

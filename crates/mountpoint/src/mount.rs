@@ -14,7 +14,7 @@ use rustix::mount::{
 
 use crate::covering::{Covering, covering_mount};
 use crate::unmount::{UnmountMode, unmount};
-use crate::{MountIdentity, MountOptions, Mountpoint, SOURCE_PREFIX, helper, privilege};
+use crate::{MountIdentity, MountOptions, Mountpoint, SOURCE_PREFIX, helper, privilege, shown};
 
 /// A FUSE mount and the descriptor through which it is served.
 ///
@@ -47,7 +47,7 @@ pub enum MountError {
     #[error("there is no /dev/fuse: is the kernel's fuse module loaded?")]
     NoDevice,
     /// The caller may not mount there.
-    #[error("not permitted to mount on {path:?}: {reason}")]
+    #[error("not permitted to mount on {}: {reason}", shown(path))]
     NotPermitted {
         /// The directory.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum MountError {
     #[error("neither fusermount3 nor fusermount is installed, which mounting without root needs")]
     NoHelper,
     /// That program refused.
-    #[error("{program} cannot mount on {path:?}: {stderr}")]
+    #[error("{program} cannot mount on {}: {stderr}", shown(path))]
     HelperFailed {
         /// The program.
         program: PathBuf,
@@ -68,13 +68,13 @@ pub enum MountError {
         stderr: String,
     },
     /// The directory opened is not the one that was mounted on.
-    #[error("{path:?} was replaced while it was being mounted on")]
+    #[error("{} was replaced while it was being mounted on", shown(path))]
     Swapped {
         /// The directory.
         path: PathBuf,
     },
     /// A deadline passed.
-    #[error("{what} on {path:?} did not end in time")]
+    #[error("{what} on {} did not end in time", shown(path))]
     TimedOut {
         /// What was waited for.
         what: &'static str,
@@ -82,7 +82,7 @@ pub enum MountError {
         path: PathBuf,
     },
     /// The system refused.
-    #[error("cannot {what} {path:?}: {source}")]
+    #[error("cannot {what} {}: {source}", shown(path))]
     Io {
         /// What was tried.
         what: &'static str,
@@ -91,6 +91,25 @@ pub enum MountError {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+impl MountError {
+    /// What the user can do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::NoDevice => {
+                "load the kernel's fuse module (modprobe fuse); in a container, pass the device in (--device /dev/fuse)"
+            }
+            Self::NoHelper => "install the fuse3 package (apt install fuse3), or mount as root",
+            Self::NotPermitted { reason, .. } => helper::advice(reason),
+            Self::HelperFailed { stderr, .. } => helper::advice(stderr),
+            Self::Swapped { .. } => "mount on a directory that no other program changes",
+            Self::TimedOut { .. } => {
+                "try again; if it stays so, selvedge doctor says what mounting needs here"
+            }
+            Self::Io { .. } => "selvedge doctor says what mounting needs here and what is missing",
+        }
+    }
 }
 
 /// Mounts a FUSE file system of type `fuse.selvedge` on `point`: by system calls where the caller may, else with

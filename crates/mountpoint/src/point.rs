@@ -8,8 +8,8 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxFlags, openat, 
 use rustix::io::Errno;
 
 use crate::covering::covering_mount;
-use crate::escape_for_print;
 use crate::mountinfo::{self, MountEntry};
+use crate::{escape_for_print, shown};
 
 /// A directory that something is to be mounted on: opened once, so that nobody can put another in its place.
 #[derive(Debug)]
@@ -24,31 +24,31 @@ pub struct Mountpoint {
 #[non_exhaustive]
 pub enum MountpointError {
     /// There is nothing at the path.
-    #[error("{path:?} does not exist")]
+    #[error("{} does not exist", shown(path))]
     Missing {
         /// The path.
         path: PathBuf,
     },
     /// The last component is a symbolic link.
-    #[error("{path:?} is a symbolic link; give the directory itself")]
+    #[error("{} is a symbolic link; give the directory itself", shown(path))]
     IsSymlink {
         /// The path.
         path: PathBuf,
     },
     /// It is something else.
-    #[error("{path:?} is not a directory")]
+    #[error("{} is not a directory", shown(path))]
     NotADirectory {
         /// The path.
         path: PathBuf,
     },
     /// Mounting would hide what is in it.
-    #[error("{path:?} is not empty")]
+    #[error("{} is not empty", shown(path))]
     NotEmpty {
         /// The path.
         path: PathBuf,
     },
     /// It is, or lies on, a Selvedge mount.
-    #[error("{path:?} is on the Selvedge mount at {mount:?} ({what})")]
+    #[error("{} is on the Selvedge mount at {} ({what})", shown(path), shown(mount))]
     OnFuse {
         /// The path.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum MountpointError {
         what: String,
     },
     /// The system refused.
-    #[error("cannot {what} {path:?}: {source}")]
+    #[error("cannot {what} {}: {source}", shown(path))]
     Io {
         /// What was tried.
         what: &'static str,

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::MountIdentity;
 use crate::connection::abort_connection;
 use crate::unmount::{UnmountError, UnmountMode, Unmounted, unmount};
+use crate::{MountIdentity, shown};
 
 /// What it took to get rid of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum TakenDown {
 
 /// Why a mount without a server is still there.
 #[derive(Debug, thiserror::Error)]
-#[error("the mount without a server at {path:?} cannot be removed: {source}")]
+#[error("the mount without a server at {} cannot be removed: {source}", shown(path))]
 pub struct TakeDownError {
     /// Where it is mounted.
     pub path: PathBuf,

@@ -12,7 +12,7 @@ use rustix::mount::UnmountFlags;
 use crate::connection::abort_connection;
 use crate::covering::{covering_mount, open_mountpoint};
 use crate::helper::{self, Finished, HelperError};
-use crate::{MountIdentity, privilege};
+use crate::{MountIdentity, privilege, shown};
 
 /// How often a busy mount is tried again before it counts as busy.
 const BUSY_RETRIES: u32 = 3;
@@ -44,13 +44,13 @@ pub enum Unmounted {
 #[non_exhaustive]
 pub enum UnmountError {
     /// Somebody uses it.
-    #[error("{path:?} is busy")]
+    #[error("{} is busy", shown(path))]
     Busy {
         /// Where it is mounted.
         path: PathBuf,
     },
     /// The caller may not.
-    #[error("not permitted to unmount {path:?}: {reason}")]
+    #[error("not permitted to unmount {}: {reason}", shown(path))]
     NotPermitted {
         /// Where it is mounted.
         path: PathBuf,
@@ -58,19 +58,22 @@ pub enum UnmountError {
         reason: String,
     },
     /// Another mount lies over it.
-    #[error("{path:?} is covered by another mount")]
+    #[error("{} is covered by another mount", shown(path))]
     Covered {
         /// Where it is mounted.
         path: PathBuf,
     },
     /// The caller may not unmount by itself, and there is no program that would do it.
-    #[error("neither fusermount3 nor fusermount is installed, which unmounting {path:?} without root needs")]
+    #[error(
+        "neither fusermount3 nor fusermount is installed, which unmounting {} without root needs",
+        shown(path)
+    )]
     NoHelper {
         /// Where it is mounted.
         path: PathBuf,
     },
     /// That program refused.
-    #[error("{program} cannot unmount {path:?}: {stderr}")]
+    #[error("{program} cannot unmount {}: {stderr}", shown(path))]
     HelperFailed {
         /// The program.
         program: PathBuf,
@@ -80,13 +83,13 @@ pub enum UnmountError {
         stderr: String,
     },
     /// A deadline passed.
-    #[error("unmounting {path:?} did not end in time")]
+    #[error("unmounting {} did not end in time", shown(path))]
     TimedOut {
         /// Where it is mounted.
         path: PathBuf,
     },
     /// The system refused.
-    #[error("cannot {what} {path:?}: {source}")]
+    #[error("cannot {what} {}: {source}", shown(path))]
     Io {
         /// What was tried.
         what: &'static str,

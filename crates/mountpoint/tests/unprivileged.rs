@@ -5,8 +5,9 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{NOBODY, Sandbox, again_as_nobody, again_as_nobody_with_path, options, passed, role, soon};
@@ -140,9 +141,12 @@ fn with_helper(name: &str, helper: &str, test: impl FnOnce(Result<MountedFuse, M
     let sandbox = Sandbox::new();
     let programs = sandbox.dir("programs");
     let script = programs.join("fusermount3");
-    fs::write(&script, format!("#!/bin/sh\n[ \"$1\" = -o ] || exec /usr/bin/fusermount3 \"$@\"\n{helper}\n"))
-        .unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = format!("#!/bin/sh\n[ \"$1\" = -o ] || exec /usr/bin/fusermount3 \"$@\"\n{helper}\n");
+    // Written by another process: a descriptor of this one, which a test beside it inherits while it starts a
+    // program, would make the script's start fail with ETXTBSY.
+    let write = "printf %s \"$2\" > \"$1\" && chmod 755 \"$1\"";
+    let written = Command::new("sh").args(["-ec", write, "sh"]).arg(&script).arg(text).status().unwrap();
+    assert!(written.success());
     let output = again_as_nobody_with_path(name, &sandbox.dir("home"), &programs);
     let left = sandbox.mounts();
     passed(&output);

@@ -1,6 +1,7 @@
 //! What can go wrong with objects.
 
 use crate::{ObjectId, ObjectKind};
+use selvedge_mountpoint::shown;
 use std::io;
 use std::path::PathBuf;
 
@@ -55,7 +56,7 @@ pub enum StoreError {
     #[error("cannot encode: {0}")]
     Encode(#[source] DecodeError),
     /// The object database failed.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown(path))]
     Database {
         /// The database file.
         path: PathBuf,
@@ -66,7 +67,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// A system call failed.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown(path))]
     Io {
         /// The file or directory.
         path: PathBuf,

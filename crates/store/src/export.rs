@@ -10,6 +10,7 @@ mod walk;
 pub use snapshot::{SnapshotSource, StoredFile};
 pub use source::{FileReader, Node, Shape, Source, SourceError};
 
+use selvedge_mountpoint::shown;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -54,7 +55,7 @@ pub enum ExportError {
     #[error("the destination is not empty")]
     NotEmpty,
     /// Something in the destination cannot be read or written.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown(path))]
     Destination {
         /// What, relative to the destination.
         path: PathBuf,
@@ -65,7 +66,7 @@ pub enum ExportError {
         source: io::Error,
     },
     /// The tree cannot be read.
-    #[error("{}: cannot read the tree", path.display())]
+    #[error("{}: cannot read the tree", shown(path))]
     Source {
         /// What, relative to the tree's root.
         path: PathBuf,

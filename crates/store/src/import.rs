@@ -13,7 +13,7 @@ use globset::GlobSet;
 use numbers::Numbers;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use selvedge_mountpoint::mountinfo;
+use selvedge_mountpoint::{mountinfo, shown};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
@@ -72,7 +72,7 @@ pub struct ImportReport {
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The source is not there, or is no directory.
-    #[error("{}: cannot import", path.display())]
+    #[error("{}: cannot import", shown(path))]
     Source {
         /// The source.
         path: PathBuf,
@@ -81,13 +81,13 @@ pub enum ImportError {
         source: io::Error,
     },
     /// The source was removed while it was read.
-    #[error("{}: the directory vanished while it was imported", path.display())]
+    #[error("{}: the directory vanished while it was imported", shown(path))]
     Vanished {
         /// The source.
         path: PathBuf,
     },
     /// Something in the source cannot be read.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown(path))]
     Unreadable {
         /// What, below the source.
         path: PathBuf,
@@ -98,7 +98,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// The source holds something no snapshot can.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {reason}", shown(path))]
     Unsupported {
         /// What, below the source.
         path: PathBuf,

@@ -42,7 +42,9 @@ pub use lock::{LockError, ThreadLock};
 pub use name::{NameError, ThreadName};
 pub use object::ObjectKind;
 pub use refs::{NewState, Refs, RefsError, ThreadRef};
-pub use repository::{Created, DIRECTORY_NAME, FORMAT_VERSION, OpenOptions, Repository, RepositoryError};
+pub use repository::{
+    Created, DIRECTORY_NAME, Discovery, FORMAT_VERSION, OpenOptions, Repository, RepositoryError,
+};
 pub use snapshot::Snapshot;
 pub use store::{ResolveError, Store};
 pub use time::Timestamp;

@@ -3,6 +3,7 @@
 use crate::{Repository, ThreadId};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use selvedge_mountpoint::shown;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,7 +27,7 @@ pub enum LockError {
         pid: Option<u32>,
     },
     /// The lock file cannot be made or locked.
-    #[error("{}: cannot lock", path.display())]
+    #[error("{}: cannot lock", shown(path))]
     Io {
         /// The lock file.
         path: PathBuf,

@@ -4,6 +4,7 @@ use crate::latch::Latch;
 use crate::sqlite::{self, Sync};
 use crate::{FIRST_NEW_INO, LayerId, ObjectId, ThreadId, ThreadName};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use selvedge_mountpoint::shown;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -64,7 +65,7 @@ pub enum RefsError {
         name: ThreadName,
     },
     /// A row that makes no sense.
-    #[error("{}: thread {name} is damaged: {reason}", path.display())]
+    #[error("{}: thread {name} is damaged: {reason}", shown(path))]
     Damaged {
         /// The database file.
         path: PathBuf,
@@ -74,13 +75,13 @@ pub enum RefsError {
         reason: String,
     },
     /// No inode numbers are left.
-    #[error("{}: no inode numbers are left", path.display())]
+    #[error("{}: no inode numbers are left", shown(path))]
     NumbersExhausted {
         /// The database file.
         path: PathBuf,
     },
     /// An earlier write failed; nothing more is written, because what the disk holds is unknown.
-    #[error("{}: no more changes are accepted after an earlier failure: {cause}", path.display())]
+    #[error("{}: no more changes are accepted after an earlier failure: {cause}", shown(path))]
     Latched {
         /// The database file.
         path: PathBuf,
@@ -88,7 +89,7 @@ pub enum RefsError {
         cause: String,
     },
     /// The database failed.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown(path))]
     Database {
         /// The database file.
         path: PathBuf,

@@ -9,6 +9,8 @@ pub(crate) use check::network;
 
 use crate::backend::LocalBackend;
 use crate::{LayerId, Refs, RefsError, Store, StoreError};
+pub use discover::Discovery;
+use selvedge_mountpoint::shown;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,13 +42,13 @@ pub struct OpenOptions<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
     /// There is none.
-    #[error("{}: no Selvedge repository (there is no .selvedge directory in it)", path.display())]
+    #[error("{}: no Selvedge repository (there is no .selvedge directory in it)", shown(path))]
     NotFound {
         /// The directory looked into.
         path: PathBuf,
     },
     /// `.selvedge` is there, but is no repository.
-    #[error("{}: not a Selvedge repository: {reason}", path.display())]
+    #[error("{}: not a Selvedge repository: {reason}", shown(path))]
     Invalid {
         /// The `.selvedge` directory.
         path: PathBuf,
@@ -54,7 +56,7 @@ pub enum RepositoryError {
         reason: String,
     },
     /// Made by another version of the program.
-    #[error("{}: the repository has format version {found}, this program knows version {known}", path.display())]
+    #[error("{}: the repository has format version {found}, this program knows version {known}", shown(path))]
     Format {
         /// The `.selvedge` directory.
         path: PathBuf,
@@ -64,7 +66,7 @@ pub enum RepositoryError {
         known: u32,
     },
     /// It belongs to another user and is not listed as safe.
-    #[error("{}: the repository belongs to uid {owner}, not to you (uid {user})", path.display())]
+    #[error("{}: the repository belongs to uid {owner}, not to you (uid {user})", shown(path))]
     ForeignOwner {
         /// The `.selvedge` directory.
         path: PathBuf,
@@ -74,7 +76,7 @@ pub enum RepositoryError {
         user: u32,
     },
     /// Others may write it and it is not listed as safe.
-    #[error("{}: the repository is writable by others (mode {mode:o})", path.display())]
+    #[error("{}: the repository is writable by others (mode {mode:o})", shown(path))]
     WritableByOthers {
         /// The `.selvedge` directory, or what in it others may write.
         path: PathBuf,
@@ -82,13 +84,13 @@ pub enum RepositoryError {
         mode: u32,
     },
     /// It lies on a FUSE mount of ours.
-    #[error("{}: the repository lies on a Selvedge mount", path.display())]
+    #[error("{}: the repository lies on a Selvedge mount", shown(path))]
     OnSelvedgeMount {
         /// The directory.
         path: PathBuf,
     },
     /// It lies on a file system where locks and shared memory between processes do not work.
-    #[error("{}: the repository lies on a network file system ({file_system})", path.display())]
+    #[error("{}: the repository lies on a network file system ({file_system})", shown(path))]
     OnNetwork {
         /// The directory.
         path: PathBuf,
@@ -96,7 +98,7 @@ pub enum RepositoryError {
         file_system: String,
     },
     /// The caller may not write it, or the disk is read-only.
-    #[error("{}: the repository cannot be written", path.display())]
+    #[error("{}: the repository cannot be written", shown(path))]
     Unwritable {
         /// The `.selvedge` directory.
         path: PathBuf,
@@ -105,7 +107,7 @@ pub enum RepositoryError {
         source: io::Error,
     },
     /// A system call failed.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown(path))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -151,7 +153,7 @@ impl Repository {
     /// The nearest directory at or above `start` that holds a `.selvedge`. The search ends at a
     /// directory of another owner, and passes over directories on FUSE mounts, which it asks
     /// nothing.
-    pub fn discover(start: &Path) -> Option<PathBuf> {
+    pub fn discover(start: &Path) -> Discovery {
         discover::discover(start)
     }
 

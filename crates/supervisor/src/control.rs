@@ -241,6 +241,7 @@ impl Running {
         let error = |failure: selvedge_worker_proto::Failure| CallError::Failed {
             kind: failure.kind,
             message: failure.message,
+            hint: failure.hint,
         };
         match self.pending.remove(&id) {
             Some(Pending::Status { reply, .. }) => {

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use selvedge_mountpoint::shown;
 use selvedge_worker_proto::Failure;
 
 use crate::{Cancel, ExitReport};
@@ -66,13 +67,13 @@ impl SpawnSpec {
 #[non_exhaustive]
 pub enum SpawnError {
     /// There is no such program.
-    #[error("the worker program {program:?} does not exist")]
+    #[error("the worker program {} does not exist", shown(program))]
     Missing {
         /// The program.
         program: PathBuf,
     },
     /// The program cannot be executed.
-    #[error("the worker program {program:?} cannot be executed: {source}")]
+    #[error("the worker program {} cannot be executed: {source}", shown(program))]
     NotExecutable {
         /// The program.
         program: PathBuf,

@@ -57,6 +57,8 @@ pub enum CallError {
         kind: ErrorKind,
         /// For people.
         message: String,
+        /// What they can do about it; may be empty.
+        hint: String,
     },
     /// It answered something else.
     #[error("the worker talks nonsense: {0}")]

@@ -105,7 +105,7 @@ impl ViewError {
     }
 
     /// Whether the disk had no room: the one failed commit after which nothing is in doubt.
-    pub(crate) fn is_disk_full(&self) -> bool {
+    pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Catalog(error) => error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
             Self::Host { source, .. } => {

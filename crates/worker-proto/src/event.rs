@@ -102,15 +102,26 @@ pub struct Failure {
     pub kind: ErrorKind,
     /// One sentence for people, without a trailing full stop.
     pub message: String,
+    /// What to do next; empty where there is nothing to say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hint: String,
 }
 
 impl Failure {
     /// The longest message kept, in bytes: escaped as JSON it grows at most sixfold, and still fits a frame.
     pub const MAX_MESSAGE: usize = 8 * 1024;
+    /// The longest hint kept, in bytes.
+    pub const MAX_HINT: usize = 1024;
 
     /// A failure whose message is cut to [`Self::MAX_MESSAGE`].
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: cut(message.into(), Self::MAX_MESSAGE) }
+        Self { kind, message: cut(message.into(), Self::MAX_MESSAGE), hint: String::new() }
+    }
+
+    /// This failure with what to do next, cut to [`Self::MAX_HINT`].
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: cut(hint.into(), Self::MAX_HINT), ..self }
     }
 }
 
@@ -215,7 +226,8 @@ mod tests {
 
     #[test]
     fn the_longest_failure_fits_a_frame() {
-        let event = Event::failed(ErrorKind::Failed, "\u{0}".repeat(MAX_BODY));
+        let long = "\u{0}".repeat(MAX_BODY);
+        let event = Event::Failed(Failure::new(ErrorKind::Failed, long.as_str()).hint(long));
         assert!(Envelope::new(u64::MAX, event).to_json().unwrap().len() <= MAX_BODY);
     }
 

@@ -8,6 +8,7 @@
 //! The layers can be used apart: [`frame`] is pure (bytes to frames and back), [`envelope`] turns frames into
 //! messages, [`mod@channel`] moves both, with descriptors and deadlines, over a Unix stream socket.
 
+pub mod advice;
 pub mod channel;
 pub mod command;
 pub mod envelope;
@@ -16,6 +17,7 @@ pub mod event;
 pub mod frame;
 pub mod wire_path;
 
+pub use advice::advice;
 pub use channel::{Received, Receiver, RecvError, SendError, Sender, channel};
 pub use command::Command;
 pub use envelope::{DecodeError, Envelope, Message};

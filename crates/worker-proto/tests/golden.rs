@@ -67,7 +67,9 @@ fn every_command_and_event_is_written_and_read_as_ever() {
     check(
         "event-mount-error",
         0,
-        Event::MountError(Failure::new(ErrorKind::Conflict, "\"/w\" is not empty")),
+        Event::MountError(
+            Failure::new(ErrorKind::Conflict, "/w is not empty").hint("choose an empty directory"),
+        ),
     );
     check("event-status-ok", 0, Event::StatusOk(status()));
     check("event-stopping", 0, Event::Stopping {});

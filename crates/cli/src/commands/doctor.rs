@@ -14,6 +14,7 @@ use crate::environment::{Environment, is_executable};
 use crate::error::{CliError, Result};
 use crate::record::Record;
 use crate::runtime::RuntimeDir;
+use crate::sys;
 use crate::ui::{show, show_os};
 use crate::worker_program;
 
@@ -46,7 +47,7 @@ impl Check {
     }
 
     fn from_error(check: &'static str, error: CliError) -> Self {
-        Self { check, ok: false, detail: error.message, fix: error.hint }
+        Self { check, ok: false, detail: error.message, fix: Some(error.hint) }
     }
 }
 
@@ -163,6 +164,16 @@ fn permission(environment: &Environment, privileged: bool) -> Check {
             name,
             "this process is not root and there is no helper",
             "install the fuse3 package (apt install fuse3), or mount as root",
+        );
+    }
+    if !sys::has_user_name(rustix::process::getuid().as_raw()) {
+        return Check::bad(
+            name,
+            format!(
+                "user {} has no name, and the helper mounts for nobody without",
+                rustix::process::getuid().as_raw()
+            ),
+            "as root: give the user an entry in /etc/passwd",
         );
     }
     let others = if allows_other(&std::fs::read("/etc/fuse.conf").unwrap_or_default()) {

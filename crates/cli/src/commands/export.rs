@@ -185,7 +185,10 @@ fn ask_worker(
                     ..ExportReport::default()
                 });
             }
-            other => return Err(CliError::failed(format!("an export was answered with {other:?}"))),
+            other => {
+                return Err(CliError::failed(format!("an export was answered with {other:?}"))
+                    .hint("use the version of selvedge that made the mount"));
+            }
         }
         reply = client.answer(Instant::now() + IDLE)?;
     }
@@ -228,7 +231,10 @@ impl Destination {
                     .map_err(|errno| CliError::io(&tried, &errno.into()))?;
                 (fd, true)
             }
-            Err(Errno::NOTDIR) => return Err(CliError::conflict(format!("{tried}: it is not a directory"))),
+            Err(Errno::NOTDIR) => {
+                return Err(CliError::conflict(format!("{tried}: it is not a directory"))
+                    .hint("choose an empty directory, or one that does not exist yet"));
+            }
             Err(errno) => return Err(CliError::io(&tried, &errno.into())),
         };
         let destination = Self { path, fd, made };
@@ -263,7 +269,8 @@ fn resolved_parent(path: &Path) -> Result<PathBuf> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(parent, flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::NOENT => CliError::not_found(format!("there is no directory {}", show(parent))),
+        Errno::NOENT => CliError::not_found(format!("there is no directory {}", show(parent)))
+            .hint("make it first; only the last directory of the path is made by export"),
         errno => CliError::io(format!("cannot open {}", show(parent)), &errno.into()),
     })?;
     resolved(fd.as_fd())

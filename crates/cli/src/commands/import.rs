@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use selvedge_store::import::{ImportOptions, ImportReport, import};
 use selvedge_store::{NewState, RefsError, Repository, ThreadLock, ThreadName, ThreadRef};
+use selvedge_worker_proto::ErrorKind;
 use serde::Serialize;
 
 use crate::context::{Context, absolute, refuse_selvedge_mount, refuse_way_into_repository};
@@ -113,9 +114,10 @@ impl Before {
             Err(error) => return Err(error.into()),
         };
         let lock = ThreadLock::try_acquire(repository, &thread.id).map_err(|error| {
-            CliError::from(error).context(format!("cannot import into thread {name}")).hint(format!(
-                "unmount it first (selvedge unmount {name}), or import into another with --thread"
-            ))
+            CliError::from(error).context(format!("cannot import into thread {name}")).hint_if(
+                ErrorKind::Conflict,
+                format!("unmount it first (selvedge unmount {name}), or import into another with --thread"),
+            )
         })?;
         // Looked up again: it may have changed before it was locked.
         let thread = repository
@@ -139,15 +141,23 @@ fn point(
     report: &ImportReport,
 ) -> Result<()> {
     let refs = repository.refs();
-    match before {
+    let moved = match before {
         None => refs.create_thread(name, &report.snapshot, &[]),
         Some(before) => {
             let new = NewState { snapshot: report.snapshot, layers: Vec::new(), upper: None };
             refs.update_thread(&before.thread, &new)
         }
+    };
+    let tried = || format!("cannot point thread {name} at the snapshot");
+    match moved {
+        Ok(_) => Ok(()),
+        // It was not there when this import began.
+        Err(RefsError::Exists { .. }) => {
+            Err(CliError::conflict(format!("{}: another command made the thread meanwhile", tried()))
+                .hint("import again: what is stored already is not read twice"))
+        }
+        Err(error) => Err(CliError::from(error).context(tried())),
     }
-    .map(|_| ())
-    .map_err(|error| CliError::from(error).context(format!("cannot point thread {name} at the snapshot")))
 }
 
 /// Names what the snapshot does not have, or has otherwise than the user may expect.
@@ -160,7 +170,10 @@ fn mention(ui: Ui, source: &Path, report: &ImportReport) {
 fn patterns(globs: &[OsString]) -> Result<GlobSet> {
     let mut set = GlobSetBuilder::new();
     for text in globs {
-        let bad = |why: String| CliError::usage(format!("--exclude {}: {why}", show_os(text)));
+        let bad = |why: String| {
+            CliError::usage(format!("--exclude {}: {why}", show_os(text)))
+                .hint("patterns are like a shell's: * ? [abc] {one,other} and ** across slashes; \\ before one takes it as it is")
+        };
         let pattern = text.to_str().ok_or_else(|| bad("it is not UTF-8".to_owned()))?;
         let trimmed = pattern.trim_start_matches('/');
         let anywhere = (!pattern.contains('/')).then(|| format!("**/{trimmed}"));
@@ -172,7 +185,9 @@ fn patterns(globs: &[OsString]) -> Result<GlobSet> {
             set.add(glob);
         }
     }
-    set.build().map_err(|error| CliError::usage(format!("--exclude: {error}")))
+    set.build().map_err(|error| {
+        CliError::usage(format!("--exclude: {error}")).hint("give fewer or simpler patterns")
+    })
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub fn run(context: &Context, args: InitArgs) -> Result<()> {
             CliError::not_found(format!("{what}: there is no such directory"))
                 .hint("make the directory first")
         } else {
-            CliError::conflict(format!("{what}: it is not a directory"))
+            CliError::conflict(format!("{what}: it is not a directory")).hint("name a directory")
         });
     }
     let (repository, created) = Repository::init(&directory)?;

@@ -40,10 +40,10 @@ pub struct MountArgs {
     #[arg(long)]
     read_only: bool,
     /// Let other users in, as far as permissions allow [default for root]
-    #[arg(long, overrides_with = "no_allow_other")]
+    #[arg(long, conflicts_with = "no_allow_other")]
     allow_other: bool,
     /// Keep other users out, root included [default for others]
-    #[arg(long, overrides_with = "allow_other")]
+    #[arg(long)]
     no_allow_other: bool,
     /// Let set-user-id and set-group-id bits take effect (root only)
     #[arg(long)]
@@ -147,9 +147,7 @@ fn refuse_mounted(context: &Context, repository: &Repository, thread: &ThreadRef
         return Err(CliError::conflict(format!("it is mounted already, on {place}"))
             .hint(format!("use it there, or unmount it first: selvedge unmount {}", thread.name)));
     }
-    ThreadLock::try_acquire(repository, &thread.id)
-        .map(drop)
-        .map_err(|error| CliError::from(error).hint("wait until it has ended, or unmount the thread there"))
+    ThreadLock::try_acquire(repository, &thread.id).map(drop).map_err(CliError::from)
 }
 
 /// The directory to mount on.
@@ -182,6 +180,8 @@ fn parent_of(path: &Path) -> Result<PathBuf> {
     let fd = rustix::fs::open(parent, flags, Mode::empty()).map_err(|errno| match errno {
         Errno::NOENT => CliError::not_found(format!("there is no directory {}", show(parent)))
             .hint("make it first; only the last directory of the path is made by mount"),
+        Errno::NOTDIR => CliError::conflict(format!("{} is not a directory", show(parent)))
+            .hint("choose an empty directory, or one that does not exist yet"),
         errno => CliError::io(format!("cannot open {}", show(parent)), &errno.into()),
     })?;
     resolved(fd.as_fd())

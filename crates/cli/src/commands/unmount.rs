@@ -95,9 +95,12 @@ fn take_down(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<()> {
                 _ => std::thread::sleep(Duration::from_millis(20)),
             },
             Err(ConnectError::Gone) => {
+                let holder = record.supervisor.pid;
                 return Err(CliError::timed_out(format!(
-                    "process {}, which holds the mount, does not listen",
-                    record.supervisor.pid
+                    "process {holder}, which holds the mount, does not listen"
+                ))
+                .hint(format!(
+                    "if it stays so, end it (kill -9 {holder}): its worker then unmounts by itself"
                 )));
             }
             Err(ConnectError::Silent(error)) => return Err(error),
@@ -106,7 +109,8 @@ fn take_down(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<()> {
     let request = Request::Unmount { mount: record.id.clone(), force };
     match client.ask(request, &[], Instant::now() + UNMOUNT)? {
         Reply::Unmounted {} => Ok(()),
-        other => Err(CliError::failed(format!("an unmount was answered with {other:?}"))),
+        other => Err(CliError::failed(format!("an unmount was answered with {other:?}"))
+            .hint("use the version of selvedge that made the mount")),
     }
 }
 
@@ -130,7 +134,10 @@ impl Wanted {
         }
         let name = what
             .to_str()
-            .ok_or_else(|| CliError::usage(format!("{} is no thread name", show_os(what))))?
+            .ok_or_else(|| {
+                CliError::usage(format!("{} is no thread name", show_os(what)))
+                    .hint("a directory is told apart from a thread by a slash: ./DIR")
+            })?
             .parse::<ThreadName>()
             .map_err(|error| {
                 CliError::from(error).hint("a directory is told apart from a thread by a slash: ./DIR")

@@ -84,6 +84,7 @@ impl Client {
         let holder = self.pid;
         self.sender.send(Envelope::new(id, request), fds, Some(deadline)).map_err(|error| {
             CliError::failed(format!("cannot ask process {holder}, which holds the mount: {error}"))
+                .hint("selvedge list shows how the mount is")
         })?;
         self.answer(deadline)
     }
@@ -103,7 +104,8 @@ impl Client {
                 "try again; if it stays so, end it (kill -9 {holder}): its worker then unmounts by itself"
             ))),
             Err(error) => {
-                Err(CliError::failed(format!("lost process {holder}, which holds the mount: {error}")))
+                Err(CliError::failed(format!("lost process {holder}, which holds the mount: {error}"))
+                    .hint("selvedge list shows how the mount is, and cleans up if that process has died"))
             }
         }
     }

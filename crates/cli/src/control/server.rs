@@ -183,7 +183,10 @@ fn serve(socket: OwnedFd, host: &dyn Host) {
                     _ => 0,
                 };
                 let answer = Answer { sender: sender.clone(), id };
-                answer.fail(CliError::usage(format!("the request makes no sense: {error}")));
+                answer.fail(
+                    CliError::usage(format!("the request makes no sense: {error}"))
+                        .hint("use the version of selvedge that made the mount"),
+                );
                 if !error.is_recoverable() {
                     return;
                 }

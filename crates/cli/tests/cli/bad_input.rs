@@ -102,8 +102,88 @@ fn a_missing_source_is_refused() {
     let sandbox = Sandbox::new();
     let before = sandbox.json(["thread", "show", "main"]);
     sandbox.run(["import", "../missing"]).fails(3).saying("missing");
-    sandbox.run(["import", "file"]).fails(1).saying("file");
+    sandbox.run(["import", "file"]).fails(4).saying("file").saying("name the directory");
     assert_eq!(sandbox.json(["thread", "show", "main"]), before);
+}
+
+#[test]
+fn every_refusal_says_what_to_do_next() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.repo().join("no-repository")).unwrap();
+    fs::create_dir(sandbox.repo().join("no-repository/.selvedge")).unwrap();
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["import", "/nosuch"], 3, "name a directory that exists"),
+        (&["import", "file"], 4, "name the directory that holds it"),
+        (&["import", "--exclude", "a["], 2, "patterns are like a shell's"),
+        (&["--repo", "/nonexistent", "thread", "list"], 3, "does not exist"),
+        (&["--repo", "no-repository", "thread", "list"], 1, "selvedge init"),
+        (&["thread", "create", "a", "--from", "0123456789"], 3, "selvedge thread list"),
+        (&["thread", "create", "a", "--from", "x/y"], 2, "hexadecimal"),
+        (&["export", "main", "file"], 4, "choose an empty directory"),
+        (&["export", "main", "/nosuch/x"], 3, "make it first"),
+        (&["export", "main", "/proc/x"], 1, "look at how it is written"),
+        (&["mount", "main", "/proc/x", "--foreground"], 1, "look at how it is written"),
+        (&["mount", "main", "file/x", "--foreground"], 4, "choose an empty directory"),
+        (&["mount", "main", "../m", "--foreground", "--allow-other", "--no-allow-other"], 2, "Usage: "),
+    ];
+    for (words, code, hint) in cases {
+        let refused = sandbox.run(*words).fails(*code);
+        let said = refused.stderr.split_once("hint: ").expect("a hint").1;
+        assert!(said.contains(hint), "{hint:?} is not in {refused:?}");
+    }
+    let environment: &[(&str, &str, i32, &str)] = &[
+        ("SELVEDGE_FUSE_WORKER_STOP_GRACE_MS", "soon", 2, "give a whole number"),
+        ("SELVEDGE_FUSE_WORKER_CRASH_AT", "nowhere", 2, "name a point that exists"),
+        ("SELVEDGE_LOG", "=[", 2, "use a level"),
+        ("SELVEDGE_LOG_FILE", "/nosuch/log", 1, "SELVEDGE_LOG_FILE"),
+        ("SELVEDGE_RUNTIME_DIR", "relative", 2, "write the path from / on"),
+        ("SELVEDGE_RUNTIME_DIR", "/dev/null", 5, "set SELVEDGE_RUNTIME_DIR"),
+    ];
+    for (name, value, code, hint) in environment {
+        let mut command = sandbox.command();
+        command.args(["mount", "main", "../m", "--foreground"]).env(name, value);
+        let refused = finish(&mut command).fails(*code);
+        let said = refused.stderr.split_once("hint: ").expect("a hint").1;
+        assert!(said.contains(hint) && !said.contains("chmod"), "{hint:?} is not in {refused:?}");
+    }
+    assert!(!sandbox.path("m").exists() && sandbox.mounts().is_empty() && sandbox.records().is_empty());
+}
+
+#[test]
+fn a_full_standard_output_and_a_deleted_current_directory_are_said() {
+    let sandbox = Sandbox::new();
+    let run = |script: &str| {
+        let mut shell = sandbox.program("sh");
+        finish(shell.args(["-ec", script, SELVEDGE]))
+    };
+    let refused = run("\"$0\" thread list > /dev/full").fails(1);
+    refused.saying("No space left").saying("hint: send the output");
+    let refused = run("mkdir ../gone; cd ../gone; rmdir ../gone; \"$0\" thread list").fails(1);
+    refused.saying("hint: it was deleted");
+}
+
+#[test]
+fn of_two_first_imports_at_once_one_makes_the_thread_and_the_other_says_so() {
+    let sandbox = Sandbox::new();
+    for number in 0..300 {
+        fs::write(sandbox.repo().join(format!("{number}")), vec![b'x'; number]).unwrap();
+    }
+    for round in 0..10 {
+        let thread = format!("new{round}");
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let imports: Vec<_> = (0..2)
+                .map(|_| scope.spawn(|| sandbox.run(["import", "--thread", thread.as_str()])))
+                .collect();
+            imports.into_iter().map(|import| import.join().unwrap()).collect()
+        });
+        let refused: Vec<_> = outcomes.into_iter().filter(|outcome| outcome.code() != 0).collect();
+        assert!(refused.len() < 2, "{refused:?}");
+        if let Some(refused) = refused.into_iter().next() {
+            // It came while the other had locked the thread already, or it came too late to make it.
+            refused.fails(4).saying("hint: ");
+            return;
+        }
+    }
 }
 
 #[test]
@@ -154,9 +234,7 @@ fn a_mount_that_fails_removes_the_directory_it_made() {
 fn a_directory_made_for_a_mount_goes_even_if_its_maker_is_killed_at_once() {
     let sandbox = Sandbox::new();
     // Never ready, and gone with its supervisor.
-    let worker = sandbox.path("worker");
-    fs::write(&worker, "#!/bin/sh\nexec cat\n").unwrap();
-    fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).unwrap();
+    let worker = sandbox.script("worker", "exec cat");
     let made = sandbox.path("made");
     for _ in 0..5 {
         let mut command = sandbox.command();
@@ -353,6 +431,6 @@ fn the_search_for_a_repository_stops_at_another_owners_directory() {
     chown(&theirs, Some(65_534), None).unwrap();
     let mut command = sandbox.command();
     command.current_dir(theirs.join("mine")).args(["thread", "list"]);
-    finish(&mut command).fails(3).saying("no .selvedge");
+    finish(&mut command).fails(3).saying("no .selvedge").saying("where the search stops");
     assert_eq!(fs::metadata(SELVEDGE).unwrap().mode() & 0o111, 0o111);
 }

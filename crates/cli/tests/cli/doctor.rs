@@ -81,6 +81,13 @@ fn a_missing_helper_is_said_to_those_who_need_it() {
 }
 
 #[test]
+fn a_user_without_a_name_is_told_that_the_helper_refuses_them() {
+    let sandbox = Sandbox::of_user(54_321);
+    let outcome = finish(sandbox.command().args(["--json", "doctor"]));
+    assert_bad(&outcome, "permission", "user 54321 has no name");
+}
+
+#[test]
 fn a_helper_without_its_set_user_id_bit_is_said() {
     let sandbox = Sandbox::unprivileged();
     let programs = sandbox.path("home");

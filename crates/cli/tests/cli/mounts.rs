@@ -1,7 +1,7 @@
 //! Mounting, listing, unmounting, exporting what is mounted, and cleaning up after processes that died.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -140,18 +140,11 @@ fn ctrl_c_sigterm_and_hanging_up_unmount_cleanly() {
     }
 }
 
-/// A worker that says nothing, and is gone with its supervisor.
-fn silent_worker(sandbox: &Sandbox) -> std::path::PathBuf {
-    let worker = sandbox.path("worker");
-    fs::write(&worker, "#!/bin/sh\nexec sleep 60\n").unwrap();
-    fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).unwrap();
-    worker
-}
-
 #[test]
 fn a_mount_that_is_being_made_ends_at_once_by_signal_and_by_unmount() {
     let sandbox = Sandbox::new();
-    let worker = silent_worker(&sandbox);
+    // Says nothing, whatever it is asked.
+    let worker = sandbox.script("worker", "exec sleep 60");
     let made = sandbox.path("made");
     for way in [Some(Signal::INT), Some(Signal::TERM), Some(Signal::HUP), None] {
         let mut command = sandbox.command();

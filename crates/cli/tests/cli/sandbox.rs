@@ -56,14 +56,18 @@ impl Sandbox {
 
     /// As [`Self::new`], everything owned and run by an ordinary user.
     pub(crate) fn unprivileged() -> Self {
-        const USER: u32 = 65_534;
+        Self::of_user(65_534)
+    }
+
+    /// As [`Self::unprivileged`], for the user of that number.
+    pub(crate) fn of_user(user: u32) -> Self {
         open_device_to_everybody();
         let mut sandbox = Self::empty();
         std::fs::set_permissions(sandbox.root(), std::fs::Permissions::from_mode(0o755)).unwrap();
         for path in [sandbox.root().to_owned(), sandbox.path("home"), sandbox.path("repo")] {
-            std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
+            std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
         }
-        sandbox.user = Some(USER);
+        sandbox.user = Some(user);
         sandbox.fill();
         sandbox
     }
@@ -118,6 +122,16 @@ impl Sandbox {
             command.uid(user).gid(user);
         }
         command
+    }
+
+    /// Makes an executable script. Another process writes it: a descriptor of this one, which a test beside it
+    /// inherits while it starts a program, would make the script's start fail with ETXTBSY.
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod 755 \"$1\"";
+        let written = Command::new("sh").args(["-ec", write, "sh"]).arg(&path).arg(text).status().unwrap();
+        assert!(written.success());
+        path
     }
 
     /// Runs the command to its end.
@@ -296,8 +310,8 @@ impl Outcome {
         self
     }
 
-    /// It failed with this exit code, and its error is one that people can use: one line, and says nothing of
-    /// our insides.
+    /// It failed with this exit code, and its error is one that people can use: one line and what to do
+    /// next, and nothing of our insides.
     #[track_caller]
     pub(crate) fn fails(self, code: i32) -> Self {
         assert_eq!(self.code(), code, "{self:?}");
@@ -305,6 +319,7 @@ impl Outcome {
         for word in ["panicked", "os error", "unwrap", "RUST_BACKTRACE"] {
             assert!(!self.stderr.contains(word), "{self:?}");
         }
+        assert!(["hint: ", "\"hint\":\""].iter().any(|hint| self.stderr.contains(hint)), "{self:?}");
         self
     }
 

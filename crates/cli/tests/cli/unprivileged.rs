@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, finish};
+use crate::sandbox::{SELVEDGE, Sandbox, finish};
 
 #[test]
 fn an_ordinary_user_mounts_changes_lists_and_unmounts() {
@@ -71,4 +71,28 @@ fn without_the_helper_an_ordinary_user_is_told_so() {
     assert!([1, 5].contains(&outcome.code()), "{outcome:?}");
     assert!(outcome.stderr.contains("fusermount3"), "{outcome:?}");
     assert!(!sandbox.path("m").exists() && sandbox.mounts().is_empty());
+}
+
+#[test]
+fn what_the_helper_refuses_comes_with_what_to_do() {
+    let sandbox = Sandbox::unprivileged();
+    let mount = ["mount", "main", "../m", "--foreground"];
+    let allow_other = sandbox.run(mount.iter().chain(&["--allow-other"]));
+    if allow_other.code() != 0 {
+        allow_other.fails(5).saying("user_allow_other").saying("hint: mount without --allow-other");
+    }
+    let mut powerless = sandbox.program("setpriv");
+    powerless.args(["--no-new-privs", SELVEDGE]).args(mount);
+    finish(&mut powerless).fails(5).saying("no_new_privs").saying("hint: start selvedge without");
+    fs::create_dir(sandbox.path("theirs")).unwrap();
+    sandbox
+        .run(["mount", "main", "../theirs", "--foreground"])
+        .fails(5)
+        .saying("hint: choose a directory that");
+    sandbox.run(["mount", "main", "../theirs/m", "--foreground"]).fails(5).saying("hint: ");
+    let nameless = Sandbox::of_user(54_321);
+    nameless.run(mount).fails(5).saying("hint: give this user an entry");
+    for sandbox in [&sandbox, &nameless] {
+        assert!(!sandbox.path("m").exists() && sandbox.mounts().is_empty() && sandbox.records().is_empty());
+    }
 }

@@ -40,6 +40,7 @@ pub(crate) fn check_destination(dest: &OwnedFd, identity: &MountIdentity) -> Res
         Ok(covering) if covering.device == identity.device => Err(Refusal::new(
             ErrorKind::Conflict,
             "the destination lies in the mount of the thread that is to be exported",
+            "choose a directory outside the mount",
         )),
         _ => Ok(()),
     }
@@ -61,7 +62,7 @@ pub(crate) fn start(
     };
     match thread::Builder::new().name("export".into()).spawn(run) {
         Ok(_) => Ok(()),
-        Err(error) => Err(Refusal::new(ErrorKind::Failed, format!("cannot start a thread: {error}"))),
+        Err(error) => Err(Refusal::system("cannot start a thread", &error)),
     }
 }
 

@@ -2,13 +2,11 @@
 
 use std::error::Error;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 
-use selvedge_mountpoint::{MountError, MountpointError, escape_for_print};
+use selvedge_mountpoint::{MountError, MountpointError};
 use selvedge_store::{LockError, RefsError, RepositoryError};
 use selvedge_view::ViewError;
-use selvedge_worker_proto::ErrorKind;
+use selvedge_worker_proto::{ErrorKind, Failure, advice};
 
 use crate::session::SessionError;
 
@@ -19,18 +17,26 @@ pub(crate) struct Refusal {
     pub(crate) kind: ErrorKind,
     /// One sentence for people.
     pub(crate) message: String,
+    /// What they can do about it.
+    pub(crate) hint: String,
 }
 
 impl Refusal {
-    /// A refusal in the worker's own words.
-    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+    /// A refusal in the worker's own words, with what to do about it.
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: hint.into() }
+    }
+
+    /// What the system answered when `tried`.
+    pub(crate) fn system(tried: &str, source: &io::Error) -> Self {
+        Self::new(kind_of_io(source), format!("{tried}: {source}"), advice(source))
     }
 }
 
-/// A path as a message shows it: in quotes, and harmless to a terminal.
-pub(crate) fn shown(path: &Path) -> String {
-    format!("\"{}\"", escape_for_print(path.as_os_str().as_bytes()))
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.kind, refusal.message).hint(refusal.hint)
+    }
 }
 
 /// An error with all its causes as one sentence. A cause that the text before it tells already is not repeated.
@@ -56,65 +62,89 @@ fn kind_of_io(error: &io::Error) -> ErrorKind {
     }
 }
 
+const DAMAGED: &str =
+    "keep a copy of .selvedge as it is; what other threads and snapshots have is not touched";
+const NEWER: &str = "use the version of selvedge that made it, or a newer one";
+
 impl From<RepositoryError> for Refusal {
     fn from(error: RepositoryError) -> Self {
-        let kind = match &error {
-            RepositoryError::NotFound { .. } => ErrorKind::NotFound,
-            RepositoryError::ForeignOwner { .. }
-            | RepositoryError::WritableByOthers { .. }
-            | RepositoryError::Unwritable { .. } => ErrorKind::NotPermitted,
-            RepositoryError::OnSelvedgeMount { .. } => ErrorKind::Conflict,
-            RepositoryError::Io { source, .. } => kind_of_io(source),
-            _ => ErrorKind::Failed,
+        let (kind, hint) = match &error {
+            RepositoryError::NotFound { .. } => {
+                (ErrorKind::NotFound, "make a repository with selvedge init, or name another with --repo")
+            }
+            RepositoryError::ForeignOwner { .. } | RepositoryError::WritableByOthers { .. } => {
+                (ErrorKind::NotPermitted, "list it in your own configuration, if you trust it")
+            }
+            RepositoryError::Unwritable { source, .. } => (ErrorKind::NotPermitted, advice(source)),
+            RepositoryError::OnSelvedgeMount { .. } => (ErrorKind::Conflict, "keep the repository elsewhere"),
+            RepositoryError::OnNetwork { .. } => (ErrorKind::Failed, "keep the repository on a local disk"),
+            RepositoryError::Io { source, .. } => (kind_of_io(source), advice(source)),
+            RepositoryError::Format { .. } => (ErrorKind::Failed, NEWER),
+            RepositoryError::Store(source) => (ErrorKind::Failed, of_number(source.errno())),
+            RepositoryError::Invalid { .. } | RepositoryError::Refs(_) => (ErrorKind::Failed, DAMAGED),
         };
-        Self::new(kind, sentence(&error))
+        Self::new(kind, sentence(&error), hint)
     }
+}
+
+/// What to do about an answer of the system, or, without one, about a store that cannot be read.
+fn of_number(errno: Option<i32>) -> &'static str {
+    errno.map_or(DAMAGED, |errno| advice(&io::Error::from_raw_os_error(errno)))
 }
 
 impl From<RefsError> for Refusal {
     fn from(error: RefsError) -> Self {
-        match &error {
-            RefsError::NotFound { .. } => Self::new(ErrorKind::NotFound, sentence(&error)),
-            RefsError::Moved { .. } | RefsError::Replaced { .. } => {
-                Self::new(ErrorKind::Conflict, format!("{}; try again", sentence(&error)))
-            }
-            _ => Self::new(ErrorKind::Failed, sentence(&error)),
-        }
+        let (kind, hint) = match &error {
+            RefsError::NotFound { .. } => (ErrorKind::NotFound, "selvedge thread list shows what there is"),
+            RefsError::Moved { .. } | RefsError::Replaced { .. } => (ErrorKind::Conflict, "try again"),
+            _ => (ErrorKind::Failed, "look at the disk that holds .selvedge, then try again"),
+        };
+        Self::new(kind, sentence(&error), hint)
     }
 }
 
 impl From<LockError> for Refusal {
     fn from(error: LockError) -> Self {
-        let kind = match &error {
-            LockError::Held { .. } => ErrorKind::Conflict,
-            LockError::Io { source, .. } => kind_of_io(source),
+        let (kind, hint) = match &error {
+            LockError::Held { .. } => {
+                (ErrorKind::Conflict, "wait until it has ended, or unmount the thread there")
+            }
+            LockError::Io { source, .. } => (kind_of_io(source), advice(source)),
         };
-        Self::new(kind, sentence(&error))
+        Self::new(kind, sentence(&error), hint)
     }
 }
 
 impl From<ViewError> for Refusal {
     fn from(error: ViewError) -> Self {
-        let kind = match &error {
-            ViewError::Host { source, .. } => kind_of_io(source),
-            _ => ErrorKind::Failed,
+        let (kind, hint) = match &error {
+            ViewError::Host { source, .. } => (kind_of_io(source), advice(source)),
+            ViewError::CatalogFormat { .. } => (ErrorKind::Failed, NEWER),
+            ViewError::Store(source) => (ErrorKind::Failed, of_number(source.errno())),
+            ViewError::Damaged { .. } => (ErrorKind::Failed, DAMAGED),
+            error if error.is_disk_full() => (ErrorKind::Failed, of_number(Some(libc::ENOSPC))),
+            _ => (ErrorKind::Failed, "look at the disk that holds .selvedge, then try again"),
         };
-        Self::new(kind, format!("the thread cannot be opened: {}", sentence(&error)))
+        Self::new(kind, format!("the thread cannot be opened: {}", sentence(&error)), hint)
     }
 }
 
 impl From<MountpointError> for Refusal {
     fn from(error: MountpointError) -> Self {
-        let kind = match &error {
-            MountpointError::Missing { .. } => ErrorKind::NotFound,
+        let (kind, hint) = match &error {
+            MountpointError::Missing { .. } => (ErrorKind::NotFound, "make the directory first"),
             MountpointError::IsSymlink { .. }
             | MountpointError::NotADirectory { .. }
-            | MountpointError::NotEmpty { .. }
-            | MountpointError::OnFuse { .. } => ErrorKind::Conflict,
-            MountpointError::Io { source, .. } => kind_of_io(source),
-            _ => ErrorKind::Failed,
+            | MountpointError::NotEmpty { .. } => {
+                (ErrorKind::Conflict, "choose an empty directory, or one that does not exist yet")
+            }
+            MountpointError::OnFuse { .. } => {
+                (ErrorKind::Conflict, "choose a directory that lies on no Selvedge mount")
+            }
+            MountpointError::Io { source, .. } => (kind_of_io(source), advice(source)),
+            _ => (ErrorKind::Failed, "choose another directory"),
         };
-        Self::new(kind, sentence(&error))
+        Self::new(kind, sentence(&error), hint)
     }
 }
 
@@ -127,17 +157,19 @@ impl From<MountError> for Refusal {
             MountError::Io { source, .. } => kind_of_io(source),
             _ => ErrorKind::Failed,
         };
-        Self::new(kind, sentence(&error))
+        Self::new(kind, sentence(&error), error.advice())
     }
 }
 
 impl From<SessionError> for Refusal {
     fn from(error: SessionError) -> Self {
-        let kind = match &error {
-            SessionError::NoInit => ErrorKind::TimedOut,
-            _ => ErrorKind::Failed,
+        let (kind, hint) = match &error {
+            SessionError::NoInit => (ErrorKind::TimedOut, "try again; the kernel's log (dmesg) may say more"),
+            SessionError::Io { source, .. } => (kind_of_io(source), advice(source)),
+            SessionError::Disconnected => (ErrorKind::Failed, "mount again, if nobody meant to unmount it"),
+            SessionError::Version { .. } => (ErrorKind::Failed, "use a newer Linux kernel"),
         };
-        Self::new(kind, sentence(&error))
+        Self::new(kind, sentence(&error), hint)
     }
 }
 

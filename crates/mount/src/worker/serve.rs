@@ -225,7 +225,7 @@ impl Service {
             }
             Command::Export { delete } => {
                 if let Err(refusal) = self.export(id, delete, fds) {
-                    self.tell(id, Event::failed(refusal.kind, refusal.message));
+                    self.tell(id, Event::Failed(refusal.into()));
                 }
             }
         }
@@ -367,10 +367,18 @@ impl Service {
 
     fn export(&mut self, id: u64, delete: bool, fds: Vec<std::os::fd::OwnedFd>) -> Result<(), Refusal> {
         if self.exporting {
-            return Err(Refusal::new(ErrorKind::Conflict, "an export of the thread is running"));
+            return Err(Refusal::new(
+                ErrorKind::Conflict,
+                "an export of the thread is running",
+                "wait until it has ended",
+            ));
         }
         let Ok([dest]) = <[_; 1]>::try_from(fds) else {
-            return Err(Refusal::new(ErrorKind::Usage, "Export needs exactly one descriptor"));
+            return Err(Refusal::new(
+                ErrorKind::Usage,
+                "Export needs exactly one descriptor",
+                "use the selvedge that the worker was installed with",
+            ));
         };
         export::check_destination(&dest, &self.mounted.identity)?;
         let view = Arc::clone(&self.mounted.view);

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use fuser::Session;
 use rustix::fs::{Mode, OFlags};
 use selvedge_mountpoint::{
-    MountIdentity, MountOptions, Mountpoint, UnmountMode, covering_mount, mount_fuse, mountinfo, unmount,
+    MountIdentity, MountOptions, Mountpoint, UnmountMode, covering_mount, mount_fuse, mountinfo, shown,
+    unmount,
 };
 use selvedge_store::{OpenOptions, Repository, ThreadLock, ThreadName};
 use selvedge_view::{View, ViewOptions, crash};
@@ -19,7 +20,7 @@ use selvedge_worker_proto::ErrorKind;
 
 use super::args::Args;
 use super::check_protocol;
-use super::refusal::{Refusal, shown};
+use super::refusal::Refusal;
 use super::serve::Happening;
 use crate::adapter::Adapter;
 use crate::load::Load;
@@ -120,8 +121,13 @@ fn arm_crash_points() -> Result<(), Refusal> {
 }
 
 fn arm(point: &str) -> Result<(), Refusal> {
-    crash::arm(point, op::POINTS)
-        .map_err(|error| Refusal::new(ErrorKind::Usage, format!("{CRASH_AT}: {error}")))
+    crash::arm(point, op::POINTS).map_err(|error| {
+        Refusal::new(
+            ErrorKind::Usage,
+            format!("{CRASH_AT}: {error}"),
+            "unset it, or name a point that exists",
+        )
+    })
 }
 
 /// Refuses to run from, or to log to, a Selvedge mount: a page of the program that has to be read while the
@@ -144,16 +150,23 @@ fn check_not_ours(fd: BorrowedFd<'_>, what: &str) -> Result<(), Refusal> {
         Some(entry) => Err(Refusal::new(
             ErrorKind::Conflict,
             format!(
-                "{what} lies on the Selvedge mount at {}, which could hang both; move it",
+                "{what} lies on the Selvedge mount at {}, which could hang both",
                 shown(&entry.mount_point)
             ),
+            "move it to a place that lies on no Selvedge mount",
         )),
     }
 }
 
 fn thread_name(args: &Args) -> Result<ThreadName, Refusal> {
     let text = args.thread.to_string_lossy();
-    text.parse().map_err(|error| Refusal::new(ErrorKind::Usage, format!("bad thread name {text:?}: {error}")))
+    text.parse().map_err(|error| {
+        Refusal::new(
+            ErrorKind::Usage,
+            format!("bad thread name {text:?}: {error}"),
+            "selvedge thread list shows what there is",
+        )
+    })
 }
 
 fn open_repository(args: &Args) -> Result<Repository, Refusal> {
@@ -168,6 +181,7 @@ fn lock_thread(repository: &Repository, name: &ThreadName) -> Result<ThreadLock,
         Refusal::new(
             refusal.kind,
             format!("thread {name} is already mounted or being worked on: {}", refusal.message),
+            refusal.hint,
         )
     })?;
     // Whoever renames or deletes a thread has its lock, so from here on the name stays its own.
@@ -183,11 +197,8 @@ fn check_outside(mountpoint: &Path, repository: &Repository) -> Result<(), Refus
     }
     Err(Refusal::new(
         ErrorKind::Conflict,
-        format!(
-            "{} lies inside the repository {}; choose a directory outside",
-            shown(mountpoint),
-            shown(&inside)
-        ),
+        format!("{} lies inside the repository {}", shown(mountpoint), shown(&inside)),
+        "choose a directory outside it",
     ))
 }
 
@@ -199,7 +210,7 @@ fn run(session: Session<Adapter>, events: Sender<Happening>) -> Result<(), Refus
     });
     match started {
         Ok(_) => Ok(()),
-        Err(error) => Err(Refusal::new(ErrorKind::Failed, format!("cannot start a thread: {error}"))),
+        Err(error) => Err(Refusal::system("cannot start a thread", &error)),
     }
 }
 
@@ -217,10 +228,11 @@ fn check_in_place(identity: &MountIdentity) -> Result<(), Refusal> {
                 "{} does not lead to the mount: it was replaced or mounted over meanwhile",
                 shown(&identity.path)
             ),
+            "mount on a directory that no other program changes",
         )),
-        Err(errno) => Err(Refusal::new(
-            ErrorKind::Failed,
-            format!("cannot find the mount at {} again: {}", shown(&identity.path), io::Error::from(errno)),
+        Err(errno) => Err(Refusal::system(
+            &format!("cannot find the mount at {} again", shown(&identity.path)),
+            &errno.into(),
         )),
     }
 }

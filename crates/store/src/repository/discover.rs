@@ -6,10 +6,27 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 use selvedge_mountpoint::{MountEntry, mountinfo};
 use std::path::{Path, PathBuf};
 
-pub(super) fn discover(start: &Path) -> Option<PathBuf> {
-    let start = std::path::absolute(start).ok()?;
+/// What looking for a repository came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discovery {
+    /// The directory that holds `.selvedge`.
+    Found(PathBuf),
+    /// There is none up to the root.
+    Nowhere,
+    /// There is none up to this directory, which belongs to another user: what is above it is not looked at.
+    StoppedAt {
+        /// The directory.
+        directory: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+}
+
+pub(super) fn discover(start: &Path) -> Discovery {
     // Without the mount table nothing can be asked safely.
-    let mounts = mountinfo::read().ok()?;
+    let (Ok(start), Ok(mounts)) = (std::path::absolute(start), mountinfo::read()) else {
+        return Discovery::Nowhere;
+    };
     let user = rustix::process::geteuid().as_raw();
     for directory in start.ancestors() {
         // A FUSE server may be hung: even its root is left alone. The mountpoint's parent is not
@@ -17,14 +34,18 @@ pub(super) fn discover(start: &Path) -> Option<PathBuf> {
         if is_fuse(&mounts, directory) {
             continue;
         }
-        if stat(directory)?.1 != user {
-            return None;
+        match stat(directory) {
+            None => return Discovery::Nowhere,
+            Some((_, owner)) if owner != user => {
+                return Discovery::StoppedAt { directory: directory.to_owned(), owner };
+            }
+            Some(_) => {}
         }
         if let Some((FileKind::Directory, _)) = stat(&directory.join(DIRECTORY_NAME)) {
-            return Some(directory.to_owned());
+            return Discovery::Found(directory.to_owned());
         }
     }
-    None
+    Discovery::Nowhere
 }
 
 /// Kind and owner, without asking a server that may have to be waited for.

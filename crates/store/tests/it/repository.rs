@@ -2,7 +2,8 @@
 
 use crate::common::host::{as_user, bind};
 use selvedge_store::{
-    Created, FORMAT_VERSION, LockError, OpenOptions, Repository, RepositoryError, ThreadId, ThreadLock,
+    Created, Discovery, FORMAT_VERSION, LockError, OpenOptions, Repository, RepositoryError, ThreadId,
+    ThreadLock,
 };
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -200,14 +201,15 @@ fn the_nearest_repository_is_found_up_to_another_owners_directory() {
     Repository::init(&top).unwrap();
     let deep = top.join("a/b/c");
     std::fs::create_dir_all(&deep).unwrap();
-    assert_eq!(Repository::discover(&deep), Some(top.clone()));
-    assert_eq!(Repository::discover(&top), Some(top.clone()));
+    assert_eq!(Repository::discover(&deep), Discovery::Found(top.clone()));
+    assert_eq!(Repository::discover(&top), Discovery::Found(top.clone()));
     Repository::init(&top.join("a/b")).unwrap();
-    assert_eq!(Repository::discover(&deep), Some(top.join("a/b")));
+    assert_eq!(Repository::discover(&deep), Discovery::Found(top.join("a/b")));
     std::fs::remove_dir_all(top.join("a/b/.selvedge")).unwrap();
     chown(top.join("a/b"), Some(12345), None).expect("this test runs as root");
-    assert_eq!(Repository::discover(&deep), None);
-    assert_eq!(Repository::discover(&top.join("a")), Some(top));
+    let stopped = Discovery::StoppedAt { directory: top.join("a/b"), owner: 12345 };
+    assert_eq!(Repository::discover(&deep), stopped);
+    assert_eq!(Repository::discover(&top.join("a")), Discovery::Found(top));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use selvedge_store::{Repository, ThreadLock, ThreadName, ThreadRef};
+use selvedge_worker_proto::ErrorKind;
 use serde::Serialize;
 
 use super::summary::layers;
@@ -38,7 +39,9 @@ pub fn run(context: &Context, args: &DeleteArgs) -> Result<()> {
     let tried = || format!("cannot delete thread {name}");
     let thread = refs.thread(&name)?;
     let _lock = ThreadLock::try_acquire(&repository, &thread.id).map_err(|error| {
-        CliError::from(error).context(tried()).hint(format!("unmount it first: selvedge unmount {name}"))
+        CliError::from(error)
+            .context(tried())
+            .hint_if(ErrorKind::Conflict, format!("unmount it first: selvedge unmount {name}"))
     })?;
     // Looked up again: it may have changed before it was locked.
     let thread = refs.thread_again(&thread).map_err(|error| CliError::from(error).context(tried()))?;

@@ -1,6 +1,7 @@
 //! `selvedge thread rename`
 
 use selvedge_store::{ThreadLock, ThreadName};
+use selvedge_worker_proto::ErrorKind;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -33,7 +34,9 @@ pub fn run(context: &Context, args: &RenameArgs) -> Result<()> {
     let tried = || format!("cannot rename thread {from} to {to}");
     let thread = refs.thread(&from)?;
     let _lock = ThreadLock::try_acquire(&repository, &thread.id).map_err(|error| {
-        CliError::from(error).context(tried()).hint(format!("unmount it first: selvedge unmount {from}"))
+        CliError::from(error)
+            .context(tried())
+            .hint_if(ErrorKind::Conflict, format!("unmount it first: selvedge unmount {from}"))
     })?;
     // Looked up again: it may have changed before it was locked.
     let thread = refs.thread_again(&thread).map_err(|error| CliError::from(error).context(tried()))?;

@@ -20,9 +20,11 @@ pub fn run(context: &Context, args: &ShowArgs) -> Result<()> {
     let name: ThreadName = args.name.parse()?;
     let repository = context.repository()?;
     let thread = repository.refs().thread(&name)?;
-    let summary = summary::of(context, &repository, std::slice::from_ref(&thread))?
-        .pop()
-        .ok_or_else(|| CliError::not_found(format!("no thread is named {name}")))?;
+    let summary =
+        summary::of(context, &repository, std::slice::from_ref(&thread))?.pop().ok_or_else(|| {
+            CliError::not_found(format!("no thread is named {name}"))
+                .hint("selvedge thread list shows what there is")
+        })?;
     context.ui.result(&summary, || {
         format!(
             "thread    {}\nsnapshot  {}\nstate     {}\nown       {}\nmounted   {}\n",
