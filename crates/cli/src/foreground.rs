@@ -13,6 +13,7 @@ use crate::control::{Host, MountState, Server};
 use crate::error::{CliError, Result};
 use crate::hosted::{Hosted, Mounts};
 use crate::hygiene;
+use crate::process::ProcessId;
 use crate::record::{MountRecord, Record};
 use crate::runtime::RuntimeDir;
 use crate::sorting::busy;
@@ -43,10 +44,11 @@ pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: SpawnSpec) -> Re
     let starting = Arc::new(Starting::new(record.id.clone())?);
     let (sender, events) = channel();
     watch_signals(&sender, &starting)?;
+    // The record first, so that whatever else is left behind can be found.
+    record.write(runtime)?;
     let listener = UnixListener::bind(runtime.socket_path(&record.id.socket_name())).map_err(|error| {
         CliError::io(format!("cannot make a control socket in {}", show(runtime.path())), &error)
     })?;
-    record.write(runtime)?;
     let mounts = Arc::new(Mounts::default());
     mounts.add_starting(Arc::clone(&starting));
     let server = Server::start(listener, Arc::clone(&mounts) as Arc<dyn Host>)
@@ -104,7 +106,12 @@ fn make(
         leftovers.record.made_directory = false;
         return Err(CliError::io("cannot make the directory", &error).context(tried()));
     }
-    let supervisor = Supervisor::spawn(spec).map_err(|error| CliError::from(error).context(tried()))?;
+    let mut told = Ok(());
+    let supervisor = Supervisor::spawn_telling(spec, &mut |pid| {
+        told = Record { worker: ProcessId::of(pid), ..record.clone() }.write(runtime);
+    })
+    .map_err(|error| CliError::from(error).context(tried()))?;
+    told?;
     let mount = MountRecord::new(supervisor.ready())?;
     let record = Record { mount: Some(mount.clone()), ..record };
     record.write(runtime)?;

@@ -39,6 +39,9 @@ pub struct Record {
     pub made_directory: bool,
     /// The process that answers for the mount.
     pub supervisor: ProcessId,
+    /// The worker, from its start on: it may have made a mount that is not written down yet.
+    #[serde(default)]
+    pub worker: Option<ProcessId>,
     /// The mount itself, once it is there.
     pub mount: Option<MountRecord>,
 }
@@ -155,6 +158,7 @@ impl Record {
             mountpoint: mountpoint.into(),
             made_directory,
             supervisor,
+            worker: None,
             mount: None,
         })
     }
@@ -187,7 +191,7 @@ impl Record {
         let json = serde_json::to_vec(self).map_err(|error| {
             CliError::failed(format!("{}: {error}", tried())).hint("use paths that are shorter")
         })?;
-        let temporary = format!("{}.tmp", self.id);
+        let temporary = self.temporary_name();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(runtime.mounts(), &temporary, flags, Mode::RUSR | Mode::WUSR).map_err(io)?;
         let written = std::fs::File::from(file)
@@ -200,6 +204,22 @@ impl Record {
             let _ = unlinkat(runtime.mounts(), &temporary, AtFlags::empty());
         }
         written
+    }
+
+    /// The name under which the record is being written. It names the writer, so that it is known whose it is.
+    fn temporary_name(&self) -> String {
+        format!("{}.{}-{}.tmp", self.id, self.supervisor.pid, self.supervisor.start)
+    }
+
+    /// Removes what processes left that died while they wrote a record.
+    pub fn sweep(runtime: &RuntimeDir) {
+        let Ok(directory) = Dir::read_from(runtime.mounts()) else { return };
+        for entry in directory.flatten() {
+            let writer = entry.file_name().to_str().ok().and_then(writer_of);
+            if writer.is_some_and(|writer| !writer.runs()) {
+                let _ = unlinkat(runtime.mounts(), entry.file_name(), AtFlags::empty());
+            }
+        }
     }
 
     /// Removes the record and the mount's control socket. Nothing there is no error.
@@ -255,6 +275,13 @@ impl Record {
     }
 }
 
+/// The process that a record's temporary name names.
+fn writer_of(name: &str) -> Option<ProcessId> {
+    let (_, writer) = name.strip_suffix(".tmp")?.split_once('.')?;
+    let (pid, start) = writer.split_once('-')?;
+    Some(ProcessId { pid: pid.parse().ok()?, start: start.parse().ok()? })
+}
+
 /// Time since boot, time asleep included.
 fn since_boot() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -301,6 +328,22 @@ mod tests {
         .unwrap();
         assert_eq!(Record::all(&runtime).unwrap(), []);
         assert!(mounts.join("x.json").exists());
+    }
+
+    #[test]
+    fn what_a_dead_writer_left_is_swept_and_nothing_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        let runtime = runtime(&scratch);
+        let living = Record::new("/r", "main", "00", "/m", true).unwrap();
+        let dead = ProcessId { start: living.supervisor.start + 1, ..living.supervisor };
+        let dead = Record { supervisor: dead, ..living.clone() };
+        let mounts = runtime.path().join("mounts");
+        for name in [living.temporary_name(), dead.temporary_name(), "x.tmp".to_owned()] {
+            std::fs::write(mounts.join(name), "{").unwrap();
+        }
+        Record::sweep(&runtime);
+        assert!(!mounts.join(dead.temporary_name()).exists());
+        assert!(mounts.join(living.temporary_name()).exists() && mounts.join("x.tmp").exists());
     }
 
     #[test]

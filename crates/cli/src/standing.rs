@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use selvedge_mountpoint::take_down;
+use selvedge_mountpoint::{MountIdentity, SOURCE_PREFIX, mountinfo, take_down};
 use selvedge_worker_proto::Passthrough;
 
 use crate::control::client::ConnectError;
 use crate::control::{Client, MountDocument, MountState, Reply, Request};
 use crate::error::{CliError, Result};
+use crate::process::ProcessId;
 use crate::record::Record;
 use crate::runtime::RuntimeDir;
 use crate::ui::{Ui, show};
@@ -40,6 +41,7 @@ pub enum Standing {
 /// Looks at every record, all at once, so that one that does not answer delays nobody. What was left behind is
 /// cleaned up.
 pub fn survey(runtime: &RuntimeDir) -> Result<Vec<(Record, Standing)>> {
+    Record::sweep(runtime);
     let records = Record::all(runtime)?;
     let standings: Vec<Option<Standing>> = std::thread::scope(|scope| {
         let threads: Vec<_> = records
@@ -126,39 +128,64 @@ pub fn clean(runtime: &RuntimeDir, record: &Record) -> Result<String> {
         record.thread,
         show(record.mountpoint.as_path())
     );
-    if let Some(mount) = &record.mount {
+    let worker = record.mount.as_ref().map(|mount| mount.worker).or(record.worker);
+    if let Some(worker) = worker {
         let notice = Instant::now() + NOTICE;
-        while mount.worker.runs() && record.is_mounted() && Instant::now() < notice {
+        while is_at_work(record, worker) && Instant::now() < notice {
             std::thread::sleep(Duration::from_millis(5));
         }
-        // A worker that has unmounted is let be.
-        if mount.worker.runs() && record.is_mounted() {
-            if !mount.worker.kill(Instant::now() + CLEAN) {
+        if is_at_work(record, worker) {
+            if !worker.kill(Instant::now() + CLEAN) {
                 return Err(CliError::failed(format!(
                     "the mount of thread {} at {} was left behind, and its worker (pid {}) cannot be ended",
                     record.thread,
                     show(record.mountpoint.as_path()),
-                    mount.worker.pid
+                    worker.pid
                 ))
                 .hint("it waits in the kernel, most likely for a disk; it ends when that answers"));
             }
-            done = format!("{done}; ended its worker (pid {})", mount.worker.pid);
+            done = format!("{done}; ended its worker (pid {})", worker.pid);
         }
-        if let Some(identity) = record.identity()
-            && record.is_mounted()
-        {
-            take_down(&identity, Instant::now() + CLEAN).map_err(|error| {
-                CliError::failed(format!("cannot clean up after process {supervisor}: {error}"))
-                    .hint(format!("umount -l {}", show(record.mountpoint.as_path())))
-            })?;
-        }
+    }
+    for identity in left_mounts(runtime, record)? {
+        take_down(&identity, Instant::now() + CLEAN).map_err(|error| {
+            CliError::failed(format!("cannot clean up after process {supervisor}: {error}"))
+                .hint(format!("umount -l {}", show(record.mountpoint.as_path())))
+        })?;
     }
     record.remove_directory();
     record.remove(runtime)?;
-    if let Some(mount) = &record.mount {
+    if let Some(worker) = worker {
         // It may still be writing out, and holds the thread until then: waited for, so that the thread can be
         // mounted next, but not for ever.
-        mount.worker.wait_gone(Instant::now() + FLUSH);
+        worker.wait_gone(Instant::now() + FLUSH);
     }
     Ok(done)
+}
+
+/// Whether a worker without a supervisor still has, or may still make, its mount. One that has unmounted is let be.
+fn is_at_work(record: &Record, worker: ProcessId) -> bool {
+    worker.runs() && (record.mount.is_none() || record.is_mounted())
+}
+
+/// What a supervisor that is gone left mounted: the mount that its record names; or, where it died before it wrote
+/// that down, the mount of its thread in that place that no other record names.
+fn left_mounts(runtime: &RuntimeDir, record: &Record) -> Result<Vec<MountIdentity>> {
+    if record.mount.is_some() {
+        return Ok(record.identity().into_iter().filter(|_| record.is_mounted()).collect());
+    }
+    let others = Record::all(runtime)?;
+    let is_named =
+        |id| others.iter().any(|other| other.mount.as_ref().is_some_and(|mount| mount.mount_id == id));
+    let source = format!("{SOURCE_PREFIX}{}", record.thread);
+    let caller = rustix::process::geteuid().as_raw();
+    let there = mountinfo::at(record.mountpoint.as_path())
+        .map_err(|error| CliError::io("cannot read the mount table", &error))?;
+    let ours = there.into_iter().rev().filter(|entry| {
+        entry.is_selvedge()
+            && entry.user_id() == Some(caller)
+            && *entry.source == *source
+            && !is_named(entry.mount_id)
+    });
+    Ok(ours.map(|entry| entry.identity()).collect())
 }

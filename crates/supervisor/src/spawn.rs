@@ -55,12 +55,13 @@ pub(crate) struct Mounted {
     pub(crate) identity: MountIdentity,
 }
 
-/// Starts a worker and waits until its mount is ready.
-pub(crate) fn spawn(spec: &SpawnSpec) -> Result<Mounted, SpawnError> {
+/// Starts a worker and waits until its mount is ready; `tell` learns its process id before it is greeted.
+pub(crate) fn spawn(spec: &SpawnSpec, tell: &mut dyn FnMut(u32)) -> Result<Mounted, SpawnError> {
     let begun = Instant::now();
     let before = mountinfo::at(&spec.mount_point)
         .map_err(|source| SpawnError::Io { what: "read the mount table", source })?;
     let mut started = Started::new(spec)?;
+    tell(started.process.pid());
     match handshake(&mut started, spec, begun + spec.handshake_deadline) {
         Ok((ready, said, identity)) => Ok(Mounted { started, ready, said, identity }),
         Err(failure) => {

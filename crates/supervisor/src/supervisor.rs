@@ -79,7 +79,13 @@ pub struct ExportReport {
 impl Supervisor {
     /// Starts a worker and waits until its mount is ready.
     pub fn spawn(spec: &SpawnSpec) -> Result<Self, SpawnError> {
-        let Mounted { started, ready, said, identity } = spawn::spawn(spec)?;
+        Self::spawn_telling(spec, &mut |_| {})
+    }
+
+    /// As [`Self::spawn`]; `tell` gets the worker's process id before the worker is greeted. One that is not greeted
+    /// does nothing, so whoever writes the number down knows of every worker that may have made a mount.
+    pub fn spawn_telling(spec: &SpawnSpec, tell: &mut dyn FnMut(u32)) -> Result<Self, SpawnError> {
+        let Mounted { started, ready, said, identity } = spawn::spawn(spec, tell)?;
         let Started { process, life, commands, events, inputs, input, reaper, stderr } = started;
         let failed = |source| {
             // The reaper still reaps it.

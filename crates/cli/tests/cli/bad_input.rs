@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::sandbox::{DEADLINE, SELVEDGE, Sandbox, Stray, finish, signal, wait};
+use crate::sandbox::{DEADLINE, SELVEDGE, Sandbox, Stray, eventually, finish, runs, signal, wait};
 
 #[test]
 fn bad_thread_names_are_refused() {
@@ -248,6 +248,33 @@ fn a_directory_made_for_a_mount_goes_even_if_its_maker_is_killed_at_once() {
         sandbox.run(["list"]).ok();
         assert!(!made.exists() && sandbox.records().is_empty());
     }
+}
+
+#[test]
+fn a_mount_and_its_directory_go_if_their_maker_is_killed_before_it_wrote_the_mount_down() {
+    let sandbox = Sandbox::new();
+    let made = sandbox.path("made");
+    for kills_worker in [false, true] {
+        // It hangs in its first answer: is there, and nobody knows of it.
+        let mut command = sandbox.command();
+        command
+            .args(["mount", "main", "../made", "--foreground"])
+            .env("SELVEDGE_FUSE_WORKER_CRASH_AT", "hang@fuse.init.reply");
+        let mut mount = Stray::start(&mut command);
+        eventually("the mount is there", || !sandbox.mounts().is_empty());
+        let record = sandbox.records().into_iter().find(|path| path.extension().is_some_and(|e| e == "json"));
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(record.unwrap()).unwrap()).unwrap();
+        let worker = u32::try_from(record["worker"]["pid"].as_u64().unwrap()).unwrap();
+        signal(mount.pid(), Signal::KILL);
+        mount.0.wait().unwrap();
+        if kills_worker {
+            signal(worker, Signal::KILL);
+        }
+        sandbox.run(["list"]).ok().saying("cleaned up");
+        assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty() && !made.exists());
+        assert!(!runs(worker));
+    }
+    sandbox.mount("main", "made");
 }
 
 #[test]
