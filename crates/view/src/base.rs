@@ -23,6 +23,12 @@ pub(crate) struct Base {
     known: Mutex<Known>,
 }
 
+impl std::fmt::Debug for Base {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Base").field("root_tree", &self.root_tree).finish_non_exhaustive()
+    }
+}
+
 #[derive(Default)]
 struct Known {
     /// Node → directory whose tree holds it.

@@ -5,6 +5,7 @@
 //! cache when it returns, so the death of the process cannot lose it; [`crate::log_sync`] makes it durable.
 
 use crate::body_codec;
+use crate::claim::Claim;
 use crate::commit::{Commit, Effect};
 use crate::crash;
 use crate::error::{Result, ViewError};
@@ -86,6 +87,8 @@ pub(crate) struct Row {
 #[derive(Debug)]
 pub(crate) struct Catalog {
     db: Connection,
+    /// Kept as long as the catalog is open for writing.
+    claim: Option<Claim>,
 }
 
 impl Catalog {
@@ -94,7 +97,7 @@ impl Catalog {
         let db = Connection::open(path)?;
         configure(&db)?;
         db.execute_batch(SCHEMA)?;
-        let catalog = Self { db };
+        let catalog = Self { db, claim: None };
         catalog.set_meta("format", FORMAT)?;
         Ok(catalog)
     }
@@ -126,8 +129,13 @@ impl Catalog {
         Self::checked(db)
     }
 
+    /// Keeps others from opening it until it is closed.
+    pub(crate) fn with_claim(self, claim: Claim) -> Self {
+        Self { claim: Some(claim), ..self }
+    }
+
     fn checked(db: Connection) -> Result<Self> {
-        let catalog = Self { db };
+        let catalog = Self { db, claim: None };
         match catalog.meta::<i64>("format")? {
             Some(FORMAT) => Ok(catalog),
             found => Err(ViewError::CatalogFormat { found, known: FORMAT }),
@@ -158,6 +166,16 @@ impl Catalog {
     /// Whether its last user closed it with everything durable.
     pub(crate) fn ended_orderly(&self) -> Result<bool> {
         Ok(self.meta::<i64>("orderly")? == Some(1))
+    }
+
+    /// Marks the layer as one that stands on layers which may not be durable, or takes the mark away.
+    pub(crate) fn set_unfounded(&self, unfounded: bool) -> Result<()> {
+        self.set_meta("unfounded", i64::from(unfounded))
+    }
+
+    /// Whether the layer stands on layers which may not be durable.
+    pub(crate) fn is_unfounded(&self) -> Result<bool> {
+        Ok(self.meta::<i64>("unfounded")? == Some(1))
     }
 
     /// The boot under which it was last used.
@@ -263,9 +281,32 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether the layer says anything of nodes that have a name, or of names.
+    pub(crate) fn says_anything(&self) -> Result<bool> {
+        let mut statement = self.db.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM inodes WHERE nlink > 0) OR EXISTS (SELECT 1 FROM names)",
+        )?;
+        Ok(statement.query_row([], |row| row.get(0))?)
+    }
+
+    /// As [`close`](Self::close), for a layer in `directory` that nobody writes any more: fails unless everything is in
+    /// one file, which `SQLite` itself would keep to itself.
+    pub(crate) fn close_whole(self, directory: &Path) -> Result<()> {
+        self.checkpoint()?;
+        self.close()?;
+        match directory.join("catalog.db-wal").try_exists() {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(ViewError::Latched("the catalog's log was not brought into its file".to_owned())),
+            Err(source) => Err(ViewError::Host { what: "look into a layer", source }),
+        }
+    }
+
     /// Closes the database, which leaves everything in one file, readable as a frozen layer.
     pub(crate) fn close(self) -> Result<()> {
-        self.db.close().map_err(|(_, error)| error.into())
+        let Self { db, claim } = self;
+        let closed = db.close().map_err(|(_, error)| error.into());
+        drop(claim);
+        closed
     }
 }
 

@@ -35,14 +35,9 @@ impl State {
 
     fn change_with<T>(&self, freeing: bool, make: impl FnOnce(&mut Change<'_>) -> Result<T>) -> Result<T> {
         self.check_writable()?;
-        let upper = self.upper()?;
-        let mut change = Change {
-            state: self,
-            tables: self.tables(),
-            commit: Commit::new(),
-            now: self.clock.now(),
-            upper: upper.id,
-        };
+        let (tables, upper) = self.writable_tables()?;
+        let mut change =
+            Change { state: self, tables, commit: Commit::new(), now: self.clock.now(), upper: upper.id };
         let made = make(&mut change)?;
         if change.commit.effects.is_empty() {
             return Ok(made);
@@ -93,6 +88,10 @@ impl Change<'_> {
     /// The node as a row of the upper that says the same as the node does where it is.
     pub(crate) fn row_of(&self, node: &Node) -> Result<Inode> {
         let mut row = (*node.inode).clone();
+        if node.origin != Origin::Layer(self.upper) {
+            // What a lower layer says is durable before anything that the upper says.
+            row.fallback = None;
+        }
         if row.kind == FileKind::Regular {
             let attr = self.state.attr(node)?;
             (row.mtime, row.ctime) = (attr.mtime, attr.ctime);
@@ -222,7 +221,7 @@ impl Change<'_> {
             return Err(ViewError::NotEmpty);
         }
         if let Some(tree) = directory.tree()
-            && self.state.base.tree(tree)?.iter_names().any(|(name, _, _)| !names.contains_key(name))
+            && self.state.base().tree(tree)?.iter_names().any(|(name, _, _)| !names.contains_key(name))
         {
             return Err(ViewError::NotEmpty);
         }

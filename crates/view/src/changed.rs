@@ -51,7 +51,7 @@ impl State {
         }
         let linked = self.linked_in_base(&directories, &files)?;
         if !linked.is_empty() {
-            for parent in self.base.parents_of(&linked)? {
+            for parent in self.base().parents_of(&linked)? {
                 self.climb(parent, &mut directories)?;
             }
         }
@@ -73,7 +73,7 @@ impl State {
     }
 
     fn climb_from_base(&self, file: Ino, into: &mut HashSet<Ino>) -> Result<()> {
-        match self.base.inode(file)?.and_then(|inode| inode.parent) {
+        match self.base().inode(file)?.and_then(|inode| inode.parent) {
             Some(parent) => self.climb(parent, into),
             None => Ok(()),
         }
@@ -88,7 +88,7 @@ impl State {
         }
         for &directory in directories {
             let Some(tree) = self.node(directory)?.inode.tree() else { continue };
-            let tree = self.base.tree(tree)?;
+            let tree = self.base().tree(tree)?;
             let names = tree.iter_names().enumerate();
             for (position, (_, ino, kind)) in names {
                 if kind != FileKind::Directory

@@ -3,11 +3,12 @@
 use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::inode::Body;
+use crate::layers::Upper;
 use crate::open_flags::OpenFlags;
 use crate::open_table::{Content, Held, OpenFile};
 use crate::request::{Handle, Request};
 use crate::state::State;
-use crate::tables::Node;
+use crate::tables::{Node, Origin};
 use crate::view::View;
 use crate::working_files::stat_open;
 use selvedge_store::{BlobReader, Extent, FileKind, Ino, between_holes};
@@ -70,21 +71,16 @@ impl View {
         if !flags.write {
             return Err(ViewError::BadHandle);
         }
-        let content = state.own_content(&file, u64::MAX)?;
-        let Content::Own(host) = &*content else {
-            return Err(ViewError::Damaged {
-                ino: file.ino,
-                why: "no working file after copy-up".to_owned(),
-            });
+        let write = |host: &File| {
+            crash::point("write.before");
+            write_some(host, data, offset)
         };
-        crash::point("write.before");
-        let written = match write_some(host, data, offset) {
+        let written = match state.on_own_file(&file, u64::MAX, write)? {
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.reap_now() => {
-                write_some(host, data, offset)
+                state.on_own_file(&file, u64::MAX, write)?
             }
             result => result,
         };
-        state.volatile.mark(file.ino, false);
         crash::point("write.after");
         let written = written.map_err(ViewError::host("write"))?;
         u32::try_from(written).map_err(|_| ViewError::FileTooBig)
@@ -95,7 +91,8 @@ impl View {
         let state = self.state();
         state.latch.check()?;
         let (file, _) = state.open.file(handle)?;
-        if let Content::Own(host) = &*file.content() {
+        // A file that was frozen meanwhile is made durable with its layer.
+        if let Some(host) = file.content().own(&state.layers()) {
             let seen = state.volatile.look(file.ino);
             let synced = if data_only { host.sync_data() } else { host.sync_all() };
             state.latch.guard("fsync", synced.map_err(ViewError::host("fsync of a working file")))?;
@@ -120,14 +117,11 @@ impl View {
         let state = self.state();
         let ino = node.inode.ino;
         let held = state.hold(ino)?;
-        let content = state.own_content(&held.file, size)?;
-        let Content::Own(host) = &*content else {
-            return Err(ViewError::Damaged { ino, why: "no working file after copy-up".to_owned() });
+        let truncate = |host: &File| {
+            crash::point("truncate.before");
+            host.set_len(size)
         };
-        crash::point("truncate.before");
-        let set = host.set_len(size);
-        state.volatile.mark(ino, false);
-        set.map_err(ViewError::host("truncate"))?;
+        state.on_own_file(&held.file, size, truncate)?.map_err(ViewError::host("truncate"))?;
         crash::point("truncate.after");
         Ok(())
     }
@@ -139,7 +133,7 @@ impl Content {
         match self {
             Self::Empty => Ok(0),
             Self::Blob(reader) => reader.read_at(buffer, offset),
-            Self::Frozen(file) | Self::Own(file) => file.read_at(buffer, offset),
+            Self::File { file, .. } => file.read_at(buffer, offset),
         }
     }
 }
@@ -172,9 +166,9 @@ impl State {
         match &node.inode.body {
             Body::Blob { id, size, .. } => Ok(Content::Blob(self.repo.store().open_blob(id, *size)?)),
             Body::File { layer } => {
-                let own = self.upper.get().is_some_and(|upper| upper.id == *layer);
-                let file = self.files(*layer, ino)?.open_file(ino, own && !self.read_only)?;
-                Ok(file.map_or(Content::Empty, if own { Content::Own } else { Content::Frozen }))
+                let write = self.gate().is_upper(*layer) && !self.read_only;
+                let file = self.files(*layer, ino)?.open_file(ino, write)?;
+                Ok(file.map_or(Content::Empty, |file| Content::File { layer: *layer, file }))
             }
             Body::None | Body::Tree { .. } | Body::Target(_) => {
                 Err(ViewError::Damaged { ino, why: "a regular file without bytes".to_owned() })
@@ -182,36 +176,74 @@ impl State {
         }
     }
 
-    /// The upper's working file of `file`, made at its first change; of earlier bytes, `keep` are kept.
-    pub(crate) fn own_content(&self, file: &OpenFile, keep: u64) -> Result<Arc<Content>> {
+    /// Lets `change` change the upper's working file of `file`, which is made at its first change; of earlier bytes,
+    /// `keep` are kept. The layer is not frozen meanwhile, so the change is in it, whole, or in the next one.
+    pub(crate) fn on_own_file<T>(
+        &self,
+        file: &OpenFile,
+        keep: u64,
+        change: impl FnOnce(&File) -> T,
+    ) -> Result<T> {
+        loop {
+            let content = self.own_content(file, keep)?;
+            let layers = self.gate();
+            if let Some(host) = content.own(&layers) {
+                let changed = change(host);
+                self.volatile.mark(file.ino, false);
+                return Ok(changed);
+            }
+            // Frozen just now.
+        }
+    }
+
+    /// A working file of `file` that is the upper's, or was a moment ago.
+    fn own_content(&self, file: &OpenFile, keep: u64) -> Result<Arc<Content>> {
         let content = file.content();
-        if matches!(*content, Content::Own(_)) {
+        if content.own(&self.gate()).is_some() {
             return Ok(content);
         }
         let _replacing = file.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        let content = file.content();
-        if matches!(*content, Content::Own(_)) {
-            return Ok(content);
+        loop {
+            let content = file.content();
+            if content.own(&self.gate()).is_some() {
+                return Ok(content);
+            }
+            let upper = self.upper()?;
+            let node = self.node(file.ino)?;
+            let own = if node.inode.body == (Body::File { layer: upper.id }) {
+                self.make_file(&upper, file.ino)?
+            } else {
+                self.copy_up(&upper, &node, &content, keep)?
+            };
+            if let Some(own) = own {
+                return Ok(file.replace(Content::File { layer: upper.id, file: own }));
+            }
+            // Frozen just now.
         }
-        let upper = self.upper()?;
-        let node = self.node(file.ino)?;
-        if node.inode.body == (Body::File { layer: upper.id }) {
-            let own = upper.files.make_file(file.ino)?;
-            self.volatile.mark(file.ino, true);
-            return Ok(file.replace(Content::Own(own)));
+    }
+
+    /// Makes the working file of a node that has been empty so far; `None` when `upper` is not the upper any more.
+    fn make_file(&self, upper: &Upper, ino: Ino) -> Result<Option<File>> {
+        let layers = self.gate();
+        if !layers.is_upper(upper.id) {
+            return Ok(None);
         }
-        let own = self.copy_up(&node, &content, keep)?;
-        Ok(file.replace(Content::Own(own)))
+        let own = upper.files.make_file(ino)?;
+        self.volatile.mark(ino, true);
+        Ok(Some(own))
     }
 
     /// Gives a node whose bytes lie below a working file of its own. The copy is whole before it has the node's
-    /// number, and counts from the commit on; until it is durable the row keeps what it replaces.
-    fn copy_up(&self, node: &Node, content: &Content, keep: u64) -> Result<File> {
+    /// number, and counts from the commit on; until it is durable the row keeps what it replaces. `None` when `upper`
+    /// is not the upper any more.
+    fn copy_up(&self, upper: &Upper, node: &Node, content: &Content, keep: u64) -> Result<Option<File>> {
         let ino = node.inode.ino;
-        let upper = self.upper()?;
         let temp = upper.files.temp_file()?;
         self.copy_bytes(node, content, temp.file()?, keep)?;
         let own = self.change(|change| {
+            if change.upper != upper.id {
+                return Ok(None);
+            }
             let node = change.node(ino)?;
             let mut row = change.row_of(&node)?;
             crash::point("copy-up.before-rename");
@@ -220,10 +252,12 @@ impl State {
             row.fallback = Some(std::mem::replace(&mut row.body, Body::File { layer: upper.id }));
             row.host_ctime = Some(stat_open(&own)?.ctime);
             change.commit.put(row);
-            Ok(own)
+            Ok(Some(own))
         })?;
-        crash::point("copy-up.after-commit");
-        self.work.wake_soon();
+        if own.is_some() {
+            crash::point("copy-up.after-commit");
+            self.work.wake_soon();
+        }
         Ok(own)
     }
 
@@ -249,7 +283,7 @@ impl State {
                 Ok(between_holes(&self.repo.store().holes(holes)?, size))
             }
             (Content::Blob(_), _) => Ok(whole),
-            (Content::Frozen(file) | Content::Own(file), _) => {
+            (Content::File { file, .. }, _) => {
                 data_extents(file, size).map_err(ViewError::host("find a working file's data"))
             }
         }
@@ -269,8 +303,12 @@ impl State {
         let upper = self.upper()?;
         self.latch.guard("fsync", upper.files.sync_names())?;
         self.change(|change| {
+            if change.upper != upper.id {
+                // Frozen just now, and made durable with its layer.
+                return Ok(());
+            }
             let node = change.node(ino)?;
-            if node.inode.fallback.is_some() {
+            if node.inode.fallback.is_some() && node.origin == Origin::Layer(upper.id) {
                 let row = crate::inode::Inode { fallback: None, ..(*node.inode).clone() };
                 change.commit.put(row);
             }
@@ -281,10 +319,14 @@ impl State {
         Ok(())
     }
 
-    /// Makes every commit so far durable, and the names of working files before it.
+    /// Makes every commit so far durable, and before it the names of working files and the layers beneath.
     pub(crate) fn sync_log(&self) -> Result<()> {
-        let Some(upper) = self.upper.get() else { return Ok(()) };
+        if self.read_only {
+            return Ok(());
+        }
         self.latch.check()?;
+        self.seal()?;
+        let Some(upper) = self.layers().upper.clone() else { return Ok(()) };
         self.latch.guard("fsync", upper.files.sync_names())?;
         self.latch.guard("fsync", upper.log.sync())
     }
@@ -310,7 +352,7 @@ fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<u64> {
     let mut at = offset;
     let plain = match from {
         Content::Blob(BlobReader::File(file)) => Some(&**file),
-        Content::Frozen(file) | Content::Own(file) => Some(file),
+        Content::File { file, .. } => Some(file),
         Content::Blob(_) | Content::Empty => None,
     };
     while let Some(plain) = plain

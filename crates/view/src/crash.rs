@@ -25,6 +25,9 @@ pub const POINTS: &[&str] = &[
     "reap.before-commit",
     "reap.before-delete",
     "sync.before",
+    "freeze.before-ref",
+    "freeze.after-ref",
+    "seal.before",
     "checkpoint.before",
 ];
 

@@ -65,7 +65,7 @@ impl State {
             let mut tables = self.tables();
             (self.node_in(&mut tables, ino)?.inode, tables.names(ino)?)
         };
-        let base = inode.tree().map(|tree| self.base.tree(tree)).transpose()?;
+        let base = inode.tree().map(|tree| self.base().tree(tree)).transpose()?;
         let unchanged: Vec<(Vec<u8>, Ino, FileKind)> = base
             .iter()
             .flat_map(|tree| tree.iter_names())

@@ -1,6 +1,6 @@
 //! Why an operation on a view is refused or fails.
 
-use selvedge_store::{Ino, RefsError, StoreError};
+use selvedge_store::{Ino, LayerId, RefsError, StoreError};
 use std::io;
 
 /// Result of a view operation.
@@ -70,6 +70,12 @@ pub enum ViewError {
         ino: Ino,
         /// What is wrong.
         why: String,
+    },
+    /// A loss of power took a frozen layer before it was durable.
+    #[error("layer {layer} was lost with the power before it was durable")]
+    LayerLost {
+        /// The layer.
+        layer: LayerId,
     },
     /// The host refused a system call.
     #[error("{what}: {source}")]

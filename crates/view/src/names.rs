@@ -428,7 +428,7 @@ impl<'a> Move<'a> {
 
 /// Refuses to move a directory beneath itself.
 fn check_no_loop(change: &mut Change<'_>, moved: &Inode, into: &Node) -> Result<()> {
-    let root = change.state.base.root();
+    let root = change.state.root;
     let mut at = into.clone();
     loop {
         if at.inode.ino == moved.ino {

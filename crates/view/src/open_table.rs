@@ -2,9 +2,10 @@
 
 use crate::dir_stream::Listing;
 use crate::error::{Result, ViewError};
+use crate::layers::Layers;
 use crate::open_flags::OpenFlags;
 use crate::request::Handle;
-use selvedge_store::{BlobReader, Ino};
+use selvedge_store::{BlobReader, Ino, LayerId};
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -16,10 +17,18 @@ pub(crate) enum Content {
     Empty,
     /// The store's.
     Blob(BlobReader),
-    /// A working file of a frozen layer.
-    Frozen(File),
-    /// The upper's working file: the only content that is written.
-    Own(File),
+    /// A working file of this layer. It is written only while the layer is the upper.
+    File { layer: LayerId, file: File },
+}
+
+impl Content {
+    /// The working file, if it is the upper's. It stays that for as long as the caller keeps the layers as they are.
+    pub(crate) fn own(&self, layers: &Layers) -> Option<&File> {
+        match self {
+            Self::File { layer, file } if layers.is_upper(*layer) => Some(file),
+            Self::File { .. } | Self::Blob(_) | Self::Empty => None,
+        }
+    }
 }
 
 /// The state that all handles of one regular file share, so that each sees the newest bytes after a copy-up.

@@ -12,6 +12,11 @@ use crate::working_files::WorkingFiles;
 use selvedge_store::Ino;
 use std::collections::HashMap;
 
+/// Whether a loss of power took what this layer stands on: then nothing in it was ever durable for anybody.
+pub(crate) fn is_lost(catalog: &Catalog, boot_id: &str) -> Result<bool> {
+    Ok(catalog.is_unfounded()? && !catalog.ended_orderly()? && catalog.boot_id()?.as_deref() != Some(boot_id))
+}
+
 /// Brings an upper that `boot_id` finds into order; tells whether every working file is known to be durable.
 pub(crate) fn recover(catalog: &mut Catalog, files: &WorkingFiles, boot_id: &str) -> Result<bool> {
     if catalog.ended_orderly()? {

@@ -23,19 +23,14 @@ impl View {
         if !flags.write {
             return Err(ViewError::BadHandle);
         }
-        let content = state.own_content(&file, u64::MAX)?;
-        let Content::Own(host) = &*content else {
-            return Err(ViewError::Damaged {
-                ino: file.ino,
-                why: "no working file after copy-up".to_owned(),
-            });
+        let allocate = |host: &File| {
+            crash::point("allocate.before");
+            allocate(host, how, offset, len)
         };
-        crash::point("allocate.before");
-        let done = match allocate(host, how, offset, len) {
-            Err(Errno::NOSPC) if self.reap_now() => allocate(host, how, offset, len),
+        let done = match state.on_own_file(&file, u64::MAX, allocate)? {
+            Err(Errno::NOSPC) if self.reap_now() => state.on_own_file(&file, u64::MAX, allocate)?,
             result => result,
         };
-        state.volatile.mark(file.ino, false);
         crash::point("allocate.after");
         done.map_err(ViewError::host("fallocate"))
     }
@@ -56,7 +51,7 @@ impl View {
         let content = file.content();
         match &*content {
             Content::Empty => Err(ViewError::NoData),
-            Content::Own(host) | Content::Frozen(host) => {
+            Content::File { file: host, .. } => {
                 let from = match to {
                     SeekTo::Data => SeekFrom::Data(offset),
                     SeekTo::Hole => SeekFrom::Hole(offset),

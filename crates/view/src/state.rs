@@ -2,52 +2,37 @@
 
 use crate::attr::Attr;
 use crate::base::Base;
-use crate::catalog::{Catalog, NameRow};
+use crate::catalog::NameRow;
 use crate::clock::Clock;
 use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::inode::{Body, Inode};
 use crate::latch::Latch;
-use crate::log_sync::LogSync;
+use crate::layers::{Layers, Upper};
 use crate::open_table::OpenTable;
-use crate::reserve::Reserve;
 use crate::tables::{Node, Origin, Tables};
 use crate::upkeep::Work;
 use crate::volatile::{Volatile, Volatility};
 use crate::working_files::{HostStat, WorkingFiles};
-use rustix::fs::{Mode, OFlags};
-use selvedge_store::{Extent, FileKind, Ino, LayerId, NewState, Repository, ThreadLock, ThreadRef};
-use std::collections::HashMap;
+use selvedge_store::{Extent, FileKind, Ino, LayerId, NewState, Repository, ThreadRef};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Inode numbers taken from the repository at once.
 const NUMBER_BLOCK: u64 = 4096;
 
-/// The layer that a thread writes.
-#[derive(Debug)]
-pub(crate) struct Upper {
-    pub(crate) id: LayerId,
-    pub(crate) files: WorkingFiles,
-    pub(crate) log: LogSync,
-    pub(crate) reserve: Reserve,
-}
-
 /// One thread's tree, without the thread that keeps it in order.
 ///
-/// Locks, in the order in which they may be taken: a file's `replacing`, then `tables`, then any other. None is
-/// held while file contents are read, written or synced, `replacing` aside, which only the writers of that file
-/// wait for.
+/// Locks, in the order in which they may be taken: a file's `replacing`, then `thread`, then `tables`, then `layers`,
+/// then any other. None is held while file contents are read or synced, `replacing` aside, which only the writers of
+/// that file wait for. A write to a working file holds `layers` for reading, so that no layer is frozen under it.
 pub(crate) struct State {
     pub(crate) repo: Repository,
-    pub(crate) lock: ThreadLock,
+    /// Keeps others out for as long as a duplicate of it is open.
+    pub(crate) lock: OwnedFd,
     pub(crate) read_only: bool,
-    pub(crate) base: Base,
-    /// Frozen layers' working files.
-    pub(crate) frozen: HashMap<LayerId, WorkingFiles>,
-    pub(crate) upper: OnceLock<Upper>,
+    pub(crate) root: Ino,
     pub(crate) open: OpenTable,
     pub(crate) latch: Latch,
     pub(crate) clock: Clock,
@@ -60,19 +45,19 @@ pub(crate) struct State {
     pub(crate) logged: AtomicU64,
     pub(crate) boot_id: String,
     tables: Mutex<Tables>,
-    thread: Mutex<ThreadRef>,
+    layers: RwLock<Arc<Layers>>,
+    thread: Mutex<Option<ThreadRef>>,
     numbers: Mutex<std::ops::Range<u64>>,
 }
 
 /// What [`State`] is made from.
 pub(crate) struct Parts {
     pub(crate) repo: Repository,
-    pub(crate) lock: ThreadLock,
-    pub(crate) thread: ThreadRef,
+    pub(crate) lock: OwnedFd,
+    /// The thread, unless the view is of frozen layers alone.
+    pub(crate) thread: Option<ThreadRef>,
     pub(crate) read_only: bool,
-    pub(crate) base: Base,
-    pub(crate) frozen: HashMap<LayerId, WorkingFiles>,
-    pub(crate) upper: Option<Upper>,
+    pub(crate) layers: Layers,
     pub(crate) tables: Tables,
     pub(crate) boot_id: String,
     pub(crate) all_dirty: bool,
@@ -80,17 +65,11 @@ pub(crate) struct Parts {
 
 impl State {
     pub(crate) fn new(parts: Parts) -> Self {
-        let upper = OnceLock::new();
-        if let Some(existing) = parts.upper {
-            let _ = upper.set(existing);
-        }
         Self {
             repo: parts.repo,
             lock: parts.lock,
             read_only: parts.read_only,
-            base: parts.base,
-            frozen: parts.frozen,
-            upper,
+            root: parts.layers.base.root(),
             open: OpenTable::default(),
             latch: Latch::default(),
             clock: Clock::default(),
@@ -100,6 +79,7 @@ impl State {
             logged: AtomicU64::new(0),
             boot_id: parts.boot_id,
             tables: Mutex::new(parts.tables),
+            layers: RwLock::new(Arc::new(parts.layers)),
             thread: Mutex::new(parts.thread),
             numbers: Mutex::new(0..0),
         }
@@ -109,6 +89,32 @@ impl State {
         // A panic ends the process (panic = "abort"), so nobody meets a poisoned lock outside tests; the tables
         // change their memory only after a commit succeeded, and are whole at any point.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the view is made of at this moment.
+    pub(crate) fn layers(&self) -> Arc<Layers> {
+        Arc::clone(&self.gate())
+    }
+
+    /// Keeps the layers as they are while it is held; the caller holds it for no longer than one write takes, and
+    /// takes no lock that comes before it.
+    pub(crate) fn gate(&self) -> RwLockReadGuard<'_, Arc<Layers>> {
+        // Replaced whole, so whole at any point.
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets nobody write to a working file while it is held; the caller holds the tables.
+    pub(crate) fn shut_gate(&self) -> RwLockWriteGuard<'_, Arc<Layers>> {
+        self.layers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread's reference, as this view left it, if the view is one of a thread. Held while it is moved.
+    pub(crate) fn thread(&self) -> MutexGuard<'_, Option<ThreadRef>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn base(&self) -> Arc<Base> {
+        Arc::clone(&self.gate().base)
     }
 
     /// The node under this number.
@@ -133,12 +139,12 @@ impl State {
         if let Some(node) = tables.row(ino)? {
             return Ok(Some(node));
         }
-        let inode = self.base.inode_nearby(ino)?;
+        let inode = self.base().inode_nearby(ino)?;
         Ok(inode.map(|inode| Node { inode, origin: Origin::Base }))
     }
 
     fn base_node(&self, ino: Ino) -> Result<Node> {
-        let inode = self.base.inode(ino)?.ok_or(ViewError::NotFound)?;
+        let inode = self.base().inode(ino)?.ok_or(ViewError::NotFound)?;
         Ok(Node { inode, origin: Origin::Base })
     }
 
@@ -163,7 +169,7 @@ impl State {
     /// What the base has under `name` in `directory`, whatever the layers say.
     pub(crate) fn base_child(&self, directory: &Inode, name: &[u8]) -> Result<Option<std::sync::Arc<Inode>>> {
         match directory.tree() {
-            Some(tree) => self.base.child(directory.ino, tree, name),
+            Some(tree) => self.base().child(directory.ino, tree, name),
             None => Ok(None),
         }
     }
@@ -171,20 +177,18 @@ impl State {
     /// Reads a directory's base listing into memory, so that a mutation finds it there while it holds the tables.
     pub(crate) fn warm(&self, directory: Ino) -> Result<()> {
         if let Some(tree) = self.node(directory)?.inode.tree() {
-            self.base.tree(tree)?;
+            self.base().tree(tree)?;
         }
         Ok(())
     }
 
     /// Working files of a layer of this thread.
-    pub(crate) fn files(&self, layer: LayerId, ino: Ino) -> Result<&WorkingFiles> {
-        match self.upper.get() {
-            Some(upper) if upper.id == layer => Ok(&upper.files),
-            _ => self.frozen.get(&layer).ok_or_else(|| ViewError::Damaged {
-                ino,
-                why: format!("its working file lies in layer {layer}, which is none of this thread's"),
-            }),
-        }
+    pub(crate) fn files(&self, layer: LayerId, ino: Ino) -> Result<Arc<WorkingFiles>> {
+        let files = self.gate().files(layer).map(Arc::clone);
+        files.ok_or_else(|| ViewError::Damaged {
+            ino,
+            why: format!("its working file lies in layer {layer}, which is none of this thread's"),
+        })
     }
 
     /// What the host says of the working file that holds the node's bytes.
@@ -263,49 +267,74 @@ impl State {
     }
 
     /// The layer that is written, made by the first mutation.
-    pub(crate) fn upper(&self) -> Result<&Upper> {
-        if let Some(upper) = self.upper.get() {
-            return Ok(upper);
+    pub(crate) fn upper(&self) -> Result<Arc<Upper>> {
+        if let Some(upper) = &self.gate().upper {
+            return Ok(Arc::clone(upper));
         }
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(upper) = self.upper.get() {
-            return Ok(upper);
+        let mut thread = self.thread();
+        let Some(thread) = thread.as_mut() else { return Err(ViewError::ReadOnly) };
+        if let Some(upper) = &self.gate().upper {
+            return Ok(Arc::clone(upper));
         }
-        let id = LayerId::random().map_err(ViewError::host("draw a layer's name"))?;
-        let directory = self.repo.layer_dir(&id);
-        let (upper, catalog) = match self.make_upper(id, &directory) {
-            Ok(made) => made,
-            Err(error) => {
-                // Nothing refers to the half-made layer.
-                let _ = std::fs::remove_dir_all(&directory);
-                return Err(error);
-            }
-        };
+        let (upper, catalog) = Upper::make(&self.repo, &self.boot_id, self.is_unfounded())?;
         crash::point("upper.before-ref");
-        let new = NewState { snapshot: thread.snapshot, layers: thread.layers.clone(), upper: Some(id) };
-        *thread = self.repo.refs().update_thread(&thread, &new)?;
-        self.tables().set_upper(id, catalog);
-        Ok(self.upper.get_or_init(|| upper))
+        let new =
+            NewState { snapshot: thread.snapshot, layers: thread.layers.clone(), upper: Some(upper.id) };
+        *thread = self.repo.refs().update_thread(thread, &new)?;
+        let upper = Arc::new(upper);
+        let mut tables = self.tables();
+        let mut layers = self.shut_gate();
+        tables.set_upper(upper.id, catalog);
+        *layers = Arc::new(Layers {
+            base: Arc::clone(&layers.base),
+            frozen: layers.frozen.clone(),
+            upper: Some(Arc::clone(&upper)),
+        });
+        Ok(upper)
     }
 
-    fn make_upper(&self, id: LayerId, directory: &Path) -> Result<(Upper, Catalog)> {
-        rustix::fs::mkdir(directory, Mode::from_raw_mode(0o700)).map_err(ViewError::host("make a layer"))?;
-        let files = WorkingFiles::create(directory)?;
-        let catalog = Catalog::create(&directory.join("catalog.db"))?;
-        catalog.begin_use(&self.boot_id)?;
-        let log = LogSync::new(open_log(directory)?);
-        let reserve = Reserve::open(directory)?;
-        log.sync()?;
-        files.sync_names()?;
-        sync_directory(directory)?;
-        sync_directory(&self.repo.layers_dir())?;
-        Ok((Upper { id, files, log, reserve }, catalog))
+    /// Leaves the thread without its upper, which says nothing and is closed.
+    pub(crate) fn drop_upper(&self) -> Result<()> {
+        let mut thread = self.thread();
+        if let Some(thread) = thread.as_mut()
+            && let Some(id) = thread.upper
+        {
+            let new = NewState { snapshot: thread.snapshot, layers: thread.layers.clone(), upper: None };
+            *thread = self.repo.refs().update_thread(thread, &new)?;
+            self.remove_layer(id);
+        }
+        Ok(())
+    }
+
+    /// The tables and the upper that they have; it stays so while they are held.
+    pub(crate) fn writable_tables(&self) -> Result<(MutexGuard<'_, Tables>, Arc<Upper>)> {
+        loop {
+            self.upper()?;
+            let tables = self.tables();
+            if let Some(upper) = &self.gate().upper {
+                return Ok((tables, Arc::clone(upper)));
+            }
+            // Frozen just now.
+        }
+    }
+
+    /// Whether a layer that the upper stands on may not be durable.
+    pub(crate) fn is_unfounded(&self) -> bool {
+        self.layers().frozen.iter().any(|frozen| !frozen.is_sealed())
+    }
+
+    /// Removes a layer that nobody refers to. What cannot be removed is harmless but for its space.
+    pub(crate) fn remove_layer(&self, id: LayerId) {
+        let directory = self.repo.layer_dir(&id);
+        if let Err(error) = std::fs::remove_dir_all(&directory) {
+            tracing::warn!(%error, path = %directory.display(), "a layer that nobody needs is left");
+        }
     }
 
     /// What a loss of power could take of the node's bytes.
     pub(crate) fn volatility(&self, node: &Node) -> Volatility {
         let own = node.has_own_file();
-        if own.is_none() || own != self.upper.get().map(|upper| upper.id) {
+        if !own.is_some_and(|layer| self.gate().is_upper(layer)) {
             return Volatility::Durable;
         }
         if node.inode.fallback.is_some() || self.all_dirty.load(Ordering::Acquire) {
@@ -313,21 +342,4 @@ impl State {
         }
         self.volatile.of(node.inode.ino)
     }
-}
-
-/// The catalog's log, which exists once something was committed.
-pub(crate) fn open_log(layer_dir: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::open(layer_dir.join("catalog.db-wal"), flags, Mode::empty())
-        .map_err(ViewError::host("open the catalog's log"))
-}
-
-pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(ViewError::host("open a layer"))
-}
-
-fn sync_directory(path: &Path) -> Result<()> {
-    let fd = open_directory(path)?;
-    rustix::fs::fsync(fd).map_err(ViewError::host("fsync of a layer"))
 }

@@ -104,6 +104,35 @@ impl Tables {
         self.upper.as_ref().map(|(_, catalog)| catalog)
     }
 
+    /// Makes the upper a frozen layer, the highest. Nodes without a name go on in `upper`, the new one if there is one
+    /// already.
+    pub(crate) fn freeze_upper(&mut self, upper: Option<(LayerId, Catalog)>) -> Result<()> {
+        let orphans = upper.as_ref().map_or(Ok(Vec::new()), |(_, catalog)| catalog.orphans())?;
+        for orphan in &orphans {
+            self.rows.remove(orphan);
+        }
+        self.orphans = orphans.into_iter().collect();
+        // What is not durable yet becomes so with its layer, as a whole.
+        self.fallbacks.clear();
+        self.unsettled.clear();
+        if let Some(frozen) = std::mem::replace(&mut self.upper, upper) {
+            self.frozen.insert(0, frozen);
+        }
+        Ok(())
+    }
+
+    /// Replaces the catalog of a frozen layer by what `reopen` makes of it.
+    pub(crate) fn reopen_frozen(
+        &mut self,
+        id: LayerId,
+        reopen: impl FnOnce(Catalog) -> Result<Catalog>,
+    ) -> Result<()> {
+        let Some(at) = self.frozen.iter().position(|(layer, _)| *layer == id) else { return Ok(()) };
+        let (_, catalog) = self.frozen.remove(at);
+        self.frozen.insert(at, (id, reopen(catalog)?));
+        Ok(())
+    }
+
     /// Takes the upper's catalog away, to close it.
     pub(crate) fn take_upper(&mut self) -> Option<Catalog> {
         self.rows.clear();

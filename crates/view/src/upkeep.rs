@@ -167,14 +167,16 @@ impl Change<'_> {
 impl State {
     /// One round.
     pub(crate) fn upkeep(&self) -> Result<()> {
-        if self.read_only || self.upper.get().is_none() {
+        if self.read_only {
             return Ok(());
         }
         self.latch.check()?;
+        self.seal()?;
+        let Some(upper) = self.layers().upper.clone() else { return Ok(()) };
         // Each step is tried: on a full disk the ones that free room must not wait for those that need some.
         let steps =
             [self.checkpoint_if_long(), self.reap_forgotten(), self.settle_suspects(), self.confirm_copies()];
-        self.upper()?.reserve.refill();
+        upper.reserve.refill();
         steps.into_iter().collect()
     }
 

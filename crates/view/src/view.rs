@@ -3,15 +3,11 @@
 use crate::base::Base;
 use crate::catalog::Catalog;
 use crate::error::{Result, ViewError};
-use crate::log_sync::LogSync;
-use crate::recovery;
-use crate::reserve::Reserve;
-use crate::state::{Parts, State, Upper, open_directory, open_log};
+use crate::layers::{Frozen, Layers, Upper, open_directory};
+use crate::state::{Parts, State};
 use crate::tables::Tables;
 use crate::upkeep::Upkeep;
-use crate::working_files::WorkingFiles;
-use selvedge_store::{Ino, Repository, ThreadLock, ThreadName};
-use std::collections::HashMap;
+use selvedge_store::{Ino, LayerId, NewState, ObjectId, Repository, ThreadLock, ThreadName, ThreadRef};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,42 +45,19 @@ impl View {
         lock: ThreadLock,
         options: ViewOptions,
     ) -> Result<Self> {
-        let boot_id = match options.boot_id {
-            Some(id) => id,
-            None => std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-                .map_err(ViewError::host("read the boot id"))?,
-        };
+        let boot_id = options.boot_id.map_or_else(boot_id, Ok)?;
         let thread = repo.refs().thread(thread)?;
         let base = Base::open(repo.store().clone(), &thread.snapshot)?;
-        let (mut frozen_files, mut frozen_catalogs) = (HashMap::new(), Vec::new());
-        for id in thread.layers.iter().rev() {
-            let directory = repo.layer_dir(id);
-            frozen_files.insert(*id, WorkingFiles::open(&directory)?);
-            frozen_catalogs.push((*id, Catalog::open_frozen(&directory.join("catalog.db"))?));
-        }
-        let (mut upper, mut catalog, mut clean) = (None, None, true);
-        if let Some(id) = thread.upper {
-            let directory = repo.layer_dir(&id);
-            let files = WorkingFiles::open(&directory)?;
-            let mut opened = Catalog::open_upper(&directory.join("catalog.db"))?;
-            clean = recovery::recover(&mut opened, &files, &boot_id)?;
-            // What is only read stays marked as its last writer left it.
-            let in_use = !options.read_only || !clean;
-            if in_use {
-                opened.begin_use(&boot_id)?;
-            }
-            let log = LogSync::new(if in_use { open_log(&directory)? } else { open_directory(&directory)? });
-            upper = Some(Upper { id, files, log, reserve: Reserve::open(&directory)? });
-            catalog = Some((id, opened));
-        }
+        let Opened { thread, frozen, frozen_catalogs, upper, clean } =
+            Opened::open(&repo, thread, &boot_id, options.read_only)?;
+        let (upper, catalog) = upper.map(|(upper, catalog)| (Arc::new(upper), catalog)).unzip();
+        let catalog = upper.as_ref().map(|upper: &Arc<Upper>| upper.id).zip(catalog);
         let state = Arc::new(State::new(Parts {
             repo,
-            lock,
-            thread,
+            lock: lock.into(),
+            thread: Some(thread),
             read_only: options.read_only,
-            base,
-            frozen: frozen_files,
-            upper,
+            layers: Layers { base: Arc::new(base), frozen, upper },
             tables: Tables::new(catalog, frozen_catalogs)?,
             boot_id,
             all_dirty: !clean,
@@ -96,14 +69,49 @@ impl View {
         Ok(Self { upkeep: Some(upkeep), state })
     }
 
-    /// The thread's lock, which keeps others out for as long as any duplicate of it is open.
+    /// Opens what `layers` (bottom first) make of a snapshot, to be read only: a thread as it was when its upper was
+    /// frozen. Needs no thread's lock, since nobody changes any of it.
+    ///
+    /// # Errors
+    /// When the snapshot or a layer is missing or damaged, or the disk fails.
+    pub fn open_frozen(
+        repo: Repository,
+        snapshot: &ObjectId,
+        layers: &[LayerId],
+        options: ViewOptions,
+    ) -> Result<Self> {
+        let boot_id = options.boot_id.map_or_else(boot_id, Ok)?;
+        let base = Arc::new(Base::open(repo.store().clone(), snapshot)?);
+        let (mut frozen, mut catalogs) = (Vec::new(), Vec::new());
+        for &id in layers {
+            let Some((layer, catalog)) = Frozen::open(&repo, id, &boot_id)? else {
+                return Err(ViewError::LayerLost { layer: id });
+            };
+            frozen.push(Arc::new(layer));
+            catalogs.insert(0, (id, catalog));
+        }
+        let state = Arc::new(State::new(Parts {
+            lock: open_directory(&repo.layers_dir())?,
+            repo,
+            thread: None,
+            read_only: true,
+            layers: Layers { base, frozen, upper: None },
+            tables: Tables::new(None, catalogs)?,
+            boot_id,
+            all_dirty: false,
+        }));
+        Ok(Self { upkeep: None, state })
+    }
+
+    /// The thread's lock, which keeps others out for as long as any duplicate of it is open. A view of frozen layers
+    /// alone keeps nobody out.
     pub fn lock_fd(&self) -> BorrowedFd<'_> {
         self.state.lock.as_fd()
     }
 
     /// The root directory's number.
     pub fn root(&self) -> Ino {
-        self.state.base.root()
+        self.state.root
     }
 
     /// Makes everything durable.
@@ -112,8 +120,8 @@ impl View {
         if state.read_only {
             return Ok(());
         }
-        let Some(upper) = state.upper.get() else { return Ok(()) };
         state.latch.check()?;
+        let Some(upper) = state.layers().upper.clone() else { return state.seal() };
         let seen = state.volatile.look_at_all();
         if !seen.is_empty() || state.all_dirty.load(Ordering::Acquire) {
             state.latch.guard("syncfs", upper.files.sync_disk())?;
@@ -141,8 +149,12 @@ impl View {
         state.reap_queued()?;
         let catalog = state.tables().take_upper();
         if let Some(catalog) = catalog {
+            let needed = catalog.says_anything()?;
             catalog.end_use()?;
             catalog.close()?;
+            if !needed {
+                state.drop_upper()?;
+            }
         }
         Ok(())
     }
@@ -153,5 +165,57 @@ impl View {
 
     pub(crate) fn reap_now(&self) -> bool {
         self.state.reap_now()
+    }
+}
+
+/// The running kernel's boot, which tells a crash of processes from a loss of power.
+fn boot_id() -> Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(ViewError::host("read the boot id"))
+}
+
+/// A thread's layers, opened.
+struct Opened {
+    thread: ThreadRef,
+    /// Bottom first.
+    frozen: Vec<Arc<Frozen>>,
+    /// Top first.
+    frozen_catalogs: Vec<(LayerId, Catalog)>,
+    upper: Option<(Upper, Catalog)>,
+    /// Whether the upper's working files are known to be durable.
+    clean: bool,
+}
+
+impl Opened {
+    /// Opens all layers of `thread`, and takes those away that a loss of power took the ground from.
+    fn open(repo: &Repository, thread: ThreadRef, boot_id: &str, read_only: bool) -> Result<Self> {
+        let mut opened =
+            Self { thread, frozen: Vec::new(), frozen_catalogs: Vec::new(), upper: None, clean: true };
+        for (at, id) in opened.thread.layers.clone().into_iter().enumerate() {
+            let Some((frozen, catalog)) = Frozen::open(repo, id, boot_id)? else {
+                opened.cut(repo, at)?;
+                return Ok(opened);
+            };
+            opened.frozen.push(Arc::new(frozen));
+            opened.frozen_catalogs.insert(0, (id, catalog));
+        }
+        if let Some(id) = opened.thread.upper {
+            match Upper::open(repo, id, boot_id, read_only)? {
+                Some((upper, catalog, clean)) => {
+                    opened.upper = Some((upper, catalog));
+                    opened.clean = clean;
+                }
+                None => opened.cut(repo, opened.thread.layers.len())?,
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Leaves the thread the layers below `at`: nothing above them was durable for anybody when the power was lost.
+    fn cut(&mut self, repo: &Repository, at: usize) -> Result<()> {
+        let layers = self.thread.layers.get(..at).unwrap_or_default().to_vec();
+        tracing::info!(kept = layers.len(), "a loss of power took layers that were not durable");
+        let new = NewState { snapshot: self.thread.snapshot, layers, upper: None };
+        self.thread = repo.refs().update_thread(&self.thread, &new)?;
+        Ok(())
     }
 }

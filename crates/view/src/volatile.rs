@@ -75,6 +75,11 @@ impl Volatile {
         self.inner().entries.remove(&ino);
     }
 
+    /// All files have gone to a layer of their own.
+    pub(crate) fn forget_all(&self) {
+        self.inner().entries.clear();
+    }
+
     pub(crate) fn of(&self, ino: Ino) -> Volatility {
         match self.inner().entries.get(&ino) {
             None => Volatility::Durable,

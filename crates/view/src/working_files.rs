@@ -126,6 +126,20 @@ impl WorkingFiles {
         }
     }
 
+    /// Gives the file that `ino` has in another layer a name here, too, and tells what the host says of it then; `None`
+    /// when there is none.
+    pub(crate) fn link_from(&self, other: &Self, ino: Ino) -> Result<Option<HostStat>> {
+        let name = file_name(ino);
+        match rustix::fs::linkat(&other.files, &name, &self.files, &name, AtFlags::empty()) {
+            Ok(()) => {
+                self.changes.fetch_add(1, Ordering::AcqRel);
+                self.stat(ino)
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(ViewError::host("link a working file")(error)),
+        }
+    }
+
     /// Removes the file of `ino`, if there is one.
     pub(crate) fn remove(&self, ino: Ino) -> Result<()> {
         match rustix::fs::unlinkat(&self.files, file_name(ino), AtFlags::empty()) {

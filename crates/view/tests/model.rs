@@ -93,7 +93,12 @@ enum Op {
         node: usize,
     },
     Release,
+    WriteHeld {
+        offset: usize,
+        data: Vec<u8>,
+    },
     Close,
+    CloseAndFreeze,
     Kill,
     Freeze,
 }
@@ -124,9 +129,12 @@ fn op() -> impl Strategy<Value = Op> {
         1 => node.clone().prop_map(|node| Op::Fsync { node }),
         1 => node.prop_map(|node| Op::Hold { node }),
         1 => Just(Op::Release),
+        2 => (0..20_000usize, prop::collection::vec(any::<u8>(), 1..400))
+            .prop_map(|(offset, data)| Op::WriteHeld { offset, data }),
         1 => Just(Op::Close),
+        1 => Just(Op::CloseAndFreeze),
         1 => Just(Op::Kill),
-        1 => Just(Op::Freeze),
+        3 => Just(Op::Freeze),
     ]
 }
 
@@ -363,10 +371,23 @@ impl World {
             }
             Op::Close => self.reopen(|_, view| view.close().unwrap()),
             Op::Kill => self.kill(),
-            Op::Freeze => self.reopen(|bench, view| {
+            Op::WriteHeld { offset, data } => {
+                let Some(&(handle, id)) = self.held.last() else { return };
+                assert_eq!(self.view().write(handle, *offset as u64, data).unwrap() as usize, data.len());
+                self.model.write(id, *offset, data);
+            }
+            Op::CloseAndFreeze => self.reopen(|bench, view| {
                 view.close().unwrap();
                 bench.freeze();
             }),
+            Op::Freeze => {
+                let before = self.attrs();
+                self.view().freeze().unwrap();
+                assert_eq!(before, self.attrs());
+                for (handle, id) in &self.held {
+                    self.check_held(*handle, *id);
+                }
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 
 use selvedge_store::{
     Content, Entry, Ino, Meta, NewState, ObjectId, OpenOptions, Repository, Snapshot, ThreadLock, ThreadName,
-    Timestamp, TreeBuilder, Xattrs,
+    ThreadRef, Timestamp, TreeBuilder, Xattrs,
 };
 use selvedge_view::{Request, RequestKey, View, ViewOptions};
 use std::path::{Path, PathBuf};
@@ -103,11 +103,27 @@ impl Bench {
     }
 
     pub fn open_with(&self, read_only: bool) -> View {
+        self.open_thread(&main(), read_only)
+    }
+
+    pub fn open_thread(&self, name: &ThreadName, read_only: bool) -> View {
         let repo = self.repo();
-        let thread = repo.refs().thread(&main()).unwrap();
+        let thread = repo.refs().thread(name).unwrap();
         let lock = ThreadLock::try_acquire(&repo, &thread.id).unwrap();
         let options = ViewOptions { read_only, epoch: EPOCH, boot_id: Some(self.boot_id.clone()) };
-        View::open(repo, &main(), lock, options).unwrap()
+        View::open(repo, name, lock, options).unwrap()
+    }
+
+    /// What `thread` was when its upper was frozen.
+    pub fn open_frozen(&self, thread: &ThreadRef) -> View {
+        let options = ViewOptions { boot_id: Some(self.boot_id.clone()), ..ViewOptions::default() };
+        View::open_frozen(self.repo(), &thread.snapshot, &thread.layers, options).unwrap()
+    }
+
+    /// Another thread, which shares the frozen layers of `thread`.
+    pub fn fork(&self, thread: &ThreadRef, name: &str) -> ThreadRef {
+        let name = name.parse().unwrap();
+        self.repo().refs().create_thread(&name, &thread.snapshot, &thread.layers).unwrap()
     }
 
     /// Leaves the view as kill -9 would leave it: what other processes see at this moment is what there is. The

@@ -1,0 +1,162 @@
+//! Making the upper of a view that is in use a frozen layer.
+
+use crate::catalog::Catalog;
+use crate::commit::{Commit, Effect};
+use crate::crash;
+use crate::error::{Result, ViewError};
+use crate::inode::{Body, Inode};
+use crate::layers::{Frozen, Layers, Upper};
+use crate::state::State;
+use crate::tables::Tables;
+use crate::view::View;
+use selvedge_store::{NewState, ThreadRef};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl View {
+    /// Makes everything the thread says at this instant a frozen layer, which is never changed again; what follows
+    /// goes to a new upper. Whatever was answered before is in the layer, whatever is answered later is not. Open
+    /// files stay open and go on; files without a name are in no layer that is shared. A thread whose upper says
+    /// nothing stays as it is.
+    ///
+    /// Returns the thread's reference as it is afterwards: its snapshot and its frozen layers are the thread as it was.
+    ///
+    /// # Errors
+    /// When the disk fails or is full, or the view takes no changes: then nothing is frozen.
+    pub fn freeze(&self) -> Result<ThreadRef> {
+        self.state().freeze()
+    }
+}
+
+impl State {
+    pub(crate) fn freeze(&self) -> Result<ThreadRef> {
+        self.check_writable()?;
+        let mut guard = self.thread();
+        loop {
+            let Some(thread) = guard.as_mut() else { return Err(ViewError::ReadOnly) };
+            // Files without a name have to lie in an upper at any instant; without any, the next change makes one.
+            let homeless = !self.tables().orphans().is_empty();
+            let spare = homeless.then(|| Upper::make(&self.repo, &self.boot_id, true)).transpose()?;
+            let spare_id = spare.as_ref().map(|(upper, _)| upper.id);
+            let outcome = self.freeze_now(thread, spare);
+            if let (Ok(Outcome::Unchanged | Outcome::NeedsUpper), Some(id)) = (&outcome, spare_id) {
+                self.remove_layer(id);
+            }
+            let frozen = match outcome? {
+                Outcome::Frozen(upper) => Some(upper),
+                Outcome::Unchanged => None,
+                Outcome::NeedsUpper => continue,
+            };
+            let now = thread.clone();
+            drop(guard);
+            if let Some(upper) = frozen {
+                self.close_frozen(&upper)?;
+                // It is made durable in the background.
+                self.work.wake_soon();
+            }
+            return Ok(now);
+        }
+    }
+
+    /// The instant itself: no commit and no write to a working file runs beside it.
+    fn freeze_now(&self, thread: &mut ThreadRef, spare: Option<(Upper, Catalog)>) -> Result<Outcome> {
+        let mut tables = self.tables();
+        let mut layers = self.shut_gate();
+        let Some(upper) = layers.upper.clone() else { return Ok(Outcome::Unchanged) };
+        let Some(catalog) = tables.upper() else { return Ok(Outcome::Unchanged) };
+        if !catalog.says_anything()? {
+            return Ok(Outcome::Unchanged);
+        }
+        let spare = match spare {
+            None if !tables.orphans().is_empty() => return Ok(Outcome::NeedsUpper),
+            None => None,
+            Some((next, mut catalog)) => {
+                carry_orphans(&tables, &upper, &next, &mut catalog)?;
+                Some((next, catalog))
+            }
+        };
+        crash::point("freeze.before-ref");
+        let mut new = NewState {
+            snapshot: thread.snapshot,
+            layers: thread.layers.clone(),
+            upper: spare.as_ref().map(|(next, _)| next.id),
+        };
+        new.layers.push(upper.id);
+        *thread = self.repo.refs().update_thread(thread, &new)?;
+        crash::point("freeze.after-ref");
+        let (next, catalog) = spare.map(|(next, catalog)| (Arc::new(next), catalog)).unzip();
+        let frozen = Frozen::of(&upper, self.repo.layer_dir(&upper.id));
+        let mut below = layers.frozen.clone();
+        below.push(Arc::new(frozen));
+        tables.freeze_upper(next.as_ref().map(|next| next.id).zip(catalog))?;
+        *layers = Arc::new(Layers { base: Arc::clone(&layers.base), frozen: below, upper: next });
+        self.volatile.forget_all();
+        self.all_dirty.store(false, Ordering::Release);
+        self.logged.store(0, Ordering::Relaxed);
+        Ok(Outcome::Frozen(upper))
+    }
+
+    /// Makes a frozen layer's catalog one file that anybody may read.
+    fn close_frozen(&self, upper: &Upper) -> Result<()> {
+        self.latch.guard("freeze", upper.log.sync())?;
+        let directory = self.repo.layer_dir(&upper.id);
+        let reopen = |catalog: Catalog| {
+            catalog.close_whole(&directory)?;
+            Catalog::open_frozen(&directory.join("catalog.db"))
+        };
+        let closed = self.tables().reopen_frozen(upper.id, reopen);
+        self.latch.guard("freeze", closed)
+    }
+
+    /// Makes all frozen layers durable, and then lets the upper say that it stands on firm ground.
+    pub(crate) fn seal(&self) -> Result<()> {
+        let layers = self.layers();
+        for frozen in &layers.frozen {
+            crash::point("seal.before");
+            self.latch.guard("seal", frozen.seal())?;
+        }
+        let unfounded = layers.upper.as_ref().is_some_and(|upper| upper.unfounded.load(Ordering::Acquire));
+        if unfounded {
+            let tables = self.tables();
+            if let (Some(upper), Some(catalog)) = (&self.gate().upper, tables.upper())
+                && layers.is_upper(upper.id)
+            {
+                self.latch.guard("seal", catalog.set_unfounded(false))?;
+                upper.log.committed();
+                upper.unfounded.store(false, Ordering::Release);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What became of an attempt to freeze.
+enum Outcome {
+    /// This was frozen.
+    Frozen(Arc<Upper>),
+    /// There is nothing to freeze.
+    Unchanged,
+    /// A file without a name appeared, and needs a place at once.
+    NeedsUpper,
+}
+
+/// Gives the nodes without a name rows in the next upper. Their working files get a second name there, so that
+/// whoever has one open reads and writes it as before.
+fn carry_orphans(tables: &Tables, upper: &Upper, next: &Upper, catalog: &mut Catalog) -> Result<()> {
+    let mut commit = Commit::new();
+    for &ino in tables.orphans() {
+        let Some(row) = tables.upper().map(|catalog| catalog.inode(ino)).transpose()?.flatten() else {
+            continue;
+        };
+        let mut row = Inode { fallback: None, ..row };
+        if row.body == (Body::File { layer: upper.id }) {
+            row.body = Body::File { layer: next.id };
+            // The link is no change of the file, though the host takes it for one.
+            row.host_ctime = next.files.link_from(&upper.files, ino)?.map(|stat| stat.ctime);
+        }
+        commit.put(row).push(Effect::AddOrphan(ino));
+    }
+    catalog.commit(&commit)?;
+    next.log.committed();
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! What a view is made of at one instant: the base, frozen layers and an upper.
+
+use crate::base::Base;
+use crate::catalog::Catalog;
+use crate::claim::Claim;
+use crate::error::{Result, ViewError};
+use crate::log_sync::LogSync;
+use crate::recovery;
+use crate::reserve::Reserve;
+use crate::working_files::WorkingFiles;
+use rustix::fs::{Mode, OFlags};
+use selvedge_store::{LayerId, Repository};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// In a frozen layer's directory: everything the layer holds is durable.
+const SEALED: &str = "sealed";
+
+/// What a view is made of. It is replaced as a whole, by whoever holds the tables and keeps writers out.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    pub(crate) base: Arc<Base>,
+    /// Bottom first.
+    pub(crate) frozen: Vec<Arc<Frozen>>,
+    pub(crate) upper: Option<Arc<Upper>>,
+}
+
+/// The layer that a thread writes.
+#[derive(Debug)]
+pub(crate) struct Upper {
+    pub(crate) id: LayerId,
+    pub(crate) files: Arc<WorkingFiles>,
+    pub(crate) log: LogSync,
+    pub(crate) reserve: Reserve,
+    /// A layer beneath may not be durable, and the catalog says so: after a power cut this one does not count.
+    pub(crate) unfounded: AtomicBool,
+}
+
+/// A layer that is never changed again.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) id: LayerId,
+    pub(crate) files: Arc<WorkingFiles>,
+    directory: PathBuf,
+    sealed: AtomicBool,
+    /// Held by whoever seals it.
+    sealing: Mutex<()>,
+}
+
+impl Layers {
+    /// The working files of a layer, if it is one of these.
+    pub(crate) fn files(&self, layer: LayerId) -> Option<&Arc<WorkingFiles>> {
+        match &self.upper {
+            Some(upper) if upper.id == layer => Some(&upper.files),
+            _ => self.frozen.iter().find(|frozen| frozen.id == layer).map(|frozen| &frozen.files),
+        }
+    }
+
+    pub(crate) fn is_upper(&self, layer: LayerId) -> bool {
+        self.upper.as_ref().is_some_and(|upper| upper.id == layer)
+    }
+}
+
+impl Upper {
+    /// Makes the directory of a new layer, durable but for its name.
+    pub(crate) fn make(repo: &Repository, boot_id: &str, unfounded: bool) -> Result<(Self, Catalog)> {
+        let id = LayerId::random().map_err(ViewError::host("draw a layer's name"))?;
+        let directory = repo.layer_dir(&id);
+        let made = Self::make_in(id, &directory, boot_id, unfounded).and_then(|made| {
+            sync_directory(&repo.layers_dir())?;
+            Ok(made)
+        });
+        if made.is_err() {
+            // Nothing refers to the half-made layer.
+            let _ = std::fs::remove_dir_all(&directory);
+        }
+        made
+    }
+
+    fn make_in(id: LayerId, directory: &Path, boot_id: &str, unfounded: bool) -> Result<(Self, Catalog)> {
+        rustix::fs::mkdir(directory, Mode::from_raw_mode(0o700)).map_err(ViewError::host("make a layer"))?;
+        let claim = Claim::take(directory)?;
+        let files = WorkingFiles::create(directory)?;
+        let catalog = Catalog::create(&directory.join("catalog.db"))?.with_claim(claim);
+        catalog.begin_use(boot_id)?;
+        if unfounded {
+            catalog.set_unfounded(true)?;
+        }
+        let log = LogSync::new(open_log(directory)?);
+        let reserve = Reserve::open(directory)?;
+        log.sync()?;
+        files.sync_names()?;
+        sync_directory(directory)?;
+        let unfounded = AtomicBool::new(unfounded);
+        Ok((Self { id, files: Arc::new(files), log, reserve, unfounded }, catalog))
+    }
+
+    /// Opens a thread's upper; tells also whether its working files are known to be durable. `None` when a loss of
+    /// power took a layer that it stands on.
+    pub(crate) fn open(
+        repo: &Repository,
+        id: LayerId,
+        boot_id: &str,
+        read_only: bool,
+    ) -> Result<Option<(Self, Catalog, bool)>> {
+        let directory = repo.layer_dir(&id);
+        let claim = Claim::take(&directory)?;
+        let files = WorkingFiles::open(&directory)?;
+        let mut catalog = Catalog::open_upper(&directory.join("catalog.db"))?.with_claim(claim);
+        if recovery::is_lost(&catalog, boot_id)? {
+            return Ok(None);
+        }
+        let clean = recovery::recover(&mut catalog, &files, boot_id)?;
+        // What is only read stays marked as its last writer left it.
+        let in_use = !read_only || !clean;
+        if in_use {
+            catalog.begin_use(boot_id)?;
+        }
+        let log = LogSync::new(if in_use { open_log(&directory)? } else { open_directory(&directory)? });
+        let unfounded = AtomicBool::new(catalog.is_unfounded()?);
+        let reserve = Reserve::open(&directory)?;
+        Ok(Some((Self { id, files: Arc::new(files), log, reserve, unfounded }, catalog, clean)))
+    }
+}
+
+impl Frozen {
+    /// What becomes of an upper when it is frozen.
+    pub(crate) fn of(upper: &Upper, directory: PathBuf) -> Self {
+        Self::new(upper.id, Arc::clone(&upper.files), directory, false)
+    }
+
+    fn new(id: LayerId, files: Arc<WorkingFiles>, directory: PathBuf, sealed: bool) -> Self {
+        Self { id, files, directory, sealed: AtomicBool::new(sealed), sealing: Mutex::new(()) }
+    }
+
+    /// Opens a frozen layer and its catalog; first finishes what a process that died after freezing it left to do.
+    /// `None` when a loss of power took a layer that it stands on: then it holds nothing that anybody was told is
+    /// durable.
+    pub(crate) fn open(repo: &Repository, id: LayerId, boot_id: &str) -> Result<Option<(Self, Catalog)>> {
+        let directory = repo.layer_dir(&id);
+        let path = directory.join("catalog.db");
+        let files = WorkingFiles::open(&directory)?;
+        let opened = match Self::open_whole(&directory, boot_id)? {
+            Some(opened) => opened,
+            None => match Self::finish(&directory, &files, boot_id)? {
+                Some(sealed) => (Catalog::open_frozen(&path)?, sealed),
+                None => return Ok(None),
+            },
+        };
+        let (catalog, sealed) = opened;
+        Ok(Some((Self::new(id, Arc::new(files), directory, sealed), catalog)))
+    }
+
+    /// The catalog, and whether everything is durable; `None` when there is something left to finish.
+    fn open_whole(directory: &Path, boot_id: &str) -> Result<Option<(Catalog, bool)>> {
+        if has(directory, "catalog.db-wal")? {
+            return Ok(None);
+        }
+        let catalog = Catalog::open_frozen(&directory.join("catalog.db"))?;
+        if has(directory, SEALED)? || catalog.ended_orderly()? {
+            return Ok(Some((catalog, true)));
+        }
+        let present = catalog.boot_id()?.as_deref() == Some(boot_id);
+        Ok(present.then_some((catalog, false)))
+    }
+
+    /// Makes the catalog one file, after a loss of power one that says what is known to be whole; tells whether
+    /// everything is durable. Another process may have done so just before, which changes nothing.
+    fn finish(directory: &Path, files: &WorkingFiles, boot_id: &str) -> Result<Option<bool>> {
+        let claim = Claim::take(directory)?;
+        let mut catalog = Catalog::open_upper(&directory.join("catalog.db"))?.with_claim(claim);
+        let mut sealed = has(directory, SEALED)?;
+        if !sealed {
+            if recovery::is_lost(&catalog, boot_id)? {
+                return Ok(None);
+            }
+            sealed = recovery::recover(&mut catalog, files, boot_id)?;
+        }
+        catalog.close_whole(directory)?;
+        if sealed {
+            mark_sealed(directory)?;
+        }
+        Ok(Some(sealed))
+    }
+
+    /// Makes everything the layer holds durable, once.
+    pub(crate) fn seal(&self) -> Result<()> {
+        let _sealing = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_sealed() {
+            self.files.sync_disk()?;
+            mark_sealed(&self.directory)?;
+            self.sealed.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Whether everything the layer holds is known to be durable.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+}
+
+fn mark_sealed(directory: &Path) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(directory.join(SEALED), flags, Mode::from_raw_mode(0o600))
+        .map_err(ViewError::host("mark a layer as durable"))?;
+    sync_directory(directory)
+}
+
+fn has(directory: &Path, name: &str) -> Result<bool> {
+    directory.join(name).try_exists().map_err(ViewError::host("look into a layer"))
+}
+
+/// The catalog's log, which exists once something was committed.
+fn open_log(layer_dir: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(layer_dir.join("catalog.db-wal"), flags, Mode::empty())
+        .map_err(ViewError::host("open the catalog's log"))
+}
+
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(ViewError::host("open a layer"))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    let fd = open_directory(path)?;
+    rustix::fs::fsync(fd.as_fd()).map_err(ViewError::host("fsync of a layer"))
+}

@@ -1,0 +1,210 @@
+//! What freezing the upper of a view in use promises.
+
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test fails by panicking, and shares its support")]
+
+mod support;
+
+use selvedge_store::{Ino, ThreadRef};
+use selvedge_view::{Handle, OpenFlags, View, ViewError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use support::{Base, Bench, exists, list, read};
+
+const RW: OpenFlags = OpenFlags { read: true, write: true, exclusive: false };
+const FILE: Ino = Ino(10);
+
+fn base() -> Base {
+    let file = |ino, bytes: &[u8]| Base::File { ino, nlink: 1, bytes: bytes.to_vec() };
+    Base::Dir { ino: 2, entries: vec![("file", file(10, b"base")), ("other", file(11, b"other"))] }
+}
+
+fn open(bench: &Bench, view: &View, ino: Ino) -> Handle {
+    view.open_file(&bench.request(), ino, RW).unwrap()
+}
+
+fn names(bench: &Bench, view: &View) -> Vec<Vec<u8>> {
+    list(bench, view, view.root()).into_iter().map(|(name, _)| name).collect()
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Writes growing numbers to a file of its own, as fast as it can.
+struct Counter {
+    asked: AtomicU64,
+    answered: AtomicU64,
+}
+
+impl Counter {
+    fn run(&self, bench: &Bench, view: &View, name: &[u8], stop: &AtomicBool) {
+        let (_, handle) = view.create(&bench.request(), view.root(), name, 0o644, RW).unwrap();
+        for count in 1.. {
+            self.asked.store(count, Ordering::SeqCst);
+            assert_eq!(view.write(handle, 0, &count.to_le_bytes()).unwrap(), 8);
+            self.answered.store(count, Ordering::SeqCst);
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        view.release(handle);
+    }
+}
+
+#[test]
+fn a_frozen_layer_has_what_was_answered_before_and_nothing_that_was_asked_after() {
+    let bench = Bench::new(&base());
+    let view = bench.open();
+    let counters = [const { Counter { asked: AtomicU64::new(0), answered: AtomicU64::new(0) } }; 4];
+    let stop = AtomicBool::new(false);
+    let name = |at: usize| format!("counter{at}").into_bytes();
+    let seen = |thread: &ThreadRef, at: usize| {
+        let frozen = bench.open_frozen(thread);
+        match frozen.lookup(frozen.root(), &name(at)) {
+            Ok(attr) => number(&read(&bench, &frozen, attr.ino)),
+            Err(ViewError::NotFound) => 0,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let mut taken = Vec::new();
+    std::thread::scope(|scope| {
+        for (at, counter) in counters.iter().enumerate() {
+            let (bench, view, stop) = (&bench, &view, &stop);
+            scope.spawn(move || counter.run(bench, view, &name(at), stop));
+        }
+        for _ in 0..12 {
+            let before = counters.each_ref().map(|counter| counter.answered.load(Ordering::SeqCst));
+            let thread = view.freeze().unwrap();
+            let after = counters.each_ref().map(|counter| counter.asked.load(Ordering::SeqCst));
+            let values = [0, 1, 2, 3].map(|at| seen(&thread, at));
+            for at in 0..4 {
+                assert!((before[at]..=after[at]).contains(&values[at]), "{before:?} {values:?} {after:?}");
+            }
+            taken.push((thread, values));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    for (thread, values) in &taken {
+        assert_eq!([0, 1, 2, 3].map(|at| seen(thread, at)), *values, "a frozen layer changed");
+    }
+    view.close().unwrap();
+}
+
+#[test]
+fn open_files_go_on_after_a_freeze_and_leave_the_frozen_layer_alone() {
+    let bench = Bench::new(&base());
+    let view = bench.open();
+    let handle = open(&bench, &view, FILE);
+    view.write(handle, 0, b"one ").unwrap();
+    let thread = view.freeze().unwrap();
+    assert_eq!(view.read(handle, 0, 10).unwrap(), b"one ");
+    view.write(handle, 0, b"two").unwrap();
+    view.fsync(handle, false).unwrap();
+    let frozen = bench.open_frozen(&thread);
+    assert_eq!(read(&bench, &frozen, FILE), b"one ");
+    assert_eq!(read(&bench, &view, FILE), b"two ");
+    view.release(handle);
+    view.close().unwrap();
+    assert_eq!(read(&bench, &bench.open(), FILE), b"two ");
+}
+
+#[test]
+fn a_file_without_a_name_goes_on_after_a_freeze_and_is_in_no_frozen_layer() {
+    let bench = Bench::new(&base());
+    let view = bench.open();
+    let (attr, handle) = view.create(&bench.request(), view.root(), b"temp", 0o600, RW).unwrap();
+    view.write(handle, 0, b"before").unwrap();
+    view.unlink(&bench.request(), view.root(), b"temp").unwrap();
+    let thread = view.freeze().unwrap();
+    assert_eq!(view.read(handle, 0, 10).unwrap(), b"before");
+    view.write(handle, 6, b" and after").unwrap();
+    assert_eq!(view.read(handle, 0, 99).unwrap(), b"before and after");
+    let now = view.getattr(attr.ino).unwrap();
+    assert_eq!((now.nlink, now.size), (0, 16));
+    assert_eq!(names(&bench, &bench.open_frozen(&thread)), [&b"file"[..], b"other"]);
+    view.release(handle);
+    view.forget(attr.ino, 1);
+    view.close().unwrap();
+    let upper = bench.upper_dir();
+    assert!(
+        upper.is_none_or(|dir| !exists(&dir.join(format!("files/{:x}", attr.ino.0)))),
+        "its bytes are freed"
+    );
+}
+
+#[test]
+fn a_thread_that_says_nothing_new_is_not_frozen_again() {
+    let bench = Bench::new(&base());
+    let view = bench.open();
+    assert_eq!(view.freeze().unwrap().layers, []);
+    view.unlink(&bench.request(), view.root(), b"other").unwrap();
+    let first = view.freeze().unwrap();
+    assert_eq!(first.layers.len(), 1);
+    assert_eq!(view.freeze().unwrap(), first);
+}
+
+#[test]
+fn threads_that_share_a_frozen_layer_do_not_see_each_others_changes() {
+    let bench = Bench::new(&base());
+    let view = bench.open();
+    let handle = open(&bench, &view, FILE);
+    view.write(handle, 0, b"both").unwrap();
+    let fork = bench.fork(&view.freeze().unwrap(), "fork");
+    let other = bench.open_thread(&fork.name, false);
+    let before = (view.getattr(FILE).unwrap(), other.getattr(FILE).unwrap());
+    assert_eq!(before.0, before.1, "number and times are those of the original");
+    view.write(handle, 0, b"main").unwrap();
+    let theirs = open(&bench, &other, FILE);
+    other.write(theirs, 0, b"fork").unwrap();
+    assert_eq!((read(&bench, &view, FILE), read(&bench, &other, FILE)), (b"main".to_vec(), b"fork".to_vec()));
+    other.release(theirs);
+    view.release(handle);
+    view.close().unwrap();
+    other.close().unwrap();
+}
+
+#[test]
+fn what_was_synced_after_a_freeze_survives_a_power_cut_with_all_beneath_it() {
+    let mut bench = Bench::new(&base());
+    let view = bench.open();
+    let handle = open(&bench, &view, FILE);
+    view.write(handle, 0, b"frozen").unwrap();
+    view.freeze().unwrap();
+    let other = open(&bench, &view, Ino(11));
+    view.write(other, 0, b"synced").unwrap();
+    view.fsync(other, false).unwrap();
+    bench.kill(view);
+    bench.boot_id = "boot-2".to_owned();
+    let view = bench.open();
+    assert_eq!(read(&bench, &view, FILE), b"frozen");
+    assert_eq!(read(&bench, &view, Ino(11)), b"synced");
+}
+
+#[test]
+fn after_a_power_cut_an_upper_over_a_layer_that_was_not_durable_does_not_count() {
+    let mut bench = Bench::new(&base());
+    for boot in 2.. {
+        let view = bench.open();
+        let (attr, handle) = view.create(&bench.request(), view.root(), b"frozen", 0o600, RW).unwrap();
+        let thread = view.freeze().unwrap();
+        view.unlink(&bench.request(), view.root(), b"other").unwrap();
+        view.release(handle);
+        bench.kill(view);
+        bench.boot_id = format!("boot-{boot}");
+        let sealed =
+            bench.path().join("layers").join(thread.layers.last().unwrap().to_string()).join("sealed");
+        let was_sealed = exists(&sealed);
+        let view = bench.open();
+        let found = view.lookup(view.root(), b"frozen").unwrap();
+        assert_eq!(found.ino, attr.ino, "the frozen layer is what reached the disk");
+        if !was_sealed {
+            view.lookup(view.root(), b"other").unwrap();
+            return;
+        }
+        // The machine was slow, and the layer was made durable meanwhile.
+        assert!(view.lookup(view.root(), b"other").is_err());
+        view.unlink(&bench.request(), view.root(), b"frozen").unwrap();
+        view.create(&bench.request(), view.root(), b"other", 0o600, RW).unwrap();
+        view.close().unwrap();
+    }
+}
