@@ -53,9 +53,10 @@ impl From<RefsError> for CliError {
             RefsError::NumbersExhausted { .. } => {
                 Self::failed(chain(&error)).hint("import what you have into a new repository")
             }
-            RefsError::Latched { .. } | RefsError::Database { .. } => {
-                Self::failed(chain(&error)).hint(LOOK_AT_DISK)
-            }
+            RefsError::Latched { .. } | RefsError::Database { .. } => match error.errno() {
+                Some(errno) => from_system(&error, &io::Error::from_raw_os_error(errno)),
+                None => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
+            },
         }
     }
 }

@@ -91,11 +91,7 @@ impl StoreError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Io { source, .. } => source.raw_os_error(),
-            Self::Database { source, .. } => match source.sqlite_error_code() {
-                Some(rusqlite::ErrorCode::DiskFull) => Some(libc::ENOSPC),
-                Some(rusqlite::ErrorCode::ReadOnly) => Some(libc::EROFS),
-                _ => None,
-            },
+            Self::Database { source, .. } => crate::sqlite::errno(source),
             _ => None,
         }
     }

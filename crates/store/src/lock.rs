@@ -56,7 +56,8 @@ impl ThreadLock {
             // Whoever deleted the thread meanwhile removed the name; a lock without one excludes
             // nobody.
             if rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?.st_nlink > 0 {
-                write_pid(&file).map_err(failed)?;
+                // For messages only, so a full disk does not keep anybody from the thread.
+                let _ = write_pid(&file);
                 return Ok(Self { file });
             }
         }
@@ -81,8 +82,9 @@ fn read_pid(file: &File) -> Option<u32> {
 
 fn write_pid(file: &File) -> io::Result<()> {
     let text = format!("{}\n", std::process::id());
-    file.set_len(0)?;
-    file.write_all_at(text.as_bytes(), 0)
+    // Written over, because what is cut off first may find no room again.
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(text.len() as u64)
 }
 
 impl AsFd for ThreadLock {

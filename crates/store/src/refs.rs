@@ -104,6 +104,17 @@ pub enum RefsError {
     Random(#[source] std::io::Error),
 }
 
+impl RefsError {
+    /// The system's error number behind this error, where there is one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Database { source, .. } => crate::sqlite::errno(source),
+            Self::Random(source) => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
 /// The threads' references. Every change is one small transaction that is durable when the call
 /// returns.
 #[derive(Debug)]

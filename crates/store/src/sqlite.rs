@@ -1,12 +1,15 @@
 //! What the two databases have in common.
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, FileControl, OpenFlags};
 use std::path::Path;
 use std::time::Duration;
 
 /// How long a statement waits for another process before it fails. Transactions here take
 /// milliseconds, so this is the time to give up on a stopped process, not a usual wait.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much of an emptied log stays allocated, in bytes.
+const KEPT_LOG: i64 = 1 << 20;
 
 /// How far the disk must have come when a transaction's commit returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,10 @@ fn set_up(connection: &Connection, sync: Sync) -> rusqlite::Result<()> {
     set_sync(connection, sync)?;
     // A temporary file on the repository's disk could deadlock with whoever serves that disk.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // The last user leaves the log and the shared memory beside the database: on a full disk the next one could
+    // not make them, and so not even read.
+    connection.file_control(None::<&str>, FileControl::PersistWal(&mut 1))?;
+    connection.pragma_update(None, "journal_size_limit", KEPT_LOG)?;
     // SQLite ignores the failure of a checkpoint that it starts itself; ours are looked at.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_prepared_statement_cache_capacity(32);
@@ -60,6 +67,17 @@ pub(crate) fn set_sync(connection: &Connection, sync: Sync) -> rusqlite::Result<
 /// again from its start.
 pub(crate) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+}
+
+/// The system's error number behind what SQLite says, where there is one.
+pub(crate) fn errno(error: &rusqlite::Error) -> Option<i32> {
+    use rusqlite::ErrorCode::{DiskFull, ReadOnly};
+    match (error.sqlite_error_code(), error.sqlite_error().map(|error| error.extended_code)) {
+        // The shared memory is a file too, and what it wants is room.
+        (Some(DiskFull), _) | (_, Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)) => Some(libc::ENOSPC),
+        (Some(ReadOnly), _) => Some(libc::EROFS),
+        _ => None,
+    }
 }
 
 /// Whether trying again later may help and nothing on the disk is in doubt: the disk is full, or

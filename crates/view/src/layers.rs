@@ -112,15 +112,16 @@ impl Upper {
         if recovery::is_lost(&catalog, boot_id)? {
             return Ok(None);
         }
-        let clean = recovery::recover(&mut catalog, &files, boot_id)?;
+        let only_read = read_only && catalog.ended_orderly()?;
+        let reserve = if only_read { Reserve::none() } else { Reserve::open(&directory)? };
+        let clean = reserve.spend_on(|| recovery::recover(&mut catalog, &files, boot_id))?;
         // What is only read stays marked as its last writer left it.
         let in_use = !read_only || !clean;
         if in_use {
-            catalog.begin_use(boot_id)?;
+            reserve.spend_on(|| catalog.begin_use(boot_id))?;
         }
         let log = LogSync::new(if in_use { open_log(&directory)? } else { open_directory(&directory)? });
         let unfounded = AtomicBool::new(catalog.is_unfounded()?);
-        let reserve = Reserve::open(&directory)?;
         Ok(Some((Self { id, files: Arc::new(files), log, reserve, unfounded }, catalog, clean)))
     }
 }

@@ -280,7 +280,13 @@ impl State {
         crash::point("upper.before-ref");
         let new =
             NewState { snapshot: thread.snapshot, layers: thread.layers.clone(), upper: Some(upper.id) };
-        *thread = self.repo.refs().update_thread(thread, &new)?;
+        *thread = match self.repo.refs().update_thread(thread, &new) {
+            Ok(moved) => moved,
+            Err(error) => {
+                self.remove_unless_named(upper.id);
+                return Err(error.into());
+            }
+        };
         let upper = Arc::new(upper);
         let mut tables = self.tables();
         let mut layers = self.shut_gate();
@@ -324,6 +330,15 @@ impl State {
     }
 
     /// Removes a layer that nobody refers to. What cannot be removed is harmless but for its space.
+    /// Removes a layer that a thread was not moved to. Where that cannot be told, because the failure left it in
+    /// doubt, the layer stays: unused it costs its space, and used it is the thread's.
+    fn remove_unless_named(&self, id: LayerId) {
+        let named = self.repo.refs().threads().map(|threads| threads.iter().any(|it| it.upper == Some(id)));
+        if matches!(named, Ok(false)) {
+            self.remove_layer(id);
+        }
+    }
+
     pub(crate) fn remove_layer(&self, id: LayerId) {
         let directory = self.repo.layer_dir(&id);
         if let Err(error) = std::fs::remove_dir_all(&directory) {

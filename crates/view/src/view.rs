@@ -150,7 +150,10 @@ impl View {
         let catalog = state.tables().take_upper();
         if let Some(catalog) = catalog {
             let needed = catalog.says_anything()?;
-            catalog.end_use()?;
+            match &state.gate().upper {
+                Some(upper) => upper.reserve.spend_on(|| catalog.end_use())?,
+                None => catalog.end_use()?,
+            }
             catalog.close()?;
             if !needed {
                 state.drop_upper()?;

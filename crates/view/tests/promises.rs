@@ -504,6 +504,24 @@ fn the_log_stays_short_under_a_long_run() {
 }
 
 #[test]
+fn a_thread_on_a_full_disk_is_opened_and_deleted_from() {
+    let disk = support::SmallDisk::new(6 << 20);
+    let bench = Bench::new_in(disk.path(), &base());
+    let view = bench.open();
+    let ino = create(&bench, &view, view.root(), b"mine", &vec![1; 400_000]);
+    view.close().unwrap();
+    let mut filler = std::fs::File::create(disk.path().join("filler")).unwrap();
+    while std::io::Write::write_all(&mut filler, &[0; 4096]).is_ok() {}
+    let view = bench.open();
+    assert_eq!(read(&bench, &view, ino), vec![1; 400_000]);
+    view.unlink(&bench.request(), view.root(), b"mine").unwrap();
+    view.forget(ino, 1);
+    view.close().unwrap();
+    let view = bench.open();
+    assert!(matches!(view.lookup(view.root(), b"mine"), Err(ViewError::NotFound)));
+}
+
+#[test]
 fn a_full_disk_is_enospc_and_the_thread_opens_again() {
     let disk = support::SmallDisk::new(6 << 20);
     let bench = Bench::new_in(disk.path(), &base());

@@ -5,6 +5,7 @@
 mod bad_input;
 mod contract;
 mod doctor;
+mod full_disk;
 mod hygiene;
 mod mounts;
 mod sandbox;
