@@ -8,6 +8,10 @@ check:
 test:
     scripts/test
 
+# Suites that others wrote, on real mounts
+suites *args:
+    scripts/suites {{args}}
+
 # The death tests, many times in a row beside all others
 crash rounds="20":
     scripts/test crash {{rounds}}
