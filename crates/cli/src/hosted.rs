@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use selvedge_supervisor::{State, StopMode, Supervisor};
-use selvedge_worker_proto::{ExportDone, ExportSkipped, WirePath};
+use selvedge_worker_proto::ExportDone;
 
 use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
 use crate::error::{CliError, Result};
@@ -211,8 +211,8 @@ impl Mounts {
         let report = hosted.supervisor.export(destination, delete, EXPORT_IDLE, &mut |progress| {
             answer.send(Reply::ExportProgress(progress));
         })?;
-        for path in report.skipped {
-            answer.send(Reply::ExportSkipped(ExportSkipped { path: WirePath(path) }));
+        for noted in report.noted {
+            answer.send(Reply::ExportNoted(noted));
         }
         answer.send(Reply::ExportDone(ExportDone { files: report.files, bytes: report.bytes }));
         Ok(())

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use selvedge_mountpoint::{MountIdentity, TakenDown, UnmountMode, take_down, unmount};
 use selvedge_worker_proto::{
-    Command, Envelope, Event, ExportDone, ExportProgress, Received, Receiver, RecvError, Sender, StatusOk,
-    WirePath,
+    Command, Envelope, Event, ExportDone, ExportNoted, ExportProgress, Received, Receiver, RecvError, Sender,
+    StatusOk,
 };
 
 use crate::life::Life;
@@ -49,7 +49,7 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) enum ExportUpdate {
     Progress(ExportProgress),
-    Skipped(WirePath),
+    Noted(ExportNoted),
     Done(ExportDone),
     Failed(CallError),
 }
@@ -217,7 +217,7 @@ impl Running {
                 _ => {}
             },
             Event::ExportProgress(progress) => self.export_goes_on(id, ExportUpdate::Progress(progress)),
-            Event::ExportSkipped(skipped) => self.export_goes_on(id, ExportUpdate::Skipped(skipped.path)),
+            Event::ExportNoted(noted) => self.export_goes_on(id, ExportUpdate::Noted(noted)),
             Event::ExportDone(done) => {
                 self.export_goes_on(id, ExportUpdate::Done(done));
                 self.pending.remove(&id);

@@ -1,7 +1,6 @@
 //! One worker, supervised.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use selvedge_mountpoint::{MountIdentity, take_down};
-use selvedge_worker_proto::{ErrorKind, ExportProgress, MountReady, SendError, StatusOk};
+use selvedge_worker_proto::{ErrorKind, ExportNoted, ExportProgress, MountReady, SendError, StatusOk};
 
 use crate::control::{self, Control, ExportUpdate, Input};
 use crate::life::Life;
@@ -72,8 +71,8 @@ pub struct ExportReport {
     pub files: u64,
     /// Bytes of file content in the tree.
     pub bytes: u64,
-    /// What of the destination was neither entered nor removed, relative to it.
-    pub skipped: Vec<PathBuf>,
+    /// What of it is otherwise than the user may expect.
+    pub noted: Vec<ExportNoted>,
 }
 
 impl Supervisor {
@@ -198,13 +197,13 @@ impl Supervisor {
     ) -> Result<ExportReport, CallError> {
         let (reply, updates) = mpsc::channel();
         self.input.send(Input::Export { dest, delete, reply }).map_err(|_| CallError::Ended)?;
-        let mut skipped = Vec::new();
+        let mut noted = Vec::new();
         loop {
             match updates.recv_timeout(idle).map_err(|error| no_answer(error, idle))? {
                 ExportUpdate::Progress(now) => progress(now),
-                ExportUpdate::Skipped(path) => skipped.push(path.into_path_buf()),
+                ExportUpdate::Noted(note) => noted.push(note),
                 ExportUpdate::Done(done) => {
-                    return Ok(ExportReport { files: done.files, bytes: done.bytes, skipped });
+                    return Ok(ExportReport { files: done.files, bytes: done.bytes, noted });
                 }
                 ExportUpdate::Failed(error) => return Err(error),
             }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{Sandbox, process_exists, soon};
 use rustix::process::{Pid, Signal, kill_process};
 use selvedge_supervisor::{CallError, ExitReport, ExitStatus, State, Step, StopError, StopMode, Supervisor};
-use selvedge_worker_proto::ErrorKind;
+use selvedge_worker_proto::{ErrorKind, ExportNote};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -316,7 +316,11 @@ fn an_export_goes_to_the_directory_given() {
     let mut seen = Vec::new();
     let report = supervisor.export(open(), false, 5 * SECOND, &mut |now| seen.push(now.bytes)).unwrap();
     assert_eq!((report.files, report.bytes, seen), (1, 5, vec![5]));
-    assert_eq!(report.skipped, [std::path::PathBuf::from(".selvedge")]);
+    let [noted] = &report.noted[..] else { panic!("{report:?}") };
+    assert_eq!(
+        (noted.path.as_path(), noted.note),
+        (std::path::Path::new(".selvedge"), ExportNote::LeftAlone)
+    );
     assert_eq!(fs::read(dest.path().join("hello")).unwrap(), b"hello");
     let error = supervisor.export(open(), true, 5 * SECOND, &mut |_| {}).unwrap_err();
     assert!(matches!(error, CallError::Failed { kind: ErrorKind::Conflict, .. }), "{error}");

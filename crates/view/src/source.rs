@@ -36,6 +36,10 @@ impl Source for View {
         Ok(children)
     }
 
+    fn is_there(&self, directory: &Node) -> Result<bool, SourceError> {
+        Ok(unless_gone(self.state().node(directory.meta.ino))?.is_some_and(|node| node.inode.nlink > 0))
+    }
+
     fn open(&self, file: &Node) -> Result<Option<Box<dyn FileReader>>, SourceError> {
         let reader = unless_gone(self.open_source(file.meta.ino))?;
         Ok(reader.map(|reader| Box::new(reader) as Box<dyn FileReader>))

@@ -25,7 +25,7 @@ pub enum Command {
     /// How are you? Answered by `StatusOk`.
     Status {},
     /// Write the thread's tree, as it is now, into the directory whose descriptor comes with the frame (exactly
-    /// one). Answered by any number of `ExportProgress` and `ExportSkipped`, then `ExportDone` or `Failed`.
+    /// one). Answered by any number of `ExportProgress` and `ExportNoted`, then `ExportDone` or `Failed`.
     Export {
         /// Make the directory equal to the tree, removing what is not in the tree; otherwise the directory has
         /// to be empty.

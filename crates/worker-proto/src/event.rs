@@ -22,8 +22,8 @@ pub enum Event {
     StopRefused(StopRefused),
     /// How far an `Export` has come; at least one a second while it runs.
     ExportProgress(ExportProgress),
-    /// An `Export` left something of the destination alone.
-    ExportSkipped(ExportSkipped),
+    /// Something of an `Export` is otherwise than the user may expect.
+    ExportNoted(ExportNoted),
     /// The last answer to an `Export` that succeeded.
     ExportDone(ExportDone),
     /// The command failed; the worker goes on.
@@ -38,7 +38,7 @@ impl Message for Event {
         "Stopping",
         "StopRefused",
         "ExportProgress",
-        "ExportSkipped",
+        "ExportNoted",
         "ExportDone",
         "Failed",
     ];
@@ -197,11 +197,25 @@ pub struct ExportProgress {
     pub bytes: u64,
 }
 
-/// Something of the destination that an export neither entered nor removed.
+/// Something of an export that is otherwise than the user may expect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExportSkipped {
+pub struct ExportNoted {
     /// Its path relative to the destination.
     pub path: WirePath,
+    /// What there is to know.
+    pub note: ExportNote,
+}
+
+/// In what something of an export is otherwise than the user may expect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExportNote {
+    /// The export neither entered nor removed it.
+    LeftAlone,
+    /// It has another owner than in the tree.
+    OwnerLost,
+    /// It lacks extended attributes that it has in the tree.
+    XattrsLost,
 }
 
 /// An export that ended well.

@@ -23,8 +23,8 @@ pub use command::Command;
 pub use envelope::{DecodeError, Envelope, Message};
 pub use error_kind::ErrorKind;
 pub use event::{
-    Device, Event, ExportDone, ExportProgress, ExportSkipped, Failure, Holder, MountReady, Passthrough,
-    StatusOk, StopRefused,
+    Device, Event, ExportDone, ExportNote, ExportNoted, ExportProgress, Failure, Holder, MountReady,
+    Passthrough, StatusOk, StopRefused,
 };
 pub use frame::{Decoder, FrameError, MAX_BODY, encode};
 pub use wire_path::WirePath;

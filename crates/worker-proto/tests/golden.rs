@@ -13,8 +13,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use selvedge_worker_proto::{
-    Command, Device, Envelope, ErrorKind, Event, ExportDone, ExportProgress, ExportSkipped, Failure, Holder,
-    Message, MountReady, PROTOCOL_VERSION, Passthrough, StatusOk, StopRefused, WirePath, encode,
+    Command, Device, Envelope, ErrorKind, Event, ExportDone, ExportNote, ExportNoted, ExportProgress,
+    Failure, Holder, Message, MountReady, PROTOCOL_VERSION, Passthrough, StatusOk, StopRefused, WirePath,
+    encode,
 };
 
 fn directory() -> PathBuf {
@@ -77,9 +78,9 @@ fn every_command_and_event_is_written_and_read_as_ever() {
     check("event-stop-refused", 0, Event::StopRefused(StopRefused::new("\"/w\" is busy", [holder])));
     check("event-export-progress", 0, Event::ExportProgress(ExportProgress { files: 3, bytes: 4096 }));
     check(
-        "event-export-skipped",
+        "event-export-noted",
         0,
-        Event::ExportSkipped(ExportSkipped { path: WirePath::from(".selvedge") }),
+        Event::ExportNoted(ExportNoted { path: WirePath::from(".selvedge"), note: ExportNote::LeftAlone }),
     );
     check("event-export-done", 0, Event::ExportDone(ExportDone { files: 5, bytes: 8192 }));
     check("event-failed", 0, Event::Failed(Failure::new(ErrorKind::TimedOut, "the disk did not answer")));

@@ -10,6 +10,7 @@ use selvedge_mountpoint::FS_TYPE;
 use selvedge_store::export::{ExportOptions, ExportReport, SnapshotSource, Source, export};
 use selvedge_store::{LockError, Repository, ThreadLock, ThreadRef};
 use selvedge_view::{View, ViewOptions};
+use selvedge_worker_proto::ExportNote;
 use serde::Serialize;
 
 use crate::context::{Context, absolute, lexical_file_system, refuse_repository, resolved};
@@ -172,18 +173,20 @@ fn ask_worker(
     let progress = ui.progress("exporting");
     let request = Request::Export { mount: record.id.clone(), delete };
     let mut reply = client.ask(request, &[destination.fd.as_fd()], Instant::now() + IDLE)?;
-    let mut skipped = Vec::new();
+    let mut report = ExportReport::default();
     loop {
         match reply {
             Reply::ExportProgress(done) => progress.set(done.files, done.bytes),
-            Reply::ExportSkipped(what) => skipped.push(what.path.into_path_buf()),
+            Reply::ExportNoted(noted) => {
+                let paths = match noted.note {
+                    ExportNote::LeftAlone => &mut report.skipped,
+                    ExportNote::OwnerLost => &mut report.owner_lost,
+                    ExportNote::XattrsLost => &mut report.xattrs_lost,
+                };
+                paths.push(noted.path.into_path_buf());
+            }
             Reply::ExportDone(done) => {
-                return Ok(ExportReport {
-                    files: done.files,
-                    bytes: done.bytes,
-                    skipped,
-                    ..ExportReport::default()
-                });
+                return Ok(ExportReport { files: done.files, bytes: done.bytes, ..report });
             }
             other => {
                 return Err(CliError::failed(format!("an export was answered with {other:?}"))

@@ -3,7 +3,7 @@
 //! The frames are those of the worker's protocol: length, JSON, descriptors. One process may hold any number of
 //! mounts behind one socket, so each request names the mount it is about.
 
-use selvedge_worker_proto::{ExportDone, ExportProgress, ExportSkipped, Message, Passthrough, WirePath};
+use selvedge_worker_proto::{ExportDone, ExportNoted, ExportProgress, Message, Passthrough, WirePath};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -30,7 +30,7 @@ pub enum Request {
         force: bool,
     },
     /// Write the mounted thread, as it is now, to the directory whose descriptor comes along. Answered by any
-    /// number of `ExportProgress` and `ExportSkipped`, then `ExportDone` or `Failed`.
+    /// number of `ExportProgress` and `ExportNoted`, then `ExportDone` or `Failed`.
     Export {
         /// Which.
         mount: MountId,
@@ -62,8 +62,8 @@ pub enum Reply {
     Unmounted {},
     /// How far an export has come.
     ExportProgress(ExportProgress),
-    /// Something of the destination that an export left alone.
-    ExportSkipped(ExportSkipped),
+    /// Something of an export that is otherwise than the user may expect.
+    ExportNoted(ExportNoted),
     /// The export is complete.
     ExportDone(ExportDone),
     /// It could not be done.
@@ -72,7 +72,7 @@ pub enum Reply {
 
 impl Message for Reply {
     const KINDS: &'static [&'static str] =
-        &["Hello", "Mounts", "Unmounted", "ExportProgress", "ExportSkipped", "ExportDone", "Failed"];
+        &["Hello", "Mounts", "Unmounted", "ExportProgress", "ExportNoted", "ExportDone", "Failed"];
 }
 
 /// A mount as `mount`, `list` and `unmount` show it.

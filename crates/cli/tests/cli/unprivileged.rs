@@ -74,6 +74,25 @@ fn without_the_helper_an_ordinary_user_is_told_so() {
 }
 
 #[test]
+fn owners_that_an_export_could_not_keep_are_said_mounted_or_not() {
+    let sandbox = Sandbox::unprivileged();
+    // Of root, and readable.
+    fs::write(sandbox.repo().join("roots"), "root\n").unwrap();
+    sandbox.run(["import"]).ok();
+    let held = sandbox.mount("main", "m");
+    for destination in ["../mounted", "../unmounted"] {
+        let said = sandbox.run(["export", "main", destination]).ok().stderr;
+        let place = sandbox.path("repo").join(destination).join("roots").canonicalize().unwrap();
+        let warning = format!("warning: {} belongs to you now", place.display());
+        assert!(said.contains(&warning), "{warning:?} is not in {said:?}");
+        if destination == "../mounted" {
+            sandbox.run(["unmount", "main"]).ok();
+        }
+    }
+    held.end().ok();
+}
+
+#[test]
 fn what_the_helper_refuses_comes_with_what_to_do() {
     let sandbox = Sandbox::unprivileged();
     let mount = ["mount", "main", "../m", "--foreground"];

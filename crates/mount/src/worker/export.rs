@@ -1,21 +1,20 @@
 //! The thread's tree, as it is now, to a host directory, beside everything else.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use selvedge_mountpoint::{MountIdentity, covering_mount};
-use selvedge_store::export::{ExportError, ExportOptions, ExportReport, Progress, export};
+use selvedge_store::export::{ExportOptions, ExportReport, Progress, export};
 use selvedge_view::View;
 use selvedge_worker_proto::{
-    Envelope, ErrorKind, Event, ExportDone, ExportProgress, ExportSkipped, Sender, WirePath,
+    Envelope, ErrorKind, Event, ExportDone, ExportNote, ExportNoted, ExportProgress, Sender, WirePath,
 };
 
 use super::PEER_DEADLINE;
-use super::refusal::{Refusal, sentence};
+use super::refusal::Refusal;
 use super::serve::Happening;
 
 /// How often the supervisor hears how far it is.
@@ -77,29 +76,22 @@ fn outcome(job: Export, answers: &Answers) -> Event {
     };
     match export(&*job.view, job.dest, &ExportOptions { delete: job.delete }, &mut progress) {
         Ok(report) => done(report, answers),
-        Err(error) => {
-            let kind = match error {
-                ExportError::NotEmpty => ErrorKind::Conflict,
-                _ => ErrorKind::Failed,
-            };
-            Event::failed(kind, sentence(&error))
-        }
+        Err(error) => Event::Failed(Refusal::from(error).into()),
     }
 }
 
 fn done(report: ExportReport, answers: &Answers) -> Event {
-    for path in report.skipped {
-        answers.tell(Event::ExportSkipped(ExportSkipped { path: WirePath(path) }));
+    let noted = [
+        (report.skipped, ExportNote::LeftAlone),
+        (report.owner_lost, ExportNote::OwnerLost),
+        (report.xattrs_lost, ExportNote::XattrsLost),
+    ];
+    for (paths, note) in noted {
+        for path in paths {
+            answers.tell(Event::ExportNoted(ExportNoted { path: WirePath(path), note }));
+        }
     }
-    warn_of(&report.owner_lost, "has another owner than in the thread");
-    warn_of(&report.xattrs_lost, "lacks extended attributes of the thread");
     Event::ExportDone(ExportDone { files: report.files, bytes: report.bytes })
-}
-
-fn warn_of(paths: &[impl AsRef<Path>], what: &str) {
-    for path in paths {
-        tracing::warn!("export: {:?} {what}", path.as_ref());
-    }
 }
 
 /// The way back to the supervisor for one command.

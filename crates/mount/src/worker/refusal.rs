@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use selvedge_mountpoint::{MountError, MountpointError};
+use selvedge_store::export::ExportError;
 use selvedge_store::{LockError, RefsError, RepositoryError};
 use selvedge_view::ViewError;
 use selvedge_worker_proto::{ErrorKind, Failure, advice};
@@ -126,6 +127,22 @@ impl From<ViewError> for Refusal {
             _ => (ErrorKind::Failed, "look at the disk that holds .selvedge, then try again"),
         };
         Self::new(kind, format!("the thread cannot be opened: {}", sentence(&error)), hint)
+    }
+}
+
+impl From<ExportError> for Refusal {
+    fn from(error: ExportError) -> Self {
+        let (kind, hint) = match &error {
+            ExportError::NotEmpty => (
+                ErrorKind::Conflict,
+                "choose an empty directory, or make the destination equal to the tree with --delete, which removes what is not in it",
+            ),
+            ExportError::Destination { source, .. } => (kind_of_io(source), advice(source)),
+            ExportError::Source { .. } => {
+                (ErrorKind::Failed, "look at the disk that holds .selvedge, then try again")
+            }
+        };
+        Self::new(kind, sentence(&error), hint)
     }
 }
 

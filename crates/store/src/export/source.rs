@@ -14,6 +14,12 @@ pub trait Source: Sync {
     /// What is in a directory, in the order of names (bytes): nothing, if it is gone by now.
     fn children(&self, directory: &Node) -> Result<Vec<(Vec<u8>, Node)>, SourceError>;
 
+    /// Whether a directory without anything in it is still part of the tree. In a live tree it may be gone.
+    fn is_there(&self, directory: &Node) -> Result<bool, SourceError> {
+        let _ = directory;
+        Ok(true)
+    }
+
     /// Opens a regular file for reading; `None` if it is gone by now, as happens in a live tree.
     fn open(&self, file: &Node) -> Result<Option<Box<dyn FileReader>>, SourceError>;
 }

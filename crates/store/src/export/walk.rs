@@ -128,6 +128,11 @@ impl<'a> Walk<'a> {
         waiting: &mut Vec<(Vec<u8>, Node)>,
     ) -> Result<(), ExportError> {
         let children = self.source.children(node).map_err(|error| unreadable(&path, error))?;
+        let gone =
+            children.is_empty() && !self.source.is_there(node).map_err(|error| unreadable(&path, error))?;
+        if gone && !path.is_empty() {
+            return self.left_out(&path);
+        }
         let mut directory = self.open(&path)?;
         self.clear(&mut directory, &children)?;
         self.finished.push((path, node.meta.clone()));
@@ -150,6 +155,16 @@ impl<'a> Walk<'a> {
             }
             self.teller.tell_if_due(&self.report);
         }
+        Ok(())
+    }
+
+    /// Takes back a directory that went from the tree after it was made.
+    fn left_out(&mut self, path: &[u8]) -> Result<(), ExportError> {
+        let tick = &mut || self.teller.tell_if_due(&self.report);
+        let skipped = remove::directory(self.dest.as_fd(), self.mount, path, tick)
+            .map_err(|(path, what, error)| destination(&path, what, error))?;
+        self.report.skipped.extend(skipped.iter().map(|path| path_buf(path)));
+        self.report.files -= 1;
         Ok(())
     }
 

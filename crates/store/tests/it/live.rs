@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A root directory with these children. Nothing is in its subdirectories, as if they were gone.
+/// A root directory with these children. Nothing is in its subdirectories.
 #[derive(Default)]
 struct Live {
     children: Vec<(Vec<u8>, Node)>,
@@ -42,6 +42,10 @@ impl Source for Live {
 
     fn children(&self, directory: &Node) -> Result<Vec<(Vec<u8>, Node)>, SourceError> {
         Ok(if directory.meta.ino == Ino(1) { self.children.clone() } else { Vec::new() })
+    }
+
+    fn is_there(&self, directory: &Node) -> Result<bool, SourceError> {
+        Ok(!self.gone.contains(&directory.meta.ino))
     }
 
     fn open(&self, file: &Node) -> Result<Option<Box<dyn FileReader>>, SourceError> {
@@ -91,22 +95,25 @@ fn names(dest: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_file_that_goes_while_a_tree_is_exported_is_left_out() {
+fn what_goes_while_a_tree_is_exported_is_left_out() {
     let dest = tempfile::tempdir().unwrap();
     // What an earlier export left: as long as the file was, longer, and of another kind.
     std::fs::write(dest.path().join("equal"), b"stale").unwrap();
     std::fs::write(dest.path().join("longer"), b"stale and longer").unwrap();
     std::fs::create_dir(dest.path().join("other")).unwrap();
+    std::fs::create_dir_all(dest.path().join("directory-old/in it")).unwrap();
     let source = Live {
         children: vec![
             (b"directory".to_vec(), directory(2)),
+            (b"directory-new".to_vec(), directory(8)),
+            (b"directory-old".to_vec(), directory(9)),
             (b"equal".to_vec(), file(3, 5)),
             (b"longer".to_vec(), file(4, 5)),
             (b"new".to_vec(), file(5, 5)),
             (b"other".to_vec(), file(6, 5)),
             (b"stays".to_vec(), file(7, 5)),
         ],
-        gone: [3, 4, 5, 6].map(Ino).into(),
+        gone: [3, 4, 5, 6, 8, 9].map(Ino).into(),
         ..Live::default()
     };
     let report = write(&source, dest.path(), &mut |_| ());

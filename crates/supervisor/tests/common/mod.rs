@@ -15,7 +15,7 @@ use selvedge_mountpoint::{
 };
 use selvedge_supervisor::{SpawnSpec, WorkerProgram};
 use selvedge_worker_proto::{
-    Command, Device, Envelope, ErrorKind, Event, ExportDone, ExportProgress, ExportSkipped, Holder,
+    Command, Device, Envelope, ErrorKind, Event, ExportDone, ExportNote, ExportNoted, ExportProgress, Holder,
     MountReady, PROTOCOL_VERSION, Passthrough, Received, Receiver, Sender, StatusOk, StopRefused, WirePath,
     channel,
 };
@@ -239,7 +239,10 @@ impl Worker<'_> {
         if self.role == "exports for ever" {
             return;
         }
-        say(Event::ExportSkipped(ExportSkipped { path: WirePath::from(".selvedge") }));
+        say(Event::ExportNoted(ExportNoted {
+            path: WirePath::from(".selvedge"),
+            note: ExportNote::LeftAlone,
+        }));
         if delete {
             return say(Event::failed(ErrorKind::Conflict, "it is mine"));
         }
