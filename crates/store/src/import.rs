@@ -129,8 +129,7 @@ pub fn import(
     let before = previous.as_ref().map(|snapshot| snapshot.root.clone());
     let mut scan = scan::scan(&shared, before)?;
     shared.check_root()?;
-    let before = previous.as_ref().map(|snapshot| &snapshot.root);
-    let mut numbers = Numbers::new(repository.refs(), store, before)?;
+    let mut numbers = Numbers::new(repository.refs(), store, options.previous.as_ref())?;
     let built = build::build(&shared, &mut numbers, &mut scan)?;
     let parents = options.previous.into_iter().collect();
     let snapshot = Snapshot { root: built.root, parents, time, message: options.message.to_vec() };

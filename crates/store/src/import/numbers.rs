@@ -2,8 +2,8 @@
 
 use super::capture::Captured;
 use super::scan::tree_of;
-use crate::{Content, Entry, FIRST_NEW_INO, FileKind, Ino, Refs, RefsError, Store, StoreError, Timestamp};
-use std::collections::{HashMap, HashSet};
+use crate::{Entry, FIRST_NEW_INO, FileKind, Ino, ObjectId, Refs, RefsError, Store, StoreError, Timestamp};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 
 /// How many numbers are reserved at once: each reservation is a durable transaction.
@@ -13,7 +13,8 @@ const BLOCK: u64 = 1024;
 /// file has or had it, else a new one.
 pub(super) struct Numbers<'a> {
     refs: &'a Refs,
-    previous: HashMap<Ino, Trait>,
+    /// Every number that a file of the lineage had, with the last one that had it.
+    lineage: HashMap<Ino, Trait>,
     taken: HashSet<Ino>,
     /// Files with several names, which share a number.
     linked: HashMap<(u64, u64), Ino>,
@@ -28,12 +29,22 @@ struct Trait {
     mtime: Timestamp,
 }
 
+impl Trait {
+    fn of(entry: &Entry) -> Self {
+        Self { kind: entry.kind(), size: entry.size(), mtime: entry.meta.mtime }
+    }
+}
+
 impl<'a> Numbers<'a> {
-    /// Numbers for a tree that follows the one beneath `previous`.
-    pub(super) fn new(refs: &'a Refs, store: &Store, previous: Option<&Entry>) -> Result<Self, StoreError> {
+    /// Numbers for a tree that follows the snapshot `previous`.
+    pub(super) fn new(
+        refs: &'a Refs,
+        store: &Store,
+        previous: Option<&ObjectId>,
+    ) -> Result<Self, StoreError> {
         Ok(Self {
             refs,
-            previous: previous.map(|root| traits(store, root)).transpose()?.unwrap_or_default(),
+            lineage: previous.map(|id| lineage(store, id)).transpose()?.unwrap_or_default(),
             taken: HashSet::new(),
             linked: HashMap::new(),
             fresh: 0..0,
@@ -69,7 +80,7 @@ impl<'a> Numbers<'a> {
             size: if file.attributes.kind == FileKind::Directory { 0 } else { file.attributes.size },
             mtime: file.attributes.mtime,
         };
-        let other = self.previous.get(&number).is_some_and(|before| *before != found);
+        let other = self.lineage.get(&number).is_some_and(|before| *before != found);
         (!other).then_some(number)
     }
 
@@ -83,18 +94,29 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// All numbers of a snapshot.
-fn traits(store: &Store, root: &Entry) -> Result<HashMap<Ino, Trait>, StoreError> {
-    let of = |entry: &Entry| Trait { kind: entry.kind(), size: entry.size(), mtime: entry.meta.mtime };
-    let mut all = HashMap::from([(root.meta.ino, of(root))]);
-    let mut trees: Vec<_> = tree_of(root).into_iter().collect();
-    while let Some(id) = trees.pop() {
-        for (_, entry) in store.tree(&id)?.iter() {
-            all.insert(entry.meta.ino, of(&entry));
-            if let Content::Directory { tree, .. } = entry.content {
-                trees.push(tree);
+/// All numbers of a snapshot and of what it comes from, each with the last file that had it. Trees that several
+/// snapshots share are read once, so a long history costs what changed in it.
+fn lineage(store: &Store, newest: &ObjectId) -> Result<HashMap<Ino, Trait>, StoreError> {
+    let mut all = HashMap::new();
+    let (mut seen, mut trees_seen) = (HashSet::from([*newest]), HashSet::new());
+    let mut snapshots = VecDeque::from([*newest]);
+    while let Some(id) = snapshots.pop_front() {
+        let snapshot = match store.snapshot(&id) {
+            Ok(snapshot) => snapshot,
+            // What is left of a history that lacks its beginning still counts.
+            Err(StoreError::Missing { .. }) if id != *newest => continue,
+            Err(error) => return Err(error),
+        };
+        all.entry(snapshot.root.meta.ino).or_insert_with(|| Trait::of(&snapshot.root));
+        let mut trees: Vec<_> =
+            tree_of(&snapshot.root).into_iter().filter(|id| trees_seen.insert(*id)).collect();
+        while let Some(id) = trees.pop() {
+            for (_, entry) in store.tree(&id)?.iter() {
+                all.entry(entry.meta.ino).or_insert_with(|| Trait::of(&entry));
+                trees.extend(tree_of(&entry).filter(|id| trees_seen.insert(*id)));
             }
         }
+        snapshots.extend(snapshot.parents.into_iter().filter(|id| seen.insert(*id)));
     }
     Ok(all)
 }

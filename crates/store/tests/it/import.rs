@@ -142,6 +142,30 @@ fn a_number_that_another_file_had_is_not_used_again() {
 }
 
 #[test]
+fn a_number_that_a_file_of_an_older_snapshot_had_is_not_used_again() {
+    let fixture = Fixture::new();
+    let (path, away) = (fixture.source.join("a"), fixture.dir.path().join("away"));
+    std::fs::write(&path, b"first").unwrap();
+    let_time_pass();
+    let first = fixture.import();
+    let number = fixture.entry(&first.snapshot, "a").unwrap().meta.ino;
+    std::fs::rename(&path, &away).unwrap();
+    let without = fixture.import_after(Some(first.snapshot)).unwrap();
+    // The same file again: it has its number again.
+    std::fs::rename(&away, fixture.source.join("b")).unwrap();
+    let again = fixture.import_after(Some(without.snapshot)).unwrap();
+    assert_eq!(fixture.entry(&again.snapshot, "b").unwrap().meta.ino, number);
+    // Another file that got the host's number.
+    std::fs::rename(fixture.source.join("b"), &away).unwrap();
+    let without = fixture.import_after(Some(again.snapshot)).unwrap();
+    std::fs::write(&away, b"other content").unwrap();
+    std::fs::rename(&away, fixture.source.join("c")).unwrap();
+    let other = fixture.import_after(Some(without.snapshot)).unwrap();
+    assert_eq!(ino(&fixture.source.join("c")), number.0);
+    assert!(fixture.entry(&other.snapshot, "c").unwrap().meta.ino.0 >= FIRST_NEW_INO);
+}
+
+#[test]
 fn other_mounts_are_not_entered_and_are_named() {
     let fixture = Fixture::new();
     let elsewhere = fixture.dest("elsewhere");
