@@ -7,7 +7,7 @@ use clap::Parser;
 use clap::error::ErrorKind as ClapKind;
 
 use crate::args::{Cli, Command};
-use crate::commands::{completions, doctor, export, import, init, list, mount, thread, unmount};
+use crate::commands::{completions, doctor, export, import, init, list, mount, service, thread, unmount};
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
@@ -33,7 +33,10 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli, ui: Ui) -> Result<()> {
     let environment = Environment::read();
-    logging::start(&environment, cli.global.verbose)?;
+    // The service's log is a file of its own.
+    if !matches!(cli.command, Command::Service(service::ServiceCommand::Run)) {
+        logging::start(&environment, cli.global.verbose)?;
+    }
     let context = Context::new(ui, environment, cli.global.repo)?;
     match cli.command {
         Command::Init(args) => init::run(&context, args),
@@ -43,6 +46,7 @@ fn run(cli: Cli, ui: Ui) -> Result<()> {
         Command::Mount(args) => mount::run(&context, &args),
         Command::Unmount(args) => unmount::run(&context, &args),
         Command::List(args) => list::run(&context, args),
+        Command::Service(command) => service::run(&context, command),
         Command::Doctor(args) => doctor::run(&context, args),
         Command::Completions(args) => completions::run(&context, &args),
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::styling::Styles;
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::commands::{completions, doctor, export, import, init, list, mount, thread, unmount};
+use crate::commands::{completions, doctor, export, import, init, list, mount, service, thread, unmount};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -21,7 +21,7 @@ Environment:
 
 Example:
   selvedge init && selvedge import && selvedge thread create try
-  mkdir ../try && selvedge mount try ../try --foreground";
+  selvedge mount try ../try";
 
 /// Mounts threads of a source tree as separate writable directories.
 ///
@@ -77,6 +77,9 @@ pub enum Command {
     /// List mounted threads
     #[command(alias = "mounts")]
     List(list::ListArgs),
+    /// Start, stop and look at the background process that holds mounts
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
     /// Check whether this machine can mount, and say how to fix what is wrong
     Doctor(doctor::DoctorArgs),
     /// Print a completion script for a shell

@@ -20,6 +20,16 @@ const MAX_CONFIG: u64 = 1 << 20;
 pub struct UserConfig {
     /// What the user vouches for.
     pub safe: SafeConfig,
+    /// The background process that holds mounts.
+    pub service: ServiceConfig,
+}
+
+/// `[service]`: the background process that holds mounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceConfig {
+    /// After how many seconds without a mount it ends; 0 or nothing: never.
+    pub idle: Option<u64>,
 }
 
 /// `[safe]`: what is trusted although the rules of ownership speak against it.

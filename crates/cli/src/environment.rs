@@ -32,12 +32,22 @@ pub struct Environment {
     pub home: Option<PathBuf>,
     /// `PATH`.
     pub path: Option<OsString>,
+    /// What a worker reads, and hence what a caller sets for the mount that is about to be made.
+    pub for_worker: Vec<(OsString, OsString)>,
+}
+
+/// Whether a worker reads the variable `name`.
+fn is_for_worker(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    let families: [&[u8]; 2] = [b"SELVEDGE_FUSE_WORKER_", b"SELVEDGE_TEST_"];
+    name == b"SELVEDGE_LOG" || families.iter().any(|family| name.starts_with(family))
 }
 
 impl Environment {
     /// Reads the process's environment.
     pub fn read() -> Self {
-        Self::from(|name| std::env::var_os(name))
+        let for_worker = std::env::vars_os().filter(|(name, _)| is_for_worker(name)).collect();
+        Self { for_worker, ..Self::from(|name| std::env::var_os(name)) }
     }
 
     fn from(get: impl Fn(&str) -> Option<OsString>) -> Self {
@@ -56,6 +66,7 @@ impl Environment {
             config_home: absolute("XDG_CONFIG_HOME"),
             home: absolute("HOME"),
             path: get("PATH"),
+            for_worker: Vec::new(),
         }
     }
 

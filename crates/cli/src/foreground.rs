@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use selvedge_supervisor::{ExitReport, ExitStatus, SpawnSpec, StopError, StopMode, Supervisor};
+use selvedge_supervisor::{ExitReport, ExitStatus, SpawnSpec, StopError, StopMode};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -13,8 +13,8 @@ use crate::control::{Host, MountState, Server};
 use crate::error::{CliError, Result};
 use crate::hosted::{Hosted, Mounts};
 use crate::hygiene;
-use crate::process::ProcessId;
-use crate::record::{MountRecord, Record};
+use crate::making::{Leftovers, make};
+use crate::record::Record;
 use crate::runtime::RuntimeDir;
 use crate::sorting::busy;
 use crate::starting::Starting;
@@ -36,8 +36,8 @@ enum Event {
 
 /// Makes the mount that `record` describes, and holds it until it ends. It can be called off from the first
 /// moment on: by a signal, or by an unmount from elsewhere.
-pub fn hold(ui: Ui, runtime: &RuntimeDir, record: Record, spec: SpawnSpec) -> Result<()> {
-    let mut leftovers = Leftovers { runtime, record: record.clone(), armed: true };
+pub fn hold(ui: Ui, runtime: &Arc<RuntimeDir>, record: &Record, spec: SpawnSpec) -> Result<()> {
+    let mut leftovers = Leftovers::of(runtime, record.clone());
     // The directory this process was started in is none of its business, and may be on a mount that it would
     // keep busy.
     std::env::set_current_dir("/").map_err(|error| CliError::io("cannot enter /", &error))?;
@@ -88,35 +88,6 @@ fn until_ended(
         stop(hosted, StopMode::Orderly, sender)?;
     }
     wait(ui, hosted, sender, events)
-}
-
-/// Makes the directory if need be, and the mount; writes down what there is to clean up before and after.
-fn make(
-    runtime: &RuntimeDir,
-    record: Record,
-    spec: &SpawnSpec,
-    leftovers: &mut Leftovers<'_>,
-) -> Result<Arc<Hosted>> {
-    let tried = || format!("cannot mount thread {} on {}", record.thread, show(record.mountpoint.as_path()));
-    // After the record, so that whoever cleans up after this process knows of the directory.
-    if record.made_directory
-        && let Err(error) = std::fs::create_dir(record.mountpoint.as_path())
-    {
-        // Somebody else's, if it is there now.
-        leftovers.record.made_directory = false;
-        return Err(CliError::io("cannot make the directory", &error).context(tried()));
-    }
-    let mut told = Ok(());
-    let supervisor = Supervisor::spawn_telling(spec, &mut |pid| {
-        told = Record { worker: ProcessId::of(pid), ..record.clone() }.write(runtime);
-    })
-    .map_err(|error| CliError::from(error).context(tried()))?;
-    told?;
-    let mount = MountRecord::new(supervisor.ready())?;
-    let record = Record { mount: Some(mount.clone()), ..record };
-    record.write(runtime)?;
-    leftovers.record = record.clone();
-    Ok(Arc::new(Hosted::new(record, mount, supervisor)))
 }
 
 fn announce(ui: Ui, hosted: &Hosted) -> Result<()> {
@@ -243,28 +214,4 @@ fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
         .spawn(run)
         .map(|_| ())
         .map_err(|error| CliError::io("cannot start a thread", &error))
-}
-
-/// What a mount leaves in the runtime directory and on its directory, removed on every way out.
-struct Leftovers<'a> {
-    runtime: &'a RuntimeDir,
-    record: Record,
-    armed: bool,
-}
-
-impl Leftovers<'_> {
-    fn remove(&mut self) {
-        if std::mem::take(&mut self.armed) && !self.record.is_mounted() {
-            self.record.remove_directory();
-            if let Err(error) = self.record.remove(self.runtime) {
-                tracing::warn!("{error}");
-            }
-        }
-    }
-}
-
-impl Drop for Leftovers<'_> {
-    fn drop(&mut self) {
-        self.remove();
-    }
 }

@@ -96,7 +96,7 @@ impl Hosted {
             thread: self.record.thread.clone(),
             mountpoint: self.record.mountpoint.clone(),
             worker_pid: self.supervisor.is_alive().then_some(self.mount.worker.pid),
-            supervisor_pid: self.record.supervisor.pid,
+            supervisor_pid: Some(self.record.supervisor.pid),
             passthrough: self.mount.passthrough.clone(),
             repo: self.record.repo.clone(),
             state,
@@ -154,11 +154,25 @@ impl Mounts {
         self.starting().retain(|starting| *starting.id() != id);
     }
 
+    /// Takes out a mount of which nothing is left, whether it ever came to be or not.
+    pub fn remove(&self, id: &MountId) {
+        self.starting().retain(|starting| starting.id() != id);
+        self.hosted().retain(|hosted| hosted.record.id != *id);
+    }
+
+    /// Calls off every mount that is being made, and gives back those that are there.
+    pub fn call_off_all(&self) -> Vec<Arc<Hosted>> {
+        let starting = self.starting();
+        starting.iter().for_each(|starting| starting.call_off());
+        self.hosted().clone()
+    }
+
     fn hosted(&self) -> MutexGuard<'_, Vec<Arc<Hosted>>> {
         self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, id: &MountId) -> Result<Arc<Hosted>> {
+    /// The mount that is ready and called so.
+    pub fn find(&self, id: &MountId) -> Result<Arc<Hosted>> {
         self.hosted().iter().find(|hosted| hosted.record.id == *id).cloned().ok_or_else(|| {
             CliError::not_found(format!("there is no mount {id} (any more)"))
                 .hint("selvedge list shows what is mounted")
@@ -166,7 +180,7 @@ impl Mounts {
     }
 
     /// Every mount as it is now. Workers are asked all at once: one that is stopped delays the others not.
-    fn list(&self) -> Vec<MountDocument> {
+    pub fn list(&self) -> Vec<MountDocument> {
         let hosted = self.hosted().clone();
         let states: Vec<MountState> = std::thread::scope(|scope| {
             let asked: Vec<_> = hosted
@@ -225,13 +239,17 @@ impl Host for Mounts {
             // The server has answered greetings itself.
             Request::Hello { .. } => Ok(()),
             Request::List {} => {
-                answer.send(Reply::Mounts { mounts: self.list() });
+                answer.send_mounts(self.list());
                 Ok(())
             }
             Request::Unmount { mount, force } => self.unmount(&mount, force).map(|()| {
                 answer.send(Reply::Unmounted {});
             }),
             Request::Export { mount, delete } => self.export(&mount, delete, fds, answer),
+            Request::Mount { .. } | Request::Restore {} | Request::End {} => {
+                Err(CliError::usage("this process holds one mount and makes no others")
+                    .hint("ask the background service"))
+            }
         };
         if let Err(error) = result {
             answer.fail(error);

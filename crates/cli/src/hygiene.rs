@@ -22,7 +22,7 @@ const KEPT: &[&str] =
 const KEPT_PREFIXES: &[&str] = &["LC_", "XDG_", "SELVEDGE_"];
 
 /// Variables that say how to write to a terminal: kept by the command line only.
-const KEPT_TERMINAL: &[&str] =
+pub const KEPT_TERMINAL: &[&str] =
     &["TERM", "COLUMNS", "LINES", "COLORTERM", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"];
 
 /// Limits whose soft value a caller's shell may have lowered, and that would end our work half-way.

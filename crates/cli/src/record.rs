@@ -42,8 +42,25 @@ pub struct Record {
     /// The worker, from its start on: it may have made a mount that is not written down yet.
     #[serde(default)]
     pub worker: Option<ProcessId>,
+    /// What kind of process that is, and with it which socket reaches it.
+    #[serde(default)]
+    pub holder: Holder,
+    /// The request that the service made the mount for: it names the mount among those that are wanted.
+    #[serde(default)]
+    pub request: Option<MountId>,
     /// The mount itself, once it is there.
     pub mount: Option<MountRecord>,
+}
+
+/// What kind of process answers for a mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holder {
+    /// `mount --foreground`, for this mount alone.
+    #[default]
+    Foreground,
+    /// The service, for many.
+    Service,
 }
 
 /// The kernel's mount and the worker behind it.
@@ -159,6 +176,8 @@ impl Record {
             made_directory,
             supervisor,
             worker: None,
+            holder: Holder::Foreground,
+            request: None,
             mount: None,
         })
     }

@@ -43,14 +43,21 @@ const NETWORK: &[&str] = &[
     "gfs2",
 ];
 
+/// The name of the directory of mounts that shall be made again, in each boot's and namespace's directory.
+pub const WANTED: &str = "wanted";
+
 /// The longest path a Unix socket's address holds, without the final NUL.
 pub const MAX_SOCKET_PATH: usize = 107;
 
 /// An open, checked runtime directory of this boot and mount namespace.
 #[derive(Debug)]
 pub struct RuntimeDir {
+    base_path: PathBuf,
     path: PathBuf,
+    base: OwnedFd,
+    instance: OwnedFd,
     mounts: OwnedFd,
+    wanted: OwnedFd,
 }
 
 impl RuntimeDir {
@@ -68,13 +75,34 @@ impl RuntimeDir {
         let name = namespace_name()?;
         let path = base.join(&name);
         let instance = private_child(base_fd.as_fd(), Path::new(&name), &path)?;
-        let mounts = private_child(instance.as_fd(), Path::new("mounts"), &path.join("mounts"))?;
-        Ok(Self { path, mounts })
+        let child = |name: &str| private_child(instance.as_fd(), Path::new(name), &path.join(name));
+        let (mounts, wanted) = (child("mounts")?, child(WANTED)?);
+        Ok(Self { base_path: base, path, base: base_fd, instance, mounts, wanted })
     }
 
     /// The directory itself, for messages.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the directory of all boots and namespaces is: what `SELVEDGE_RUNTIME_DIR` would have to say.
+    pub fn base_path(&self) -> &Path {
+        &self.base_path
+    }
+
+    /// The directory that holds one directory for each boot and mount namespace.
+    pub fn base(&self) -> BorrowedFd<'_> {
+        self.base.as_fd()
+    }
+
+    /// The directory of this boot and mount namespace: the service's socket and locks.
+    pub fn instance(&self) -> BorrowedFd<'_> {
+        self.instance.as_fd()
+    }
+
+    /// The directory of mounts that shall be made again when they are lost.
+    pub fn wanted(&self) -> BorrowedFd<'_> {
+        self.wanted.as_fd()
     }
 
     /// The directory of records and sockets.
@@ -86,6 +114,11 @@ impl RuntimeDir {
     /// length. It goes through this process's descriptor: valid while `self` lives, and in no other process.
     pub fn socket_path(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.mounts.as_raw_fd()))
+    }
+
+    /// A path to `name` in the directory itself, for a socket's address, as [`Self::socket_path`].
+    pub fn instance_socket_path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.instance.as_raw_fd()))
     }
 }
 

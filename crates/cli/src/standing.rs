@@ -1,16 +1,20 @@
 //! How a recorded mount stands now, and cleaning after those whose supervisor is gone.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use selvedge_mountpoint::{MountIdentity, SOURCE_PREFIX, mountinfo, take_down};
 use selvedge_worker_proto::Passthrough;
 
 use crate::control::client::ConnectError;
-use crate::control::{Client, MountDocument, MountState, Reply, Request};
+use crate::control::{Client, MountDocument, MountState};
 use crate::error::{CliError, Result};
+use crate::plan::Plan;
 use crate::process::ProcessId;
-use crate::record::Record;
+use crate::record::{Holder, Record};
 use crate::runtime::RuntimeDir;
+use crate::service;
+use crate::service::lock::Lock;
 use crate::ui::{Ui, show};
 
 /// How long a supervisor may take to say how its mounts are. Commands that list answer within a second.
@@ -21,6 +25,12 @@ const NOTICE: Duration = Duration::from_millis(500);
 
 /// How long a worker that has unmounted by itself is waited for.
 const FLUSH: Duration = Duration::from_secs(2);
+
+/// How long another command that cleans up is waited for.
+const OTHERS: Duration = Duration::from_secs(10);
+
+/// The lock of whoever cleans up.
+const CLEAN_LOCK: &str = "clean.lock";
 
 /// How long cleaning one mount may take.
 const CLEAN: Duration = Duration::from_secs(5);
@@ -42,24 +52,51 @@ pub enum Standing {
 /// cleaned up.
 pub fn survey(runtime: &RuntimeDir) -> Result<Vec<(Record, Standing)>> {
     Record::sweep(runtime);
-    let records = Record::all(runtime)?;
-    let standings: Vec<Option<Standing>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = records
-            .iter()
-            .map(|record| std::thread::Builder::new().spawn_scoped(scope, move || examine(runtime, record)))
-            .collect();
-        threads.into_iter().map(|thread| thread.ok()?.join().ok()).collect()
-    });
-    let no_thread = || {
-        Standing::Stale(
-            CliError::failed("cannot look at the mount: no thread could be started")
-                .hint("the system is short of processes or memory: end something, then try again"),
-        )
+    let (living, dead): (Vec<Record>, Vec<Record>) =
+        Record::all(runtime)?.into_iter().partition(|record| record.supervisor.runs());
+    // Each process that holds mounts is asked once, however many those are.
+    let mut groups: Vec<Vec<Record>> = Vec::new();
+    for record in living {
+        let of_the_same = |group: &&mut Vec<Record>| {
+            record.holder == Holder::Service
+                && group[0].holder == Holder::Service
+                && group[0].supervisor == record.supervisor
+        };
+        match groups.iter_mut().find(of_the_same) {
+            Some(group) => group.push(record),
+            None => groups.push(vec![record]),
+        }
+    }
+    let mut looks: Vec<Look<'_>> =
+        groups.into_iter().map(|group| -> Look<'_> { Box::new(move || look(runtime, group)) }).collect();
+    if !dead.is_empty() {
+        looks.push(Box::new(move || clean_dead(runtime, dead)));
+    }
+    let mut found = at_once(looks);
+    found.sort_by(|(a, _), (b, _)| (&a.repo, &a.thread, &a.id).cmp(&(&b.repo, &b.thread, &b.id)));
+    Ok(found)
+}
+
+type Look<'a> = Box<dyn FnOnce() -> Vec<(Record, Standing)> + Send + 'a>;
+
+fn at_once(looks: Vec<Look<'_>>) -> Vec<(Record, Standing)> {
+    let looks: Vec<_> = looks.into_iter().map(|look| Mutex::new(Some(look))).collect();
+    let taken = |look: &Mutex<Option<Look<'_>>>| {
+        let look = look.lock().unwrap_or_else(PoisonError::into_inner).take();
+        look.map_or_else(Vec::new, |look| look())
     };
-    Ok(records
-        .into_iter()
-        .zip(standings.into_iter().map(|standing| standing.unwrap_or_else(no_thread)))
-        .collect())
+    std::thread::scope(|scope| {
+        let start = |look| std::thread::Builder::new().spawn_scoped(scope, move || taken(look));
+        let threads: Vec<_> = looks.iter().map(|look| (look, start(look))).collect();
+        // What no thread could be started for is done here, however long it takes.
+        threads
+            .into_iter()
+            .flat_map(|(look, thread)| match thread {
+                Ok(thread) => thread.join().unwrap_or_default(),
+                Err(_) => taken(look),
+            })
+            .collect()
+    })
 }
 
 /// [`survey`], with what was cleaned or could not be told to the user; only the live ones are returned.
@@ -73,30 +110,88 @@ pub fn live_mounts(runtime: &RuntimeDir, ui: Ui) -> Result<Vec<(Record, MountDoc
             Standing::Stale(error) => ui.warn(error.to_string()),
         }
     }
+    if let Some(done) = service::sweep(runtime) {
+        ui.note(done);
+    }
     Ok(live)
+}
+
+/// Cleans up after every process that is gone. Says what was done.
+pub fn clean_all(runtime: &RuntimeDir) -> Result<Vec<String>> {
+    let dead: Vec<Record> =
+        Record::all(runtime)?.into_iter().filter(|record| !record.supervisor.runs()).collect();
+    let cleaned = if dead.is_empty() { Vec::new() } else { clean_dead(runtime, dead) };
+    Ok(cleaned
+        .into_iter()
+        .filter_map(|(_, standing)| match standing {
+            Standing::Cleaned(what) => Some(what),
+            Standing::Stale(error) => Some(error.to_string()),
+            Standing::Live(_) | Standing::Changing => None,
+        })
+        .collect())
 }
 
 /// Looks at one record, and cleans up if its supervisor is gone.
 pub fn examine(runtime: &RuntimeDir, record: &Record) -> Standing {
-    if !record.supervisor.runs() {
-        return match clean(runtime, record) {
-            Ok(what) => Standing::Cleaned(what),
-            Err(error) => Standing::Stale(error),
-        };
-    }
+    let record = record.clone();
+    let found = if record.supervisor.runs() {
+        look(runtime, vec![record])
+    } else {
+        clean_dead(runtime, vec![record])
+    };
+    found.into_iter().next().map_or(Standing::Changing, |(_, standing)| standing)
+}
+
+/// Asks the one process that holds these mounts.
+fn look(runtime: &RuntimeDir, records: Vec<Record>) -> Vec<(Record, Standing)> {
     let deadline = Instant::now() + ANSWER;
-    let answer = Client::connect(runtime, record, deadline)
-        .and_then(|mut client| client.ask(Request::List {}, &[], deadline).map_err(ConnectError::Silent));
-    match answer {
-        Ok(Reply::Mounts { mounts }) => match mounts.into_iter().find(|mount| mount.id == record.id) {
-            Some(document) => Standing::Live(document),
+    let Some(first) = records.first() else { return Vec::new() };
+    let answer = Client::connect(runtime, first, deadline)
+        .and_then(|mut client| client.mounts(deadline).map_err(ConnectError::Silent));
+    let standing = |record: &Record| match &answer {
+        Ok(mounts) => match mounts.iter().find(|mount| mount.id == record.id) {
+            Some(document) => Standing::Live(document.clone()),
             None => Standing::Changing,
         },
         // The socket comes before the mount and goes after it.
         Err(ConnectError::Gone) if record.is_mounted() => told_by_record(record, MountState::Stopping),
         Err(ConnectError::Gone) => Standing::Changing,
-        Ok(_) | Err(ConnectError::Silent(_)) => told_by_record(record, MountState::Stuck),
-    }
+        Err(_) => told_by_record(record, MountState::Stuck),
+    };
+    let standings: Vec<Standing> = records.iter().map(standing).collect();
+    records.into_iter().zip(standings).collect()
+}
+
+/// Cleans up after processes that are gone, all mounts at once. One command does so at a time: another would take
+/// away what is being mounted in the same place again.
+fn clean_dead(runtime: &RuntimeDir, dead: Vec<Record>) -> Vec<(Record, Standing)> {
+    let stale = |error: &CliError| Standing::Stale(error.clone());
+    let _cleaning = match Lock::take(runtime, CLEAN_LOCK, Instant::now() + OTHERS) {
+        Ok(Some(lock)) => lock,
+        Ok(None) => {
+            let error =
+                CliError::timed_out("another command has been cleaning up for long").hint("try again");
+            return dead.into_iter().map(|record| (record, stale(&error))).collect();
+        }
+        Err(error) => return dead.into_iter().map(|record| (record, stale(&error))).collect(),
+    };
+    // Others may have been faster.
+    let still = Record::all(runtime).unwrap_or_default();
+    let looks = dead
+        .into_iter()
+        .map(|record| -> Look<'_> {
+            let is_there = still.iter().any(|other| other.id == record.id);
+            Box::new(move || {
+                let standing = match is_there.then(|| clean(runtime, &record)) {
+                    Some(Ok(what)) => Standing::Cleaned(what),
+                    Some(Err(error)) => Standing::Stale(error),
+                    None => Standing::Changing,
+                };
+                vec![(record, standing)]
+            })
+        })
+        .collect();
+    at_once(looks)
 }
 
 /// The mount as the record has it, for want of somebody who knows.
@@ -110,13 +205,29 @@ fn told_by_record(record: &Record, state: MountState) -> Standing {
         thread: record.thread.clone(),
         mountpoint: record.mountpoint.clone(),
         worker_pid: mount.map(|mount| mount.worker.pid),
-        supervisor_pid: record.supervisor.pid,
+        supervisor_pid: Some(record.supervisor.pid),
         passthrough: mount.map_or(Passthrough { active: false, reason: None }, |m| m.passthrough.clone()),
         repo: record.repo.clone(),
         state,
         restarts: 0,
         uptime_s: mount.map_or(0, |mount| mount.uptime().as_secs()),
     })
+}
+
+/// A mount that is wanted and not there.
+pub fn lost(plan: &Plan) -> MountDocument {
+    MountDocument {
+        id: plan.request.clone(),
+        thread: plan.thread.clone(),
+        mountpoint: plan.mountpoint.clone(),
+        worker_pid: None,
+        supervisor_pid: None,
+        passthrough: Passthrough { active: false, reason: None },
+        repo: plan.repo.clone(),
+        state: MountState::Lost,
+        restarts: 0,
+        uptime_s: 0,
+    }
 }
 
 /// Cleans up after a supervisor that is gone: its worker unmounts by itself and is ended if it does not, the

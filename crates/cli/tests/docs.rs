@@ -11,7 +11,7 @@ use clap::CommandFactory;
 use selvedge_cli::args::Cli;
 
 /// Documents whose tables name the test of each promise.
-const PROMISES: [&str; 2] = ["ARCHITECTURE.md", "docs/design/semantics.md"];
+const PROMISES: [&str; 3] = ["ARCHITECTURE.md", "docs/design/semantics.md", "docs/design/service.md"];
 
 fn root() -> PathBuf {
     fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).unwrap()

@@ -168,7 +168,7 @@ fn ask_worker(
     let mut client =
         Client::connect(runtime, record, Instant::now() + GREETING).map_err(|error| match error {
             ConnectError::Gone => CliError::conflict("the thread is just being unmounted").hint("try again"),
-            ConnectError::Silent(error) => error,
+            error => error.into(),
         })?;
     let progress = ui.progress("exporting");
     let request = Request::Export { mount: record.id.clone(), delete };

@@ -1,24 +1,41 @@
 //! `selvedge list`
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::context::Context;
-use crate::control::MountDocument;
+use crate::control::{MountDocument, MountState};
 use crate::error::Result;
-use crate::standing::live_mounts;
+use crate::record::Record;
+use crate::standing::{self, live_mounts};
 use crate::ui::{show, table};
+use crate::{service, wanted};
+
+/// How long a service that is just coming up or going down is waited for.
+const SETTLE: Duration = Duration::from_millis(600);
 
 /// List mounted threads
 ///
 /// Shows the caller's mounts of every repository. What a process that died left behind (mount, worker, records)
-/// is cleaned up and named on standard error.
+/// is cleaned up and named on standard error. A mount of this boot that nobody unmounted, and that is gone, is
+/// listed as lost: selvedge mount --restore makes it again, selvedge unmount forgets it.
 #[derive(Debug, clap::Args)]
 pub struct ListArgs {}
 
 /// Runs the command.
 pub fn run(context: &Context, ListArgs {}: ListArgs) -> Result<()> {
-    let documents: Vec<MountDocument> =
-        live_mounts(&context.runtime()?, context.ui)?.into_iter().map(|(_, document)| document).collect();
+    let runtime = context.runtime()?;
+    service::settle(&runtime, Instant::now() + SETTLE);
+    let live = live_mounts(&runtime, context.ui)?;
+    let mut documents: Vec<MountDocument> = live.into_iter().map(|(_, document)| document).collect();
+    let lost = wanted::lost(&runtime, &Record::all(&runtime)?)?;
+    documents.extend(lost.iter().map(standing::lost));
+    let earlier = wanted::earlier(&runtime);
+    if earlier > 0 {
+        context.ui.note(format!(
+            "mounts that were wanted before the machine was restarted: {earlier}; selvedge mount --restore makes them again"
+        ));
+    }
     context.ui.result(&documents, || {
         let rows: Vec<_> = documents.iter().map(row).collect();
         table(["THREAD", "MOUNTED ON", "STATE", "WORKER", "UPTIME", "REPOSITORY"], &rows)
@@ -32,7 +49,7 @@ fn row(mount: &MountDocument) -> [String; 6] {
         path(mount.mountpoint.as_path()),
         mount.state.as_str().to_owned(),
         mount.worker_pid.map_or("-".to_owned(), |pid| pid.to_string()),
-        uptime(mount.uptime_s),
+        if mount.state == MountState::Lost { "-".to_owned() } else { uptime(mount.uptime_s) },
         path(mount.repo.as_path()),
     ]
 }

@@ -7,5 +7,6 @@ pub mod import;
 pub mod init;
 pub mod list;
 pub mod mount;
+pub mod service;
 pub mod thread;
 pub mod unmount;

@@ -1,39 +1,57 @@
 //! `selvedge mount`
 
-use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use selvedge_mountpoint::{Mountpoint, MountpointError};
 use selvedge_store::{Repository, ThreadLock, ThreadName, ThreadRef};
-use selvedge_supervisor::{SpawnSpec, WorkerProgram};
+use selvedge_supervisor::WorkerProgram;
+use selvedge_worker_proto::WirePath;
 
 use crate::context::{Context, absolute, is_vouched_for, refuse_repository, resolved};
+use crate::control::client::AskError;
+use crate::control::{MountDocument, Reply, Request};
 use crate::error::{CliError, Result};
-use crate::foreground;
-use crate::record::Record;
+use crate::plan::{Options, Plan, wire_environment};
+use crate::record::{Holder, MountId, Record};
+use crate::runtime::RuntimeDir;
 use crate::standing::live_mounts;
 use crate::ui::show;
-use crate::worker_program;
+use crate::{foreground, service, wanted, worker_program};
+
+/// How long a mount may take that the service makes: the worker's handshake, and cleaning up if that fails.
+const MOUNT: Duration = Duration::from_mins(1);
+
+/// How long making lost mounts again may take.
+const RESTORE: Duration = Duration::from_mins(3);
 
 /// Mount a thread as a writable directory
 ///
-/// The thread's files appear in DIR; changes are kept in the thread, and seen in no other. A missing DIR is made,
+/// Returns when the directory is usable; the mount is held by the background service, which is started if need be, and
+/// lasts until selvedge unmount. The thread's files appear in DIR; changes are kept in the thread, and seen in no other. A missing DIR is made,
 /// and removed by unmounting if it is still empty; one that is not empty is refused. A thread is mounted at most
 /// once. Set-user-id bits and devices have no effect unless root asks for them.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub struct MountArgs {
     /// The thread
-    #[arg(value_name = "THREAD")]
-    thread: String,
+    #[arg(value_name = "THREAD", required_unless_present = "restore")]
+    thread: Option<String>,
     /// The directory to mount on
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
-    /// Hold the mount in this process until Ctrl-C, SIGTERM or unmount
+    #[arg(value_name = "DIR", required_unless_present = "restore")]
+    directory: Option<PathBuf>,
+    /// Mount again what was lost when everything was killed or the machine was restarted
+    #[arg(
+        long,
+        conflicts_with_all = ["thread", "directory", "foreground", "read_only", "allow_other", "no_allow_other", "suid", "dev"]
+    )]
+    restore: bool,
+    /// Hold the mount in this process, instead of in the background, until Ctrl-C, SIGTERM or unmount
     #[arg(long)]
     foreground: bool,
     /// Refuse changes
@@ -67,38 +85,36 @@ pub enum OnCrash {
 
 /// Runs the command.
 pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
-    let name: ThreadName = args.thread.parse()?;
+    let (Some(thread), Some(directory)) = (&args.thread, &args.directory) else { return restore(context) };
+    let name: ThreadName = thread.parse()?;
     check_options(args)?;
     let repository = context.repository()?;
-    let tried = || format!("cannot mount thread {name} on {}", show(&args.directory));
+    let tried = || format!("cannot mount thread {name} on {}", show(directory));
     let thread = repository.refs().thread(&name).map_err(|error| CliError::from(error).context(tried()))?;
+    // Looked for now: a missing program is better told before anything is started.
     let program = worker_program::find(&context.environment)?;
-    let runtime = context.runtime()?;
-    refuse_mounted(context, &repository, &thread).map_err(|error| error.context(tried()))?;
-    let place = Place::find(&args.directory).map_err(|error| error.context(tried()))?;
-
-    let record = Record::new(
-        repository.dir(),
-        thread.name.as_str(),
-        thread.id.to_string(),
-        place.path.clone(),
-        place.missing,
-    )?;
-    let mut spec = SpawnSpec::new(WorkerProgram::Path(program), place.path.clone());
-    spec.args = worker_arguments(args, &repository, &thread, &place.path);
-    spec.stop_grace = context.environment.stop_grace()?;
+    let runtime = Arc::new(context.runtime()?);
+    refuse_mounted(context, &runtime, &repository, &thread).map_err(|error| error.context(tried()))?;
+    let place = Place::find(directory).map_err(|error| error.context(tried()))?;
+    let plan = plan(context, args, &repository, &thread, place)?;
+    if !args.foreground {
+        drop(repository);
+        return in_background(context, &runtime, &plan);
+    }
+    ThreadLock::try_acquire(&repository, &thread.id).map(drop).map_err(|error| {
+        CliError::from(error).hint("wait until it has ended, or unmount the thread there").context(tried())
+    })?;
     // The worker opens the repository itself.
     drop(repository);
-    foreground::hold(context.ui, &runtime, record, spec)
+    foreground::hold(
+        context.ui,
+        &runtime,
+        &plan.record(Holder::Foreground)?,
+        plan.spec(WorkerProgram::Path(program)),
+    )
 }
 
 fn check_options(args: &MountArgs) -> Result<()> {
-    if !args.foreground {
-        return Err(CliError::failed(
-            "cannot mount in the background: the background service is not built yet",
-        )
-        .hint("use --foreground, which holds the mount until Ctrl-C"));
-    }
     if args.on_crash == OnCrash::Recover {
         return Err(CliError::failed("cannot mount with --on-crash recover: recovery is not built yet")
             .hint("use --on-crash unmount: every change made is kept"));
@@ -110,36 +126,142 @@ fn check_options(args: &MountArgs) -> Result<()> {
     Ok(())
 }
 
-fn worker_arguments(
+fn plan(
+    context: &Context,
     args: &MountArgs,
     repository: &Repository,
     thread: &ThreadRef,
-    mountpoint: &Path,
-) -> Vec<OsString> {
-    let mut words: Vec<OsString> = vec![
-        "--repo".into(),
-        repository.dir().into(),
-        "--thread".into(),
-        thread.name.as_str().into(),
-        "--mountpoint".into(),
-        mountpoint.into(),
-    ];
+    place: Place,
+) -> Result<Plan> {
     let root = rustix::process::geteuid().is_root();
-    let switches = [
-        ("--read-only", args.read_only),
-        ("--allow-other", args.allow_other || (root && !args.no_allow_other)),
-        ("--suid", args.suid),
-        ("--dev", args.dev),
-        ("--trust-repository", is_vouched_for(repository.dir())),
-    ];
-    words.extend(switches.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.into()));
-    words
+    let environment = &context.environment;
+    // A foreground mount's worker inherits them.
+    let for_worker: &[_] = if args.foreground { &[] } else { &environment.for_worker };
+    Ok(Plan {
+        request: MountId::random()?,
+        repo: repository.dir().into(),
+        thread: thread.name.to_string(),
+        thread_id: thread.id.to_string(),
+        mountpoint: place.path.into(),
+        make_directory: place.missing,
+        options: Options {
+            read_only: args.read_only,
+            allow_other: args.allow_other || (root && !args.no_allow_other),
+            suid: args.suid,
+            dev: args.dev,
+            trust_repository: is_vouched_for(repository.dir()),
+        },
+        worker: environment
+            .worker_bin
+            .as_ref()
+            .map(|program| absolute(program))
+            .transpose()?
+            .map(WirePath::from),
+        environment: wire_environment(for_worker),
+        stop_grace_ms: u64::try_from(environment.stop_grace()?.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// Has the service make the mount, and prints it.
+fn in_background(context: &Context, runtime: &RuntimeDir, plan: &Plan) -> Result<()> {
+    // What was lost of the thread or at the place is not wanted any more, or a service that is just being started
+    // would bring it back at this very moment.
+    let superseded = Superseded::take(runtime, plan)?;
+    let mount = service::retrying(&context.environment, runtime, |client| {
+        let request = Request::Mount { plan: Box::new(plan.clone()) };
+        match client.ask(request, &[], Instant::now() + MOUNT)? {
+            Reply::Mounted { mount } => Ok(Some(*mount)),
+            Reply::Ending {} => Ok(None),
+            other => Err(AskError::Failed(client.unexpected("a mount", &other))),
+        }
+    })?;
+    superseded.forget();
+    context.ui.result(&mount, || {
+        let worker = mount.worker_pid.map_or(String::new(), |pid| format!(" (worker {pid})"));
+        format!("thread {} is mounted on {}{worker}\n", mount.thread, show(mount.mountpoint.as_path()))
+    })
+}
+
+/// Lost mounts that make room for a new one; they are wanted again if that does not come to be.
+struct Superseded<'a> {
+    runtime: &'a RuntimeDir,
+    plans: Vec<Plan>,
+}
+
+impl<'a> Superseded<'a> {
+    fn take(runtime: &'a RuntimeDir, plan: &Plan) -> Result<Self> {
+        let mut plans = wanted::lost(runtime, &Record::all(runtime)?)?;
+        plans.retain(|other| {
+            other.is_of_thread(plan.repo.as_path(), &plan.thread_id) || other.mountpoint == plan.mountpoint
+        });
+        for lost in &plans {
+            wanted::remove(runtime, &lost.request)?;
+        }
+        Ok(Self { runtime, plans })
+    }
+
+    fn forget(mut self) {
+        self.plans.clear();
+    }
+}
+
+impl Drop for Superseded<'_> {
+    fn drop(&mut self) {
+        for lost in &self.plans {
+            if let Err(error) = wanted::write(self.runtime, lost) {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+}
+
+/// Has the service make again what is wanted and lost, of this boot and of earlier ones.
+fn restore(context: &Context) -> Result<()> {
+    let runtime = context.runtime()?;
+    live_mounts(&runtime, context.ui)?;
+    wanted::take_over(&runtime)?;
+    let lost = wanted::lost(&runtime, &Record::all(&runtime)?)?;
+    if lost.is_empty() {
+        return context.ui.result(&Vec::<MountDocument>::new(), || "nothing is lost\n".to_owned());
+    }
+    let (mounts, failed) = service::retrying(&context.environment, &runtime, |client| {
+        let deadline = Instant::now() + RESTORE;
+        match client.ask(Request::Restore {}, &[], deadline)? {
+            Reply::Restored { failed } => {
+                Ok(Some((client.further_mounts(deadline).map_err(AskError::Failed)?, failed)))
+            }
+            Reply::Ending {} => Ok(None),
+            other => Err(AskError::Failed(client.unexpected("a wish for lost mounts", &other))),
+        }
+    })?;
+    let places = |mount: &MountDocument| lost.iter().any(|plan| plan.mountpoint == mount.mountpoint);
+    let again: Vec<MountDocument> = mounts.into_iter().filter(places).collect();
+    context.ui.result(&again, || {
+        let line = |mount: &MountDocument| {
+            format!("thread {} is mounted on {} again\n", mount.thread, show(mount.mountpoint.as_path()))
+        };
+        again.iter().map(line).collect()
+    })?;
+    for error in &failed {
+        context.ui.warn(error.to_string());
+    }
+    match failed.into_iter().next() {
+        None => Ok(()),
+        Some(first) => {
+            Err(CliError::new(first.kind, "not everything that was lost is mounted again").hint(first.hint))
+        }
+    }
 }
 
 /// A thread is mounted at most once. The worker's lock is what decides; this says where it is mounted.
-fn refuse_mounted(context: &Context, repository: &Repository, thread: &ThreadRef) -> Result<()> {
+fn refuse_mounted(
+    context: &Context,
+    runtime: &RuntimeDir,
+    repository: &Repository,
+    thread: &ThreadRef,
+) -> Result<()> {
     let id = thread.id.to_string();
-    let already = live_mounts(&context.runtime()?, context.ui)?
+    let already = live_mounts(runtime, context.ui)?
         .into_iter()
         .find(|(record, _)| record.thread_id == id && record.repo.as_path() == repository.dir());
     if let Some((_, mount)) = already {
@@ -147,7 +269,7 @@ fn refuse_mounted(context: &Context, repository: &Repository, thread: &ThreadRef
         return Err(CliError::conflict(format!("it is mounted already, on {place}"))
             .hint(format!("use it there, or unmount it first: selvedge unmount {}", thread.name)));
     }
-    ThreadLock::try_acquire(repository, &thread.id).map(drop).map_err(CliError::from)
+    Ok(())
 }
 
 /// The directory to mount on.

@@ -11,13 +11,14 @@ use selvedge_worker_proto::WirePath;
 use serde::Serialize;
 
 use crate::context::{Context, absolute};
-use crate::control::client::ConnectError;
+use crate::control::client::{AskError, ConnectError};
 use crate::control::{Client, Reply, Request};
 use crate::error::{CliError, Result};
 use crate::record::Record;
 use crate::runtime::RuntimeDir;
 use crate::standing::{Standing, examine, survey};
 use crate::ui::{show, show_os};
+use crate::{service, wanted};
 
 /// How long the process that holds the mount may take to greet.
 const GREETING: Duration = Duration::from_secs(5);
@@ -69,8 +70,12 @@ pub fn run(context: &Context, args: &UnmountArgs) -> Result<()> {
             Standing::Live(_) | Standing::Changing => {}
         }
     }
+    if let Some(swept) = service::sweep(&runtime) {
+        context.ui.note(swept);
+    }
+    let forgotten = forget_lost(context, &runtime, &wanted)?;
     let record = match found.len() {
-        0 => return not_mounted(context, &wanted, cleaned),
+        0 => return not_mounted(context, &wanted, cleaned.map(|record| record.mountpoint).or(forgotten)),
         1 => found.remove(0),
         _ => return Err(several(&wanted, &found)),
     };
@@ -103,15 +108,37 @@ fn take_down(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<()> {
                     "if it stays so, end it (kill -9 {holder}): its worker then unmounts by itself"
                 )));
             }
-            Err(ConnectError::Silent(error)) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     };
     let request = Request::Unmount { mount: record.id.clone(), force };
-    match client.ask(request, &[], Instant::now() + UNMOUNT)? {
-        Reply::Unmounted {} => Ok(()),
-        other => Err(CliError::failed(format!("an unmount was answered with {other:?}"))
-            .hint("use the version of selvedge that made the mount")),
+    match client.ask(request, &[], Instant::now() + UNMOUNT) {
+        Ok(Reply::Unmounted {}) => Ok(()),
+        Ok(other) => Err(client.unexpected("an unmount", &other)),
+        // It ended by itself, or its holder did, just before.
+        Err(_) if !is_recorded(runtime, record)? => Ok(()),
+        Err(AskError::Lost(_)) if !record.supervisor.runs() => match examine(runtime, record) {
+            Standing::Stale(error) => Err(error),
+            _ => Ok(()),
+        },
+        Err(error) => Err(error.into()),
     }
+}
+
+/// A lost mount is not wanted any more when somebody unmounts it. Gives back the directory of the last one.
+fn forget_lost(context: &Context, runtime: &RuntimeDir, wanted: &Wanted) -> Result<Option<WirePath>> {
+    let mut forgotten = None;
+    for plan in wanted::lost(runtime, &Record::all(runtime)?)? {
+        if wanted.means(plan.mountpoint.as_path(), &plan.thread, plan.repo.as_path()) {
+            wanted::remove(runtime, &plan.request)?;
+            let place = show(plan.mountpoint.as_path());
+            context
+                .ui
+                .note(format!("thread {} was lost, and is not wanted on {place} any more", plan.thread));
+            forgotten = Some(plan.mountpoint);
+        }
+    }
+    Ok(forgotten)
 }
 
 fn is_recorded(runtime: &RuntimeDir, record: &Record) -> Result<bool> {
@@ -148,11 +175,14 @@ impl Wanted {
     }
 
     fn matches(&self, record: &Record) -> bool {
+        self.means(record.mountpoint.as_path(), &record.thread, record.repo.as_path())
+    }
+
+    fn means(&self, mountpoint: &Path, thread: &str, of: &Path) -> bool {
         match self {
-            Self::Directory(path) => record.mountpoint.as_path() == path,
+            Self::Directory(path) => mountpoint == path,
             Self::Thread { name, repo } => {
-                record.thread == name.as_str()
-                    && repo.as_ref().is_none_or(|repo| record.repo.as_path() == repo)
+                thread == name.as_str() && repo.as_ref().is_none_or(|repo| of == repo)
             }
         }
     }
@@ -179,9 +209,9 @@ fn plain(path: &Path) -> PathBuf {
 }
 
 /// Nothing to do is success, as long as what was named is known at all.
-fn not_mounted(context: &Context, wanted: &Wanted, cleaned: Option<Record>) -> Result<()> {
-    let mountpoint = match (wanted, cleaned) {
-        (_, Some(record)) => Some(record.mountpoint),
+fn not_mounted(context: &Context, wanted: &Wanted, known: Option<WirePath>) -> Result<()> {
+    let mountpoint = match (wanted, known) {
+        (_, Some(mountpoint)) => Some(mountpoint),
         (Wanted::Directory(path), None) => {
             check_directory(path)?;
             Some(WirePath(path.clone()))

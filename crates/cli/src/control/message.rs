@@ -7,6 +7,7 @@ use selvedge_worker_proto::{ExportDone, ExportNoted, ExportProgress, Message, Pa
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
+use crate::plan::Plan;
 use crate::record::MountId;
 
 /// The version of this protocol. It changes when an old peer could misunderstand a new one.
@@ -20,8 +21,19 @@ pub enum Request {
         /// The asker's [`VERSION`].
         protocol: u32,
     },
-    /// Which mounts are there? Answered by `Mounts`.
+    /// Which mounts are there? Answered by one `Mounts` or more.
     List {},
+    /// Make a mount (the service only). Answered by `Mounted`, `Ending` or `Failed`. Sent again, it is carried out
+    /// once.
+    Mount {
+        /// What it shall be.
+        plan: Box<Plan>,
+    },
+    /// Make again what is wanted and lost (the service only). Answered by `Restored`, then one `Mounts` or more; or
+    /// by `Ending`.
+    Restore {},
+    /// Unmount everything and end (the service only). Answered by `Ended` when every mount is gone, or `Failed`.
+    End {},
     /// Take a mount down. Answered by `Unmounted` when it is gone, or `Failed`.
     Unmount {
         /// Which.
@@ -40,7 +52,7 @@ pub enum Request {
 }
 
 impl Message for Request {
-    const KINDS: &'static [&'static str] = &["Hello", "List", "Unmount", "Export"];
+    const KINDS: &'static [&'static str] = &["Hello", "List", "Mount", "Restore", "End", "Unmount", "Export"];
 }
 
 /// What a process that holds mounts answers.
@@ -57,7 +69,23 @@ pub enum Reply {
     Mounts {
         /// One for each mount.
         mounts: Vec<MountDocument>,
+        /// Whether there are more than one frame holds, which follow in the next.
+        more: bool,
     },
+    /// The mount is ready.
+    Mounted {
+        /// What it is.
+        mount: Box<MountDocument>,
+    },
+    /// What was lost has been tried.
+    Restored {
+        /// Why some of it could not be mounted: as many as fit.
+        failed: Vec<CliError>,
+    },
+    /// The service is ending and takes no more mounts; the next one will.
+    Ending {},
+    /// Nothing is mounted any more, and the service is about to be gone.
+    Ended {},
     /// The mount is gone, and the thread can be mounted again.
     Unmounted {},
     /// How far an export has come.
@@ -71,8 +99,19 @@ pub enum Reply {
 }
 
 impl Message for Reply {
-    const KINDS: &'static [&'static str] =
-        &["Hello", "Mounts", "Unmounted", "ExportProgress", "ExportNoted", "ExportDone", "Failed"];
+    const KINDS: &'static [&'static str] = &[
+        "Hello",
+        "Mounts",
+        "Mounted",
+        "Restored",
+        "Ending",
+        "Ended",
+        "Unmounted",
+        "ExportProgress",
+        "ExportNoted",
+        "ExportDone",
+        "Failed",
+    ];
 }
 
 /// A mount as `mount`, `list` and `unmount` show it.
@@ -86,8 +125,8 @@ pub struct MountDocument {
     pub mountpoint: WirePath,
     /// The worker's process id; `null` while there is none.
     pub worker_pid: Option<u32>,
-    /// The process that answers for the mount.
-    pub supervisor_pid: u32,
+    /// The process that answers for the mount; `null` if there is none.
+    pub supervisor_pid: Option<u32>,
     /// Whether the kernel reads and writes files past the worker.
     pub passthrough: Passthrough,
     /// The directory that holds `.selvedge`.
@@ -114,6 +153,8 @@ pub enum MountState {
     Stuck,
     /// Its worker is gone for good.
     Failed,
+    /// It was there in this boot, and nobody wanted it to end.
+    Lost,
 }
 
 impl MountState {
@@ -125,6 +166,7 @@ impl MountState {
             Self::Detached => "detached",
             Self::Stuck => "stuck",
             Self::Failed => "failed",
+            Self::Lost => "lost",
         }
     }
 }

@@ -1,29 +1,40 @@
 //! Answering commands about mounts that this process holds.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
-use selvedge_worker_proto::{Envelope, RecvError, Sender, channel};
+use selvedge_worker_proto::{Envelope, Receiver, RecvError, Sender, channel};
 
-use super::message::{Reply, Request, VERSION};
+use super::message::{MountDocument, Reply, Request, VERSION};
 use crate::error::CliError;
 
-/// How long a connected client may say nothing. It costs a thread meanwhile, and delays nobody.
+/// How long a connected client may say nothing between two requests.
 const IDLE: Duration = Duration::from_secs(5);
+
+/// How long a client may take to greet.
+const GREETING: Duration = Duration::from_secs(2);
 
 /// How long a client may not read what it asked for.
 const SEND: Duration = Duration::from_secs(5);
 
-/// The most clients served at once; more are turned away, so that they cannot use up this process's threads.
-const MAX_CLIENTS: usize = 64;
+/// The most clients served at once. One more takes the place of the one that has been silent the longest, so that
+/// silent ones neither use up this process's threads nor keep others out.
+const MAX_CLIENTS: usize = 128;
+
+/// Threads of clients touch little stack; most of this is never made resident.
+const STACK: usize = 512 * 1024;
+
+/// How much of a list one frame takes, in bytes of JSON; a single mount may be longer and still fits.
+const CHUNK: usize = 16 * 1024;
 
 /// Who knows the answers.
 pub trait Host: Send + Sync {
@@ -46,6 +57,24 @@ impl Answer {
         sent.inspect_err(|error| tracing::debug!("cannot answer a command: {error}")).is_ok()
     }
 
+    /// Sends a list of mounts, in as many frames as it takes.
+    pub fn send_mounts(&self, mounts: Vec<MountDocument>) -> bool {
+        let mut chunk = Vec::new();
+        let mut size = 0;
+        for mount in mounts {
+            let length = serde_json::to_string(&mount).map_or(CHUNK, |json| json.len());
+            if size > 0 && size + length > CHUNK {
+                if !self.send(Reply::Mounts { mounts: std::mem::take(&mut chunk), more: true }) {
+                    return false;
+                }
+                size = 0;
+            }
+            size += length;
+            chunk.push(mount);
+        }
+        self.send(Reply::Mounts { mounts: chunk, more: false })
+    }
+
     /// Sends a failure.
     pub fn fail(&self, error: CliError) {
         self.send(Reply::Failed(error));
@@ -58,7 +87,7 @@ impl Answer {
 pub struct Server {
     stop: OwnedFd,
     thread: Option<JoinHandle<()>>,
-    clients: Arc<AtomicUsize>,
+    clients: Arc<Clients>,
 }
 
 impl Server {
@@ -67,17 +96,17 @@ impl Server {
         listener.set_nonblocking(true)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let seen = stop.try_clone()?;
-        let clients = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&clients);
+        let clients = Arc::new(Clients::default());
+        let admitted = Arc::clone(&clients);
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || accept_all(&listener, &seen, &host, &counter))?;
+            .spawn(move || accept_all(&listener, &seen, &host, &admitted))?;
         Ok(Self { stop, thread: Some(thread), clients })
     }
 
     /// Waits until every client has its answer, or `deadline`.
     pub fn drain(&self, deadline: Instant) {
-        while self.clients.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+        while self.clients.count() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -93,7 +122,7 @@ impl Drop for Server {
     }
 }
 
-fn accept_all(listener: &UnixListener, stop: &OwnedFd, host: &Arc<dyn Host>, clients: &Arc<AtomicUsize>) {
+fn accept_all(listener: &UnixListener, stop: &OwnedFd, host: &Arc<dyn Host>, clients: &Arc<Clients>) {
     loop {
         let mut ready = [
             PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
@@ -118,7 +147,7 @@ fn accept_all(listener: &UnixListener, stop: &OwnedFd, host: &Arc<dyn Host>, cli
     }
 }
 
-fn admit(socket: OwnedFd, host: &Arc<dyn Host>, clients: &Arc<AtomicUsize>) {
+fn admit(socket: OwnedFd, host: &Arc<dyn Host>, clients: &Arc<Clients>) {
     let caller = rustix::process::geteuid();
     match socket_peercred(&socket) {
         Ok(peer) if peer.uid == caller => {}
@@ -131,48 +160,102 @@ fn admit(socket: OwnedFd, host: &Arc<dyn Host>, clients: &Arc<AtomicUsize>) {
         }
         Err(errno) => return tracing::warn!("turned away a client that cannot be identified: {errno}"),
     }
-    let seat = Seat::take(clients);
-    if clients.load(Ordering::Acquire) > MAX_CLIENTS {
+    let (sender, receiver) = channel::<Reply, Request>(socket);
+    let Some(seat) = Seat::take(clients, sender) else {
         return tracing::warn!("turned away a command: {MAX_CLIENTS} are being answered already");
-    }
+    };
     let host = Arc::clone(host);
-    let spawned = std::thread::Builder::new().name("client".to_owned()).spawn(move || {
-        let _seat = seat;
-        serve(socket, host.as_ref());
-    });
+    let spawned = std::thread::Builder::new()
+        .name("client".to_owned())
+        .stack_size(STACK)
+        .spawn(move || serve(&seat, receiver, host.as_ref()));
     if let Err(error) = spawned {
         tracing::warn!("turned away a command: {error}");
     }
 }
 
-/// A client's place in the count, given back when dropped.
-struct Seat(Arc<AtomicUsize>);
+/// Who is connected, the longest first.
+#[derive(Debug, Default)]
+struct Clients(Mutex<VecDeque<Arc<Connection>>>);
+
+/// A connected client.
+#[derive(Debug)]
+struct Connection {
+    sender: Sender<Reply>,
+    /// Whether it is being answered.
+    busy: AtomicBool,
+}
+
+impl Clients {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Connection>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+/// A client's place among those connected, given back when dropped.
+#[derive(Debug)]
+struct Seat {
+    clients: Arc<Clients>,
+    connection: Arc<Connection>,
+}
 
 impl Seat {
-    fn take(clients: &Arc<AtomicUsize>) -> Self {
-        clients.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(clients))
+    /// A place for one more: a free one, else that of the one that has been silent the longest.
+    fn take(clients: &Arc<Clients>, sender: Sender<Reply>) -> Option<Self> {
+        let mut connected = clients.lock();
+        if connected.len() >= MAX_CLIENTS {
+            let silent = connected.iter().position(|other| !other.busy.load(Ordering::Acquire))?;
+            // Its thread reads the end of the connection, and ends.
+            if let Some(silent) = connected.remove(silent) {
+                silent.sender.shut_down();
+            }
+        }
+        let connection = Arc::new(Connection { sender, busy: AtomicBool::new(false) });
+        connected.push_back(Arc::clone(&connection));
+        Some(Self { clients: Arc::clone(clients), connection })
+    }
+
+    fn answer(&self, id: u64) -> Answer {
+        Answer { sender: self.connection.sender.clone(), id }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.clients.lock().retain(|other| !Arc::ptr_eq(other, &self.connection));
     }
 }
 
-fn serve(socket: OwnedFd, host: &dyn Host) {
-    let (sender, mut receiver) = channel::<Reply, Request>(socket);
+fn serve(seat: &Seat, mut receiver: Receiver<Request>, host: &dyn Host) {
+    let mut greeted = false;
     loop {
-        match receiver.recv(Some(Instant::now() + IDLE)) {
+        let patience = if greeted { IDLE } else { GREETING };
+        match receiver.recv(Some(Instant::now() + patience)) {
             Ok(received) => {
-                let answer = Answer { sender: sender.clone(), id: received.envelope.id };
+                seat.connection.busy.store(true, Ordering::Release);
+                let answer = seat.answer(received.envelope.id);
                 match received.envelope.msg {
-                    Request::Hello { .. } => {
+                    Request::Hello { protocol } => {
                         answer.send(Reply::Hello { protocol: VERSION, pid: std::process::id() });
+                        if protocol != VERSION {
+                            return;
+                        }
+                        greeted = true;
+                    }
+                    _ if !greeted => {
+                        answer.fail(
+                            CliError::usage("the first request must be a greeting")
+                                .hint("use the version of selvedge that made the mount"),
+                        );
+                        return;
                     }
                     request => host.answer(request, received.fds, &answer),
                 }
+                seat.connection.busy.store(false, Ordering::Release);
             }
             Err(RecvError::Closed | RecvError::TimedOut) => return,
             Err(error) => {
@@ -182,8 +265,7 @@ fn serve(socket: OwnedFd, host: &dyn Host) {
                     RecvError::Fds { id, .. } => *id,
                     _ => 0,
                 };
-                let answer = Answer { sender: sender.clone(), id };
-                answer.fail(
+                seat.answer(id).fail(
                     CliError::usage(format!("the request makes no sense: {error}"))
                         .hint("use the version of selvedge that made the mount"),
                 );

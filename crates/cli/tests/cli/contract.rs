@@ -237,11 +237,10 @@ fn usage_errors_are_2_and_documents_under_json() {
 #[test]
 fn errors_under_json_are_documents_with_kind_message_and_hint() {
     let sandbox = Sandbox::new();
-    let kinds: [(&[&str], &str); 4] = [
+    let kinds: [(&[&str], &str); 3] = [
         (&["thread", "show", "nothing"], "not_found"),
         (&["thread", "create", "main"], "conflict"),
         (&["thread", "create", "-", "--from", "main"], "usage"),
-        (&["mount", "main", "../m"], "failed"),
     ];
     for (words, kind) in kinds {
         let outcome = finish(sandbox.command().args(words).arg("--json"));

@@ -7,6 +7,8 @@ mod contract;
 mod doctor;
 mod full_disk;
 mod hygiene;
+mod lost;
 mod mounts;
 mod sandbox;
+mod service;
 mod unprivileged;

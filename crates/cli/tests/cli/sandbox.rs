@@ -165,6 +165,42 @@ impl Sandbox {
         Held::start(command).unwrap_or_else(|outcome| panic!("no mount: {outcome:?}"))
     }
 
+    /// Mounts `thread` on `directory` in the background.
+    pub(crate) fn background(&self, thread: &str, directory: &str) -> Value {
+        let directory = self.path(directory);
+        self.json([OsStr::new("mount"), OsStr::new(thread), directory.as_os_str()])
+    }
+
+    /// What `service status` says.
+    pub(crate) fn service(&self) -> Value {
+        self.json(["service", "status"])
+    }
+
+    /// The service's process.
+    #[track_caller]
+    pub(crate) fn service_pid(&self) -> u32 {
+        u32::try_from(self.service()["pid"].as_u64().expect("a service")).unwrap()
+    }
+
+    /// The processes that were started with this sandbox's runtime directory, zombies not counted.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let wanted = format!("SELVEDGE_RUNTIME_DIR={}", self.runtime().display()).into_bytes();
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| {
+                std::fs::read(format!("/proc/{pid}/environ"))
+                    .is_ok_and(|words| words.split(|byte| *byte == 0).any(|word| word == wanted))
+            })
+            .filter(|pid| runs(*pid))
+            .collect()
+    }
+
+    /// The directory of this boot and mount namespace in the runtime directory.
+    pub(crate) fn instance(&self) -> PathBuf {
+        let mut instances = std::fs::read_dir(self.runtime()).unwrap();
+        instances.next().expect("a directory of this boot").unwrap().path()
+    }
+
     /// Mounts of the sandbox.
     pub(crate) fn mounts(&self) -> Vec<mountinfo::MountEntry> {
         let mounts = mountinfo::read().unwrap();
@@ -184,6 +220,19 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        if self.runtime().exists() {
+            let stop =
+                self.command().args(["service", "stop"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            let _ = stop.map(|mut stop| {
+                wait(&mut stop, Duration::from_secs(20)).or_else(|| {
+                    let _ = stop.kill();
+                    stop.wait().ok()
+                })
+            });
+        }
+        for pid in self.processes() {
+            let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
+        }
         for entry in self.mounts() {
             let _ = take_down(&entry.identity(), Instant::now() + Duration::from_secs(10));
         }

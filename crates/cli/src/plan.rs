@@ -1,0 +1,109 @@
+//! What a mount shall be: all that is needed to make it, now or again later.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use selvedge_supervisor::{SpawnSpec, WorkerProgram};
+use selvedge_worker_proto::WirePath;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::record::{Holder, MountId, Record};
+
+/// A mount that somebody asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Names the request: one that is sent again is carried out once.
+    pub request: MountId,
+    /// The directory that holds `.selvedge`.
+    pub repo: WirePath,
+    /// The thread's name.
+    pub thread: String,
+    /// The thread's identity, in hexadecimal: a name may have passed to another thread since.
+    pub thread_id: String,
+    /// The directory to mount on, absolute and without symbolic links.
+    pub mountpoint: WirePath,
+    /// Whether the directory is to be made, and goes with the mount if empty.
+    pub make_directory: bool,
+    /// How it shall be mounted.
+    pub options: Options,
+    /// The worker's program, where the caller chose one.
+    pub worker: Option<WirePath>,
+    /// The caller's environment variables for the first worker. Those that crash a worker on purpose are among
+    /// them, so no later one gets them.
+    #[serde(default)]
+    pub environment: Vec<(WirePath, WirePath)>,
+    /// The grace between two steps of ending the worker, in milliseconds.
+    pub stop_grace_ms: u64,
+}
+
+/// How a thread is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own of the worker")]
+pub struct Options {
+    /// Changes are refused.
+    pub read_only: bool,
+    /// Other users are let in, as far as permissions allow.
+    pub allow_other: bool,
+    /// Set-user-id and set-group-id bits take effect.
+    pub suid: bool,
+    /// Device files work.
+    pub dev: bool,
+    /// The user vouches for the repository, whoever owns it.
+    pub trust_repository: bool,
+}
+
+impl Plan {
+    /// The record of a mount that this process is about to make.
+    pub fn record(&self, holder: Holder) -> Result<Record> {
+        let (repo, mountpoint) = (self.repo.clone(), self.mountpoint.clone());
+        let record = Record::new(repo, &*self.thread, &*self.thread_id, mountpoint, self.make_directory)?;
+        let request = (holder == Holder::Service).then(|| self.request.clone());
+        Ok(Record { holder, request, ..record })
+    }
+
+    /// What to start: a worker of the program `worker`.
+    pub fn spec(&self, worker: WorkerProgram) -> SpawnSpec {
+        let mut spec = SpawnSpec::new(worker, self.mountpoint.as_path().to_owned());
+        spec.args = self.arguments();
+        spec.env = self.environment.iter().map(|(name, value)| (os(name), os(value))).collect();
+        spec.stop_grace = Duration::from_millis(self.stop_grace_ms);
+        spec
+    }
+
+    fn arguments(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec![
+            "--repo".into(),
+            os(&self.repo),
+            "--thread".into(),
+            self.thread.as_str().into(),
+            "--mountpoint".into(),
+            os(&self.mountpoint),
+        ];
+        let switches = [
+            ("--read-only", self.options.read_only),
+            ("--allow-other", self.options.allow_other),
+            ("--suid", self.options.suid),
+            ("--dev", self.options.dev),
+            ("--trust-repository", self.options.trust_repository),
+        ];
+        words.extend(switches.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.into()));
+        words
+    }
+
+    /// Whether both mean the same thread.
+    pub fn is_of_thread(&self, repo: &Path, thread_id: &str) -> bool {
+        self.thread_id == thread_id && self.repo.as_path() == repo
+    }
+}
+
+fn os(path: &WirePath) -> OsString {
+    path.as_path().as_os_str().to_owned()
+}
+
+/// Environment variables as they travel: any bytes.
+pub fn wire_environment(variables: &[(OsString, OsString)]) -> Vec<(WirePath, WirePath)> {
+    let wire = |text: &OsString| WirePath(PathBuf::from(text));
+    variables.iter().map(|(name, value)| (wire(name), wire(value))).collect()
+}

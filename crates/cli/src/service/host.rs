@@ -1,0 +1,524 @@
+//! What the service answers: it makes mounts, keeps book of what is wanted, and takes mounts down.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use selvedge_store::{OpenOptions, Repository};
+use selvedge_supervisor::{ExitReport, SpawnSpec, StopError, StopMode, WorkerProgram};
+
+use crate::context::refuse_selvedge_mount;
+use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
+use crate::environment::Environment;
+use crate::error::{CliError, Result};
+use crate::hosted::{Hosted, Mounts};
+use crate::making::{Leftovers, make};
+use crate::plan::Plan;
+use crate::record::{Holder, MountId, Record};
+use crate::runtime::RuntimeDir;
+use crate::starting::Starting;
+use crate::ui::show;
+use crate::{wanted, worker_program};
+
+/// How long a request that was sent again waits for the one before it.
+const SAME: Duration = Duration::from_mins(1);
+
+/// How long requests wait until what a former service left has been removed.
+const CLEAN: Duration = Duration::from_secs(15);
+
+/// How long unmounting everything may take: every step of ending workers that do not obey, and cleaning up.
+const END: Duration = Duration::from_secs(100);
+
+/// How many lost mounts are made again at once.
+const AT_ONCE: usize = 8;
+
+/// How many failures are told to whoever wants lost mounts back: as many as fit a frame.
+const TOLD: usize = 8;
+
+/// Threads that wait for a worker's end touch little stack; most of this is never made resident.
+const STACK: usize = 256 * 1024;
+
+/// Why the service ends, and with it what becomes of the mounts that are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Somebody stopped it: nothing is wanted any more.
+    Stopped,
+    /// It was told to end, as everything is at log-out and shutdown: what was wanted stays so.
+    Terminated,
+}
+
+/// Somebody wants the service to end, and to be told how that went.
+pub(super) type EndAsked = Sender<Result<()>>;
+
+/// The service's mounts.
+#[derive(Debug)]
+pub(super) struct Service {
+    me: Weak<Self>,
+    runtime: Arc<RuntimeDir>,
+    /// The worker's program, opened once: still the same one after the file is replaced.
+    worker: Result<OwnedFd>,
+    mounts: Mounts,
+    state: Mutex<State>,
+    changed: Condvar,
+    end: Sender<EndAsked>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whether everything that a former service left has been removed: nothing is mounted before.
+    cleaned: bool,
+    ending: Option<Ending>,
+    /// Every mount from its admission until nothing is left of it.
+    places: Vec<Place>,
+    /// When the last place became free.
+    empty_since: Option<Instant>,
+}
+
+/// A thread and a directory that are taken.
+#[derive(Debug)]
+struct Place {
+    plan: Plan,
+    attempt: Arc<Attempt>,
+}
+
+/// What is done for a request.
+#[derive(Debug)]
+struct Attempt {
+    starting: Arc<Starting>,
+    /// Why it came to nothing, for those who sent the same request.
+    failure: Mutex<Option<CliError>>,
+}
+
+impl Attempt {
+    fn failure(&self) -> MutexGuard<'_, Option<CliError>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What becomes of a request for a mount.
+enum Admission {
+    /// It is carried out by this asker.
+    New(Arc<Attempt>),
+    /// It is being carried out, or has been, for an asker before.
+    Known(Arc<Attempt>),
+    /// The service is ending.
+    Ending,
+}
+
+impl Service {
+    /// A service without mounts; `end` hears of those who want it to end.
+    pub(super) fn new(
+        runtime: Arc<RuntimeDir>,
+        environment: &Environment,
+        end: Sender<EndAsked>,
+    ) -> Arc<Self> {
+        let worker = worker_program::find(environment).and_then(|program| {
+            rustix::fs::open(&program, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+                CliError::io(format!("cannot open the worker program {}", show(&program)), &errno.into())
+                    .hint("install selvedge-fuse-worker beside selvedge, then selvedge service stop")
+            })
+        });
+        let state = Mutex::new(State { empty_since: Some(Instant::now()), ..State::default() });
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            runtime,
+            worker,
+            mounts: Mounts::default(),
+            state,
+            changed: Condvar::new(),
+            end,
+        })
+    }
+
+    /// Nothing of a former service is in the way any more.
+    pub(super) fn set_cleaned(&self) {
+        self.state().cleaned = true;
+        self.changed.notify_all();
+    }
+
+    fn wait_cleaned(&self) {
+        let deadline = Instant::now() + CLEAN;
+        let mut state = self.state();
+        while !state.cleaned {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mount_when_cleaned(&self, plan: &Plan) -> Result<Option<MountDocument>> {
+        self.wait_cleaned();
+        self.mount(plan)
+    }
+
+    /// Carries out a plan, once. `None` if the service is ending.
+    fn mount(&self, plan: &Plan) -> Result<Option<MountDocument>> {
+        let tried = || format!("cannot mount thread {} on {}", plan.thread, show(plan.mountpoint.as_path()));
+        match self.admit(plan).map_err(|error| error.context(tried()))? {
+            Admission::Ending => Ok(None),
+            Admission::Known(attempt) => self.known(&attempt).map(Some),
+            Admission::New(attempt) => match self.make(plan, &attempt.starting) {
+                Ok(hosted) => Ok(Some(hosted.document(MountState::Ready))),
+                Err(error) => {
+                    *attempt.failure() = Some(error.clone());
+                    self.free(attempt.starting.id());
+                    if self.state().ending.is_some() {
+                        return Ok(None);
+                    }
+                    tracing::warn!("{error}");
+                    Err(error)
+                }
+            },
+        }
+    }
+
+    /// Takes the thread and the directory, if they are free.
+    fn admit(&self, plan: &Plan) -> Result<Admission> {
+        let mut state = self.state();
+        if state.ending.is_some() {
+            return Ok(Admission::Ending);
+        }
+        for place in &state.places {
+            let (other, at) = (&place.plan, show(place.plan.mountpoint.as_path()));
+            if other.request == plan.request {
+                return Ok(Admission::Known(Arc::clone(&place.attempt)));
+            }
+            if other.is_of_thread(plan.repo.as_path(), &plan.thread_id) {
+                return Err(CliError::conflict(format!("it is mounted already, on {at}"))
+                    .hint(format!("use it there, or unmount it first: selvedge unmount {at}")));
+            }
+            if other.mountpoint == plan.mountpoint {
+                return Err(CliError::conflict(format!("thread {} is mounted there", other.thread))
+                    .hint(format!("choose another directory, or unmount it first: selvedge unmount {at}")));
+            }
+        }
+        let starting = Arc::new(Starting::new(MountId::random()?)?);
+        self.mounts.add_starting(Arc::clone(&starting));
+        let attempt = Arc::new(Attempt { starting, failure: Mutex::default() });
+        state.places.push(Place { plan: plan.clone(), attempt: Arc::clone(&attempt) });
+        Ok(Admission::New(attempt))
+    }
+
+    /// What came of a request that somebody sent before.
+    fn known(&self, attempt: &Attempt) -> Result<MountDocument> {
+        let deadline = Instant::now() + SAME;
+        loop {
+            if let Ok(hosted) = self.mounts.find(attempt.starting.id()) {
+                return Ok(hosted.document(MountState::Ready));
+            }
+            if attempt.starting.wait_ended(Instant::now() + Duration::from_millis(50)) {
+                let gone = || {
+                    CliError::failed("it has been unmounted since").hint("mount it again when you want it")
+                };
+                return Err(attempt.failure().clone().unwrap_or_else(gone));
+            }
+            if Instant::now() >= deadline {
+                return Err(
+                    CliError::timed_out("it is still being tried for the same request").hint("try again")
+                );
+            }
+        }
+    }
+
+    /// Makes the mount, writes down that it is wanted, and watches over its end.
+    fn make(&self, plan: &Plan, starting: &Arc<Starting>) -> Result<Arc<Hosted>> {
+        // It may have come to be since it was looked for.
+        let made_directory = plan.make_directory && is_missing(plan.mountpoint.as_path());
+        let record = Record { id: starting.id().clone(), made_directory, ..plan.record(Holder::Service)? };
+        let mut leftovers = Leftovers::of(&self.runtime, record.clone());
+        record.write(&self.runtime)?;
+        let spec = SpawnSpec { cancel: Some(starting.cancel().clone()), ..plan.spec(self.worker(plan)?) };
+        let hosted = make(&self.runtime, &record, &spec, &mut leftovers)?;
+        // Before anybody can unmount it, and before the answer: what is not written down would be gone for good when
+        // the service is killed.
+        if let Err(error) = self.want(plan) {
+            let _ = hosted.stop(StopMode::Force);
+            return Err(error);
+        }
+        self.mounts.add(Arc::clone(&hosted));
+        self.watch(&hosted, leftovers)?;
+        tracing::info!("mounted thread {} on {}", plan.thread, show(plan.mountpoint.as_path()));
+        if starting.was_called_off() {
+            stop_anyway(&hosted);
+            return Err(CliError::failed(format!(
+                "thread {} was unmounted as soon as it was mounted",
+                plan.thread
+            ))
+            .hint("mount it again when you want it"));
+        }
+        Ok(hosted)
+    }
+
+    fn worker(&self, plan: &Plan) -> Result<WorkerProgram> {
+        match (&plan.worker, &self.worker) {
+            (Some(chosen), _) => Ok(WorkerProgram::Path(chosen.as_path().to_owned())),
+            (None, Ok(own)) => own
+                .try_clone()
+                .map(WorkerProgram::Fd)
+                .map_err(|error| CliError::io("cannot duplicate a descriptor", &error)),
+            (None, Err(error)) => Err(error.clone()),
+        }
+    }
+
+    /// Writes down that the mount is wanted. What was lost of the same thread or at the same place is not, any more.
+    fn want(&self, plan: &Plan) -> Result<()> {
+        wanted::write(&self.runtime, plan)?;
+        for other in wanted::all(&self.runtime)? {
+            let same = other.is_of_thread(plan.repo.as_path(), &plan.thread_id)
+                || other.mountpoint == plan.mountpoint;
+            if same && other.request != plan.request {
+                wanted::remove(&self.runtime, &other.request)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits, in a thread of its own, for the worker's end, and removes what is left.
+    fn watch(&self, hosted: &Arc<Hosted>, leftovers: Leftovers) -> Result<()> {
+        let exit = hosted.supervisor().exit_events();
+        let (me, watched) = (Weak::clone(&self.me), Arc::clone(hosted));
+        let watching = move || {
+            if let (Ok(report), Some(me)) = (exit.recv(), me.upgrade()) {
+                me.ended(&watched, leftovers, &report);
+            }
+        };
+        let started = std::thread::Builder::new().name("exit".to_owned()).stack_size(STACK).spawn(watching);
+        started.map(drop).map_err(|error| {
+            let _ = hosted.stop(StopMode::Force);
+            CliError::io("cannot start a thread", &error)
+        })
+    }
+
+    fn ended(&self, hosted: &Hosted, mut leftovers: Leftovers, report: &ExitReport) {
+        let record = hosted.record();
+        let place = show(record.mountpoint.as_path());
+        if let Some(why) = &report.mount_stuck {
+            // It stays in the list, as failed, for whoever can do something about it.
+            tracing::error!(
+                "the worker of thread {} has ended, its mount on {place} has not: {why}",
+                record.thread
+            );
+            return;
+        }
+        leftovers.remove();
+        let asked = hosted.stop_was_asked();
+        if asked {
+            tracing::info!("unmounted {place}");
+        } else if report.is_clean() {
+            tracing::info!("{place} was unmounted by another program");
+        } else {
+            tracing::error!(
+                "the worker of thread {} (pid {}) ended ({}), and {place} was unmounted; it said: {}",
+                record.thread,
+                report.pid,
+                report.status,
+                report.stderr_tail.trim()
+            );
+        }
+        // A worker that died, or was told to end as all processes are, has not made anybody want its mount less.
+        let is_unwanted = (asked || report.is_clean()) && self.state().ending != Some(Ending::Terminated);
+        if is_unwanted
+            && let Some(request) = &record.request
+            && let Err(error) = wanted::remove(&self.runtime, request)
+        {
+            tracing::warn!("{error}");
+        }
+        hosted.set_cleaned();
+        self.free(&record.id);
+    }
+
+    /// Nothing is left of a mount.
+    fn free(&self, id: &MountId) {
+        self.mounts.remove(id);
+        let mut state = self.state();
+        for place in state.places.extract_if(.., |place| place.attempt.starting.id() == id) {
+            place.attempt.starting.set_ended();
+        }
+        if state.places.is_empty() {
+            state.empty_since = Some(Instant::now());
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Makes again what is wanted and lost, several at once. Says what could not be.
+    pub(super) fn restore(&self) -> Vec<CliError> {
+        let plans = match wanted::all(&self.runtime) {
+            Ok(plans) => plans,
+            Err(error) => return vec![error],
+        };
+        let lost: Vec<Plan> = {
+            let state = self.state();
+            // One that is just being made again is waited for.
+            let is_there = |plan: &Plan| {
+                state.places.iter().any(|place| {
+                    place.plan.request == plan.request
+                        && self.mounts.find(place.attempt.starting.id()).is_ok()
+                })
+            };
+            plans.into_iter().filter(|plan| !is_there(plan)).collect()
+        };
+        let next = Mutex::new(lost.into_iter());
+        let failures = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                let work = || {
+                    while let Some(plan) = next.lock().unwrap_or_else(PoisonError::into_inner).next() {
+                        if let Err(error) = self.mount_again(plan) {
+                            failures.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+                        }
+                    }
+                };
+                // Without threads there is nobody to do it, and it stays lost.
+                let _ = std::thread::Builder::new().name("restore".to_owned()).spawn_scoped(scope, work);
+            }
+        });
+        failures.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mount_again(&self, plan: Plan) -> Result<()> {
+        let again = as_it_is_now(plan)?;
+        // Unmounted meanwhile: then it is not wanted.
+        if wanted::all(&self.runtime)?.iter().any(|plan| plan.request == again.request) {
+            self.mount(&again)?;
+        }
+        Ok(())
+    }
+
+    /// Whether there has been no mount since `idle` ago; if so, none is taken any more.
+    pub(super) fn ends_idle(&self, idle: Duration) -> bool {
+        let mut state = self.state();
+        let is_idle = state.empty_since.is_some_and(|since| since.elapsed() >= idle);
+        if state.places.is_empty() && is_idle {
+            state.ending.get_or_insert(Ending::Terminated);
+            return true;
+        }
+        false
+    }
+
+    /// Unmounts everything; from now on no mount is taken.
+    pub(super) fn end(&self, ending: Ending) -> Result<()> {
+        self.state().ending.get_or_insert(ending);
+        let deadline = Instant::now() + END;
+        let stopping: Vec<_> = self
+            .mounts
+            .call_off_all()
+            .into_iter()
+            .map(|hosted| std::thread::Builder::new().stack_size(STACK).spawn(move || stop_anyway(&hosted)))
+            .collect();
+        for thread in stopping {
+            // It says in the log what went wrong.
+            let _ = thread.map(std::thread::JoinHandle::join);
+        }
+        let mut state = self.state();
+        while !state.places.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let left: Vec<String> =
+                    state.places.iter().map(|place| show(place.plan.mountpoint.as_path())).collect();
+                return Err(CliError::timed_out(format!("still mounted: {}", left.join(", "))).hint(
+                    "selvedge list names their workers; what waits in the kernel ends with what it waits for",
+                ));
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    /// Has the process end, and waits until nothing is mounted any more.
+    fn ask_for_the_end(&self) -> Result<()> {
+        let (done, outcome) = mpsc::channel();
+        let ending = || CliError::failed("the service is ending already").hint("wait until it has ended");
+        self.end.send(done).map_err(|_| ending())?;
+        outcome.recv_timeout(END + Duration::from_secs(5)).map_err(|_| ending())?
+    }
+}
+
+/// Ends a mount in order, and one that is in use all the same.
+fn stop_anyway(hosted: &Hosted) {
+    let stopped = hosted.stop(StopMode::Orderly).or_else(|error| match error {
+        StopError::Unkillable { .. } => Err(error),
+        _ => hosted.stop(StopMode::Force),
+    });
+    if let Err(error) = stopped {
+        tracing::error!("thread {}: {error}", hosted.record().thread);
+    }
+}
+
+/// A plan of former times as it has to be carried out now: the thread may have been renamed.
+fn as_it_is_now(mut plan: Plan) -> Result<Plan> {
+    let tried = format!("cannot mount thread {} again on {}", plan.thread, show(plan.mountpoint.as_path()));
+    let now = || -> Result<String> {
+        refuse_selvedge_mount(plan.repo.as_path())?;
+        let parent = plan.mountpoint.as_path().parent().unwrap_or(Path::new("/"));
+        refuse_selvedge_mount(parent)?;
+        let vouched = [plan.repo.as_path().to_owned()];
+        let safe = if plan.options.trust_repository { &vouched[..] } else { &[] };
+        let repository = Repository::open(plan.repo.as_path(), &OpenOptions { safe })?;
+        let threads = repository.refs().threads()?;
+        let thread = threads.into_iter().find(|thread| thread.id.to_string() == plan.thread_id);
+        let thread = thread.ok_or_else(|| {
+            CliError::not_found(format!("there is no such thread in {} any more", show(plan.repo.as_path())))
+                .hint(format!("selvedge unmount {} forgets it", show(plan.mountpoint.as_path())))
+        })?;
+        Ok(thread.name.to_string())
+    };
+    plan.thread = now().map_err(|error| error.context(tried))?;
+    Ok(plan)
+}
+
+/// Whether nothing is there; a mount that may be is not asked.
+fn is_missing(path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    matches!(rustix::fs::open(path, flags, Mode::empty()), Err(Errno::NOENT))
+}
+
+impl Host for Service {
+    fn answer(&self, request: Request, fds: Vec<OwnedFd>, answer: &Answer) {
+        let result = match request {
+            Request::Mount { plan } => self.mount_when_cleaned(&plan).map(|made| {
+                let Some(mount) = made else {
+                    answer.send(Reply::Ending {});
+                    return;
+                };
+                let id = mount.id.clone();
+                // Whoever asked has been interrupted, and does not want it any more.
+                if !answer.send(Reply::Mounted { mount: Box::new(mount) })
+                    && let Ok(hosted) = self.mounts.find(&id)
+                {
+                    let _ = hosted.stop(StopMode::Orderly);
+                }
+            }),
+            Request::Restore {} if self.state().ending.is_some() => {
+                answer.send(Reply::Ending {});
+                Ok(())
+            }
+            Request::Restore {} => {
+                self.wait_cleaned();
+                let mut failed = self.restore();
+                failed.truncate(TOLD);
+                if answer.send(Reply::Restored { failed }) {
+                    answer.send_mounts(self.mounts.list());
+                }
+                Ok(())
+            }
+            Request::End {} => self.ask_for_the_end().map(|()| {
+                answer.send(Reply::Ended {});
+            }),
+            other => return self.mounts.answer(other, fds, answer),
+        };
+        if let Err(error) = result {
+            answer.fail(error);
+        }
+    }
+}

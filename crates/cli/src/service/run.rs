@@ -1,0 +1,230 @@
+//! The service's process, from its lock to its end.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, unlinkat};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::host::{EndAsked, Ending, Service};
+use super::lock::{Lock, TryLockError};
+use super::log::Log;
+use super::{LOG, SERVICE_LOCK, SOCKET};
+use crate::config::UserConfig;
+use crate::context::Context;
+use crate::control::{Host, Server};
+use crate::error::{CliError, Result};
+use crate::runtime::RuntimeDir;
+use crate::standing;
+use crate::ui::show;
+
+/// How long commands that are being answered at the end may take to get their answer.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the loop sleeps when nothing ends the service by itself.
+const LONG: Duration = Duration::from_hours(1);
+
+/// What can happen to the service.
+#[derive(Debug)]
+enum Event {
+    /// A signal came.
+    Signal(i32),
+    /// A command wants its end.
+    EndAsked(EndAsked),
+}
+
+/// Is the service, until its end.
+pub fn run(context: &Context) -> Result<()> {
+    let runtime = Arc::new(context.runtime()?);
+    // Before anything is opened that could take the place of standard input.
+    let (lock, in_background) = take_lock(&runtime)?;
+    std::env::set_current_dir("/").map_err(|error| CliError::io("cannot enter /", &error))?;
+    // It was started through /proc/self/exe, whose name says nothing.
+    let _ = rustix::thread::set_name(c"selvedge");
+    if in_background {
+        detach()?;
+    }
+    let log = Log::start(&context.environment)?;
+    let signed = lock.sign();
+    signed.map_err(|error| CliError::io(format!("cannot write in {}", show(runtime.path())), &error))?;
+
+    let (events, happening) = mpsc::channel();
+    watch_signals(&events)?;
+    let service = Service::new(Arc::clone(&runtime), &context.environment, hear_of_the_end(&events)?);
+    let socket = Socket::bind(&runtime)?;
+    let listener = socket.listener.try_clone().map_err(|error| CliError::io("cannot serve", &error))?;
+    let server = Server::start(listener, Arc::clone(&service) as Arc<dyn Host>)
+        .map_err(|error| CliError::io("cannot serve the control socket", &error))?;
+    tracing::info!("the service is ready (process {})", std::process::id());
+    if in_background {
+        // Letting go of the pipe tells whoever started this process that it is ready.
+        let file = log.to_file(&runtime);
+        let file = file.map_err(|error| CliError::io(format!("cannot open the log {LOG}"), &error))?;
+        rustix::stdio::dup2_stderr(file)
+            .map_err(|errno| CliError::io("cannot redirect standard error", &errno.into()))?;
+    }
+    let restoring = Arc::clone(&service);
+    start_thread("restore", move || bring_back(&restoring, &runtime))?;
+
+    let (ending, asked) = wait(context, &service, &happening);
+    // From here on commands find no service; those that want one wait for the lock.
+    drop(socket);
+    let ended = service.end(ending);
+    tracing::info!("the service ends");
+    for asked in asked {
+        // Whoever does not wait any more need not know.
+        let _ = asked.send(ended.clone());
+    }
+    answer_late(&happening, &ended);
+    server.drain(Instant::now() + DRAIN);
+    drop(lock);
+    ended
+}
+
+/// The lock: handed over as standard input by the command that starts the service in the background, else taken.
+fn take_lock(runtime: &RuntimeDir) -> Result<(Lock, bool)> {
+    let handed_over = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok();
+    if let Some(lock) = handed_over.and_then(|fd| Lock::adopt(runtime, SERVICE_LOCK, fd)) {
+        return Ok((lock, true));
+    }
+    match Lock::try_take(runtime, SERVICE_LOCK) {
+        Ok(lock) => Ok((lock, false)),
+        Err(TryLockError::Failed(error)) => Err(error),
+        Err(TryLockError::Held(pid)) => {
+            let pid = pid.map_or(String::new(), |pid| format!(" (process {pid})"));
+            Err(CliError::conflict(format!("the service is running already{pid}"))
+                .hint("selvedge service stop ends it"))
+        }
+    }
+}
+
+/// Leaves the session and the terminal of whoever started this process.
+fn detach() -> Result<()> {
+    let tried = "cannot leave the caller's session";
+    rustix::process::setsid().map_err(|errno| CliError::io(tried, &errno.into()))?;
+    let null = File::open("/dev/null").map_err(|error| CliError::io("cannot open /dev/null", &error))?;
+    rustix::stdio::dup2_stdin(OwnedFd::from(null)).map_err(|errno| CliError::io(tried, &errno.into()))
+}
+
+/// Cleans up after processes that are gone, and makes again what was lost with them.
+fn bring_back(service: &Service, runtime: &RuntimeDir) {
+    match standing::clean_all(runtime) {
+        Ok(done) => done.iter().for_each(|done| tracing::info!("{done}")),
+        Err(error) => tracing::warn!("{error}"),
+    }
+    service.set_cleaned();
+    for error in service.restore() {
+        tracing::warn!("{error}");
+    }
+}
+
+/// Runs until something ends the service: why it does, and who wants to know how that went.
+fn wait(context: &Context, service: &Service, happening: &Receiver<Event>) -> (Ending, Vec<EndAsked>) {
+    let mut idle = idle_limit(context);
+    loop {
+        match happening.recv_timeout(idle.unwrap_or(LONG).min(LONG)) {
+            Ok(Event::EndAsked(asked)) => return (Ending::Stopped, vec![asked]),
+            Ok(Event::Signal(SIGHUP)) => {
+                idle = idle_limit(context);
+                tracing::info!("read the settings again");
+            }
+            Ok(Event::Signal(SIGINT)) => return (Ending::Stopped, Vec::new()),
+            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => {
+                return (Ending::Terminated, Vec::new());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if idle.is_some_and(|idle| service.ends_idle(idle)) {
+                    return (Ending::Terminated, Vec::new());
+                }
+            }
+        }
+    }
+}
+
+/// How long the service stays without mounts. Settings that cannot be read leave it running.
+fn idle_limit(context: &Context) -> Option<Duration> {
+    match UserConfig::load(&context.environment) {
+        Ok(config) => config.service.idle.filter(|seconds| *seconds > 0).map(Duration::from_secs),
+        Err(error) => {
+            tracing::warn!("{error}");
+            None
+        }
+    }
+}
+
+/// Those who asked for the end when it was already on its way.
+fn answer_late(happening: &Receiver<Event>, ended: &Result<()>) {
+    for event in happening.try_iter() {
+        if let Event::EndAsked(asked) = event {
+            let _ = asked.send(ended.clone());
+        }
+    }
+}
+
+/// The way by which commands that want the end reach the loop.
+fn hear_of_the_end(events: &Sender<Event>) -> Result<Sender<EndAsked>> {
+    let (sender, receiver) = mpsc::channel();
+    let events = events.clone();
+    start_thread("end", move || {
+        for asked in receiver {
+            if events.send(Event::EndAsked(asked)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(sender)
+}
+
+fn watch_signals(events: &Sender<Event>) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|error| CliError::io("cannot watch for signals", &error))?;
+    let events = events.clone();
+    start_thread("signals", move || {
+        for signal in signals.forever() {
+            if events.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map(drop)
+        .map_err(|error| CliError::io("cannot start a thread", &error))
+}
+
+/// The service's socket, removed when dropped.
+struct Socket {
+    runtime: Arc<RuntimeDir>,
+    listener: UnixListener,
+}
+
+impl Socket {
+    /// Binds it in the place of one that a killed service left: the lock says that it is nobody's.
+    fn bind(runtime: &Arc<RuntimeDir>) -> Result<Self> {
+        let tried = || format!("cannot make the service's socket in {}", show(runtime.path()));
+        match unlinkat(runtime.instance(), SOCKET, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(CliError::io(tried(), &errno.into())),
+        }
+        let listener = UnixListener::bind(runtime.instance_socket_path(SOCKET))
+            .map_err(|error| CliError::io(tried(), &error))?;
+        Ok(Self { runtime: Arc::clone(runtime), listener })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // What cannot be removed is swept by the next command.
+        let _ = unlinkat(self.runtime.instance(), SOCKET, AtFlags::empty());
+    }
+}
