@@ -57,6 +57,32 @@ impl Base {
         Ok(Self { store, root: snapshot.root, root_tree, known: Mutex::new(known) })
     }
 
+    /// The base that follows this one: `snapshot`, in which the directories of `spoken_of` are those of `trees` or
+    /// gone, and `parents` tells where nodes are that moved. What was learnt of the rest is taken over, so this base
+    /// has to learn it anew if it is asked again.
+    pub(crate) fn followed_by(
+        &self,
+        snapshot: &ObjectId,
+        spoken_of: &HashSet<Ino>,
+        trees: &HashMap<Ino, ObjectId>,
+        parents: &[(Ino, Ino)],
+    ) -> Result<Self> {
+        let next = Self::open(self.store.clone(), snapshot)?;
+        let mut learnt = std::mem::take(&mut *self.known());
+        learnt.recent.clear();
+        learnt.trees.retain(|directory, _| !spoken_of.contains(directory));
+        learnt.trees.extend(trees);
+        learnt.parents.extend(parents.iter().copied());
+        learnt.trees.insert(next.root(), next.root_tree);
+        *next.known() = learnt;
+        Ok(next)
+    }
+
+    /// The root directory as the snapshot has it.
+    pub(crate) fn root_entry(&self) -> &Entry {
+        &self.root
+    }
+
     /// The root directory's number.
     pub(crate) fn root(&self) -> Ino {
         self.root.meta.ino

@@ -190,6 +190,19 @@ impl Catalog {
         rows.next()?.map(read_inode).transpose()
     }
 
+    /// Rows whose bodies may speak of what is beneath this layer: directories, and files with working files.
+    pub(crate) fn rows_on_others(&self) -> Result<Vec<Inode>> {
+        let mut statement = self.db.prepare(&format!(
+            "SELECT {COLUMNS} FROM inodes WHERE kind = ?1 OR substr(body, 1, 1) = x'02' OR fallback IS NOT NULL"
+        ))?;
+        let mut rows = statement.query([FileKind::Directory.code()])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(read_inode(row)?);
+        }
+        Ok(found)
+    }
+
     pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
         let mut statement =
             self.db.prepare_cached("SELECT ino, kind FROM names WHERE parent = ?1 AND name = ?2")?;

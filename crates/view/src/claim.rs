@@ -12,20 +12,38 @@ use std::time::{Duration, Instant};
 const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
 const CLAIM_RETRY: Duration = Duration::from_millis(2);
 
-/// The right to open a layer's catalog for writing, by one process at a time, for as long as it is kept. A frozen
-/// layer may be shared by threads, whose locks say nothing of each other.
+/// A layer's directory, locked. A layer that is written has one process that has it open, alone; a frozen one may be
+/// read by any number, which keeps others from removing it. A frozen layer may be shared by threads, whose locks say
+/// nothing of each other.
 #[derive(Debug)]
 pub(crate) struct Claim {
     _directory: OwnedFd,
 }
 
 impl Claim {
-    /// Waits for whoever has it: a process that reads a log into its catalog, which takes milliseconds.
+    /// Waits until nobody else has the layer: a process that brings its log into its catalog, which takes
+    /// milliseconds.
     pub(crate) fn take(directory: &Path) -> Result<Self> {
+        Self::lock(directory, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Waits until nobody has the layer alone.
+    pub(crate) fn share(directory: &Path) -> Result<Self> {
+        Self::lock(directory, FlockOperation::NonBlockingLockShared)
+    }
+
+    /// The layer alone, if nobody has it.
+    pub(crate) fn if_free(directory: &Path) -> Option<Self> {
+        let fd = open_directory(directory).ok()?;
+        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).ok()?;
+        Some(Self { _directory: fd })
+    }
+
+    fn lock(directory: &Path, operation: FlockOperation) -> Result<Self> {
         let fd = open_directory(directory)?;
         let deadline = Instant::now() + CLAIM_DEADLINE;
         loop {
-            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            match rustix::fs::flock(&fd, operation) {
                 Ok(()) => return Ok(Self { _directory: fd }),
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(CLAIM_RETRY),
                 Err(Errno::INTR) => {}

@@ -161,7 +161,7 @@ impl State {
     }
 
     /// Where the bytes of a regular file are.
-    fn content_of(&self, node: &Node) -> Result<Content> {
+    pub(crate) fn content_of(&self, node: &Node) -> Result<Content> {
         let ino = node.inode.ino;
         match &node.inode.body {
             Body::Blob { id, size, .. } => Ok(Content::Blob(self.repo.store().open_blob(id, *size)?)),

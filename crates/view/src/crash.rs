@@ -28,6 +28,12 @@ pub const POINTS: &[&str] = &[
     "freeze.before-ref",
     "freeze.after-ref",
     "seal.before",
+    "snapshot.frozen",
+    "snapshot.built",
+    "snapshot.before-ref",
+    "snapshot.after-ref",
+    "collapse.before-ref",
+    "collapse.after-ref",
     "checkpoint.before",
 ];
 

@@ -89,7 +89,12 @@ impl State {
         let mut below = layers.frozen.clone();
         below.push(Arc::new(frozen));
         tables.freeze_upper(next.as_ref().map(|next| next.id).zip(catalog))?;
-        *layers = Arc::new(Layers { base: Arc::clone(&layers.base), frozen: below, upper: next });
+        *layers = Arc::new(Layers {
+            base: Arc::clone(&layers.base),
+            frozen: below,
+            retired: layers.retired.clone(),
+            upper: next,
+        });
         self.volatile.forget_all();
         self.all_dirty.store(false, Ordering::Release);
         self.logged.store(0, Ordering::Relaxed);
@@ -102,7 +107,7 @@ impl State {
         let directory = self.repo.layer_dir(&upper.id);
         let reopen = |catalog: Catalog| {
             catalog.close_whole(&directory)?;
-            Catalog::open_frozen(&directory.join("catalog.db"))
+            Frozen::open_catalog(&directory)
         };
         let closed = self.tables().reopen_frozen(upper.id, reopen);
         self.latch.guard("freeze", closed)

@@ -10,10 +10,15 @@ use crate::reserve::Reserve;
 use crate::working_files::WorkingFiles;
 use rustix::fs::{Mode, OFlags};
 use selvedge_store::{LayerId, Repository};
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Younger layers that nobody refers to are let be: they may be in the making.
+const LEFTOVER_AGE: Duration = Duration::from_mins(1);
 
 /// In a frozen layer's directory: everything the layer holds is durable.
 const SEALED: &str = "sealed";
@@ -24,6 +29,8 @@ pub(crate) struct Layers {
     pub(crate) base: Arc<Base>,
     /// Bottom first.
     pub(crate) frozen: Vec<Arc<Frozen>>,
+    /// Layers whose content the base has, for those who looked a node up before it had.
+    pub(crate) retired: Vec<Arc<Frozen>>,
     pub(crate) upper: Option<Arc<Upper>>,
 }
 
@@ -54,7 +61,10 @@ impl Layers {
     pub(crate) fn files(&self, layer: LayerId) -> Option<&Arc<WorkingFiles>> {
         match &self.upper {
             Some(upper) if upper.id == layer => Some(&upper.files),
-            _ => self.frozen.iter().find(|frozen| frozen.id == layer).map(|frozen| &frozen.files),
+            _ => {
+                let mut others = self.frozen.iter().chain(&self.retired);
+                others.find(|other| other.id == layer).map(|other| &other.files)
+            }
         }
     }
 
@@ -141,25 +151,30 @@ impl Frozen {
     /// durable.
     pub(crate) fn open(repo: &Repository, id: LayerId, boot_id: &str) -> Result<Option<(Self, Catalog)>> {
         let directory = repo.layer_dir(&id);
-        let path = directory.join("catalog.db");
         let files = WorkingFiles::open(&directory)?;
-        let opened = match Self::open_whole(&directory, boot_id)? {
+        let (catalog, sealed) = match Self::open_whole(&directory, boot_id)? {
             Some(opened) => opened,
             None => match Self::finish(&directory, &files, boot_id)? {
-                Some(sealed) => (Catalog::open_frozen(&path)?, sealed),
+                Some(sealed) => (Self::open_catalog(&directory)?, sealed),
                 None => return Ok(None),
             },
         };
-        let (catalog, sealed) = opened;
         Ok(Some((Self::new(id, Arc::new(files), directory, sealed), catalog)))
+    }
+
+    /// Opens the catalog of a frozen layer in `directory`, and keeps others from removing it as long as it is open.
+    pub(crate) fn open_catalog(directory: &Path) -> Result<Catalog> {
+        let claim = Claim::share(directory)?;
+        Ok(Catalog::open_frozen(&directory.join("catalog.db"))?.with_claim(claim))
     }
 
     /// The catalog, and whether everything is durable; `None` when there is something left to finish.
     fn open_whole(directory: &Path, boot_id: &str) -> Result<Option<(Catalog, bool)>> {
+        let claim = Claim::share(directory)?;
         if has(directory, "catalog.db-wal")? {
             return Ok(None);
         }
-        let catalog = Catalog::open_frozen(&directory.join("catalog.db"))?;
+        let catalog = Catalog::open_frozen(&directory.join("catalog.db"))?.with_claim(claim);
         if has(directory, SEALED)? || catalog.ended_orderly()? {
             return Ok(Some((catalog, true)));
         }
@@ -201,6 +216,32 @@ impl Frozen {
     pub(crate) fn is_sealed(&self) -> bool {
         self.sealed.load(Ordering::Acquire)
     }
+}
+
+/// Removes layers that no thread refers to and nobody has open: `retired` ones, and what a process that died left
+/// behind. Best effort: the next one tries again.
+pub(crate) fn sweep(repo: &Repository, retired: &[LayerId]) {
+    let (Ok(entries), Ok(threads)) = (std::fs::read_dir(repo.layers_dir()), repo.refs().threads()) else {
+        return;
+    };
+    let needed: HashSet<LayerId> =
+        threads.iter().flat_map(|thread| thread.layers.iter().chain(&thread.upper)).copied().collect();
+    for entry in entries.flatten() {
+        let id = entry.file_name().to_str().and_then(|name| name.parse::<LayerId>().ok());
+        let Some(id) = id.filter(|id| !needed.contains(id)) else { continue };
+        // One that is being made may have got its name since the threads were read.
+        if (retired.contains(&id) || is_old(&entry))
+            && let Some(_alone) = Claim::if_free(&entry.path())
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(%error, layer = %id, "a layer that nobody needs is left");
+        }
+    }
+}
+
+fn is_old(entry: &std::fs::DirEntry) -> bool {
+    let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age >= LEFTOVER_AGE))
 }
 
 fn mark_sealed(directory: &Path) -> Result<()> {

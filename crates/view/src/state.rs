@@ -4,6 +4,7 @@ use crate::attr::Attr;
 use crate::base::Base;
 use crate::catalog::NameRow;
 use crate::clock::Clock;
+use crate::collapse::Leaving;
 use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::inode::{Body, Inode};
@@ -18,6 +19,7 @@ use selvedge_store::{Extent, FileKind, Ino, LayerId, NewState, Repository, Threa
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 /// Inode numbers taken from the repository at once.
 const NUMBER_BLOCK: u64 = 4096;
@@ -28,7 +30,7 @@ const NUMBER_BLOCK: u64 = 4096;
 /// then any other. None is held while file contents are read or synced, `replacing` aside, which only the writers of
 /// that file wait for. A write to a working file holds `layers` for reading, so that no layer is frozen under it.
 pub(crate) struct State {
-    pub(crate) repo: Repository,
+    pub(crate) repo: Arc<Repository>,
     /// Keeps others out for as long as a duplicate of it is open.
     pub(crate) lock: OwnedFd,
     pub(crate) read_only: bool,
@@ -44,6 +46,12 @@ pub(crate) struct State {
     /// Effects committed since the last checkpoint: the measure of the log's length.
     pub(crate) logged: AtomicU64,
     pub(crate) boot_id: String,
+    /// How long layers stay in use after a snapshot has them: a request that was carried out before may have its key in
+    /// one of them until it is answered.
+    pub(crate) answered_after: Duration,
+    /// Held by whoever makes a snapshot.
+    pub(crate) snapshotting: Mutex<()>,
+    pub(crate) leaving: Mutex<Leaving>,
     tables: Mutex<Tables>,
     layers: RwLock<Arc<Layers>>,
     thread: Mutex<Option<ThreadRef>>,
@@ -52,7 +60,7 @@ pub(crate) struct State {
 
 /// What [`State`] is made from.
 pub(crate) struct Parts {
-    pub(crate) repo: Repository,
+    pub(crate) repo: Arc<Repository>,
     pub(crate) lock: OwnedFd,
     /// The thread, unless the view is of frozen layers alone.
     pub(crate) thread: Option<ThreadRef>,
@@ -60,6 +68,7 @@ pub(crate) struct Parts {
     pub(crate) layers: Layers,
     pub(crate) tables: Tables,
     pub(crate) boot_id: String,
+    pub(crate) answered_after: Duration,
     pub(crate) all_dirty: bool,
 }
 
@@ -78,6 +87,9 @@ impl State {
             all_dirty: AtomicBool::new(parts.all_dirty),
             logged: AtomicU64::new(0),
             boot_id: parts.boot_id,
+            answered_after: parts.answered_after,
+            snapshotting: Mutex::new(()),
+            leaving: Mutex::default(),
             tables: Mutex::new(parts.tables),
             layers: RwLock::new(Arc::new(parts.layers)),
             thread: Mutex::new(parts.thread),
@@ -294,6 +306,7 @@ impl State {
         *layers = Arc::new(Layers {
             base: Arc::clone(&layers.base),
             frozen: layers.frozen.clone(),
+            retired: layers.retired.clone(),
             upper: Some(Arc::clone(&upper)),
         });
         Ok(upper)

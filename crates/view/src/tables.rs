@@ -121,6 +121,12 @@ impl Tables {
         Ok(())
     }
 
+    /// Lets go of the frozen layers, whose content the base has now.
+    pub(crate) fn forget_frozen(&mut self) -> Vec<(LayerId, Catalog)> {
+        self.rows.clear();
+        std::mem::take(&mut self.frozen)
+    }
+
     /// Replaces the catalog of a frozen layer by what `reopen` makes of it.
     pub(crate) fn reopen_frozen(
         &mut self,

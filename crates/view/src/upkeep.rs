@@ -73,11 +73,11 @@ impl Work {
         std::mem::take(&mut self.queue().reap)
     }
 
-    /// Waits until there is something to do; `false` means stop.
-    fn wait(&self) -> bool {
-        let queue = self
+    /// Waits until there is something to do, at most `within`; `false` means stop.
+    fn wait(&self, within: Option<Duration>) -> bool {
+        let (queue, _) = self
             .changed
-            .wait_while(self.queue(), |queue| {
+            .wait_timeout_while(self.queue(), within.unwrap_or(Duration::MAX), |queue| {
                 !queue.stop && !queue.urgent && !self.gathering.load(Ordering::Acquire)
             })
             .unwrap_or_else(PoisonError::into_inner);
@@ -113,13 +113,15 @@ impl Upkeep {
         let thread = std::thread::Builder::new()
             .name("upkeep".to_owned())
             .spawn(move || {
-                while own.work.wait() {
-                    if let Err(error) = own.upkeep() {
+                let mut due = None;
+                while own.work.wait(due) {
+                    due = own.upkeep().unwrap_or_else(|error| {
                         tracing::warn!(%error, "upkeep is put off");
                         if own.latch.check().is_ok() {
                             own.work.wake_soon();
                         }
-                    }
+                        None
+                    });
                 }
             })
             .map_err(ViewError::host("start the upkeep thread"))?;
@@ -165,19 +167,20 @@ impl Change<'_> {
 }
 
 impl State {
-    /// One round.
-    pub(crate) fn upkeep(&self) -> Result<()> {
+    /// One round; tells when another is due although nobody asks for it.
+    pub(crate) fn upkeep(&self) -> Result<Option<Duration>> {
         if self.read_only {
-            return Ok(());
+            return Ok(None);
         }
         self.latch.check()?;
         self.seal()?;
-        let Some(upper) = self.layers().upper.clone() else { return Ok(()) };
+        let due = self.collapse_when_due()?;
+        let Some(upper) = self.layers().upper.clone() else { return Ok(due) };
         // Each step is tried: on a full disk the ones that free room must not wait for those that need some.
         let steps =
             [self.checkpoint_if_long(), self.reap_forgotten(), self.settle_suspects(), self.confirm_copies()];
         upper.reserve.refill();
-        steps.into_iter().collect()
+        steps.into_iter().collect::<Result<()>>().map(|()| due)
     }
 
     fn checkpoint_if_long(&self) -> Result<()> {

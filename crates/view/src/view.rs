@@ -11,6 +11,7 @@ use selvedge_store::{Ino, LayerId, NewState, ObjectId, Repository, ThreadLock, T
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// How a view is opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,7 +23,12 @@ pub struct ViewOptions {
     /// Stands for the running kernel's boot id, which tells a crash of processes from a loss of power. Only
     /// tests set it.
     pub boot_id: Option<String>,
+    /// Stands for the time after which every request that was carried out has been answered. Only tests set it.
+    pub answered_after: Option<Duration>,
 }
+
+/// No request is between being carried out and being answered for so long.
+const ANSWERED_AFTER: Duration = Duration::from_secs(10);
 
 /// One thread's working tree: base snapshot, frozen layers and upper, as nodes and operations on them.
 ///
@@ -40,11 +46,12 @@ impl View {
     /// # Errors
     /// When the thread, its snapshot or a layer is missing or damaged, or the disk fails.
     pub fn open(
-        repo: Repository,
+        repo: impl Into<Arc<Repository>>,
         thread: &ThreadName,
         lock: ThreadLock,
         options: ViewOptions,
     ) -> Result<Self> {
+        let repo = repo.into();
         let boot_id = options.boot_id.map_or_else(boot_id, Ok)?;
         let thread = repo.refs().thread(thread)?;
         let base = Base::open(repo.store().clone(), &thread.snapshot)?;
@@ -57,9 +64,10 @@ impl View {
             lock: lock.into(),
             thread: Some(thread),
             read_only: options.read_only,
-            layers: Layers { base: Arc::new(base), frozen, upper },
+            layers: Layers { base: Arc::new(base), frozen, retired: Vec::new(), upper },
             tables: Tables::new(catalog, frozen_catalogs)?,
             boot_id,
+            answered_after: options.answered_after.unwrap_or(ANSWERED_AFTER),
             all_dirty: !clean,
         }));
         // A connection that is new has nothing open: what has no name goes.
@@ -75,11 +83,12 @@ impl View {
     /// # Errors
     /// When the snapshot or a layer is missing or damaged, or the disk fails.
     pub fn open_frozen(
-        repo: Repository,
+        repo: impl Into<Arc<Repository>>,
         snapshot: &ObjectId,
         layers: &[LayerId],
         options: ViewOptions,
     ) -> Result<Self> {
+        let repo = repo.into();
         let boot_id = options.boot_id.map_or_else(boot_id, Ok)?;
         let base = Arc::new(Base::open(repo.store().clone(), snapshot)?);
         let (mut frozen, mut catalogs) = (Vec::new(), Vec::new());
@@ -95,9 +104,10 @@ impl View {
             repo,
             thread: None,
             read_only: true,
-            layers: Layers { base, frozen, upper: None },
+            layers: Layers { base, frozen, retired: Vec::new(), upper: None },
             tables: Tables::new(None, catalogs)?,
             boot_id,
+            answered_after: ANSWERED_AFTER,
             all_dirty: false,
         }));
         Ok(Self { upkeep: None, state })
@@ -147,6 +157,7 @@ impl View {
         self.sync()?;
         state.reap_orphans();
         state.reap_queued()?;
+        state.collapse_now()?;
         let catalog = state.tables().take_upper();
         if let Some(catalog) = catalog {
             let needed = catalog.says_anything()?;

@@ -1,4 +1,4 @@
-//! Random operations on a view and on a reference model, with the view closed, killed or frozen between steps.
+//! Random operations on a view and on a reference model, with the view closed, killed, frozen, snapshot or forked between steps.
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test fails by panicking, and shares its support")]
 
@@ -8,9 +8,10 @@ mod support;
 
 use proptest::prelude::*;
 use reference::{Body, Id, Model, ROOT, Refusal};
-use selvedge_store::{FileKind, Ino, Timestamp};
+use selvedge_store::{FileKind, Ino, ObjectId, ThreadName, Timestamp};
 use selvedge_view::{Attr, Handle, OpenFlags, RenameMode, SetAttr, SetTime, View, ViewError, XattrMode};
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 use support::{Base, Bench, list, read};
 
 const NAMES: &[&[u8]] = &[b"a", b"b", b"c", b"d", b"\xff\xfe", b"sub"];
@@ -101,6 +102,9 @@ enum Op {
     CloseAndFreeze,
     Kill,
     Freeze,
+    Snapshot,
+    /// Goes on in a fork.
+    Fork,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -135,6 +139,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::CloseAndFreeze),
         1 => Just(Op::Kill),
         3 => Just(Op::Freeze),
+        3 => Just(Op::Snapshot),
+        1 => Just(Op::Fork),
     ]
 }
 
@@ -168,6 +174,10 @@ struct World {
     /// The number each node of the model must keep for ever.
     numbers: HashMap<Id, Ino>,
     held: Vec<(Handle, Id)>,
+    thread: ThreadName,
+    /// Threads that were left for a fork, as they were then.
+    left: Vec<(ThreadName, Model)>,
+    snapshots: Vec<(ObjectId, Model)>,
 }
 
 fn refusal(error: &ViewError) -> Refusal {
@@ -196,12 +206,22 @@ fn agree<T: std::fmt::Debug>(op: &Op, view: Result<T, ViewError>, model: Result<
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(answered_after: Duration) -> Self {
         let base = base();
-        let bench = Bench::new(&base);
+        let mut bench = Bench::new(&base);
+        bench.answered_after = answered_after;
         let view = bench.open();
         let model = Model::new(&base);
-        let mut world = Self { bench, view: Some(view), model, numbers: HashMap::new(), held: Vec::new() };
+        let mut world = Self {
+            bench,
+            view: Some(view),
+            model,
+            numbers: HashMap::new(),
+            held: Vec::new(),
+            thread: support::main(),
+            left: Vec::new(),
+            snapshots: Vec::new(),
+        };
         world.numbers.insert(ROOT, world.view().root());
         world.check();
         world
@@ -384,9 +404,24 @@ impl World {
                 let before = self.attrs();
                 self.view().freeze().unwrap();
                 assert_eq!(before, self.attrs());
-                for (handle, id) in &self.held {
-                    self.check_held(*handle, *id);
-                }
+                self.check_all_held();
+            }
+            Op::Snapshot => {
+                let before = self.attrs();
+                let report = self.view().snapshot(b"", &|_| {}).unwrap();
+                assert_eq!(before, self.attrs());
+                self.check_all_held();
+                self.check_as(&self.bench.open_snapshot(&report.snapshot), &self.model);
+                self.snapshots.push((report.snapshot, self.model.clone()));
+            }
+            Op::Fork => {
+                let before = self.attrs();
+                let name = format!("fork{}", self.left.len());
+                let fork = self.bench.fork(&self.view().freeze().unwrap(), &name).name;
+                let original = std::mem::replace(&mut self.thread, fork);
+                self.left.push((original, self.model.clone()));
+                self.end(|_, view| view.close().unwrap());
+                assert_eq!(before, self.attrs(), "the fork is as the original was");
             }
         }
     }
@@ -430,7 +465,24 @@ impl World {
             self.check_held(handle, id);
         }
         end(&mut self.bench, self.view.take().unwrap());
-        self.view = Some(self.bench.open());
+        self.view = Some(self.bench.open_thread(&self.thread, false));
+    }
+
+    fn check_all_held(&self) {
+        for (handle, id) in &self.held {
+            self.check_held(*handle, *id);
+        }
+    }
+
+    /// All snapshots, and all threads that were left for a fork, are what they were.
+    fn check_the_rest(&mut self) {
+        self.view.take().unwrap().close().unwrap();
+        for (snapshot, model) in &self.snapshots {
+            self.check_as(&self.bench.open_snapshot(snapshot), model);
+        }
+        for (thread, model) in &self.left {
+            self.check_as(&self.bench.open_thread(thread, false), model);
+        }
     }
 
     fn check_held(&self, handle: Handle, id: Id) {
@@ -441,52 +493,68 @@ impl World {
     fn attrs(&self) -> Vec<Attr> {
         let all = self.model.walk();
         let ids = std::iter::once(ROOT).chain(all.iter().map(|(_, _, id)| *id));
-        ids.map(|id| Attr { blocks: 0, ..self.view().getattr(self.ino(id)).unwrap() }).collect()
+        // A snapshot has no access times.
+        let attr = |id| self.view().getattr(self.ino(id)).unwrap();
+        ids.map(attr).map(|attr| Attr { blocks: 0, atime: attr.mtime, ..attr }).collect()
     }
 
     /// Compares the whole tree.
     fn check(&mut self) {
-        let mut queue = vec![ROOT];
-        while let Some(dir) = queue.pop() {
-            let dir_ino = self.ino(dir);
-            self.check_node(dir);
-            let listed = list(&self.bench, self.view(), dir_ino);
-            let expected: Vec<_> = self.model.dir(dir).clone().into_iter().collect();
-            let names: Vec<_> = listed.iter().map(|(name, _)| name.clone()).collect();
-            assert_eq!(names, expected.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
-            for ((name, ino), (_, id)) in listed.into_iter().zip(expected) {
-                let attr = self.view().lookup(dir_ino, &name).unwrap();
-                assert_eq!(attr.ino, ino, "listing and lookup disagree on {name:?}");
-                let known = *self.numbers.entry(id).or_insert(ino);
-                assert_eq!(known, ino, "{name:?} changed its number");
-                if self.model.is_dir(id) {
-                    queue.push(id);
-                } else {
-                    self.check_node(id);
-                }
-            }
+        for (id, ino) in self.compare(self.view(), &self.model) {
+            self.numbers.insert(id, ino);
         }
     }
 
-    fn check_node(&self, id: Id) {
-        let ino = self.ino(id);
-        let node = &self.model.nodes[id];
-        let attr = self.view().getattr(ino).unwrap();
+    fn check_as(&self, view: &View, model: &Model) {
+        let new = self.compare(view, model);
+        assert_eq!(new, [], "numbers that were never seen before");
+    }
+
+    /// Fails unless the view shows what the model has; tells the numbers of nodes that had none yet.
+    fn compare(&self, view: &View, model: &Model) -> Vec<(Id, Ino)> {
+        let mut new = Vec::new();
+        let mut queue = vec![(ROOT, view.root())];
+        while let Some((dir, dir_ino)) = queue.pop() {
+            self.compare_node(view, model, dir, dir_ino);
+            let listed = list(&self.bench, view, dir_ino);
+            let expected: Vec<_> = model.dir(dir).clone().into_iter().collect();
+            let names: Vec<_> = listed.iter().map(|(name, _)| name.clone()).collect();
+            assert_eq!(names, expected.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
+            for ((name, ino), (_, id)) in listed.into_iter().zip(expected) {
+                let attr = view.lookup(dir_ino, &name).unwrap();
+                assert_eq!(attr.ino, ino, "listing and lookup disagree on {name:?}");
+                match self.numbers.get(&id) {
+                    Some(known) => assert_eq!(*known, ino, "{name:?} changed its number"),
+                    None => new.push((id, ino)),
+                }
+                if model.is_dir(id) {
+                    queue.push((id, ino));
+                } else {
+                    self.compare_node(view, model, id, ino);
+                }
+            }
+        }
+        new
+    }
+
+    fn compare_node(&self, view: &View, model: &Model, id: Id, ino: Ino) {
+        let node = &model.nodes[id];
+        let attr = view.getattr(ino).unwrap();
         let expected = (node.mode, node.uid, node.gid, node.nlink);
         assert_eq!((attr.mode, attr.uid, attr.gid, attr.nlink), expected, "attributes of {id}");
         match &node.body {
             Body::File(bytes) => {
                 assert_eq!(attr.size, bytes.len() as u64);
-                assert!(&read(&self.bench, self.view(), ino) == bytes, "content of {id}");
+                assert!(&read(&self.bench, view, ino) == bytes, "content of {id}");
             }
-            Body::Link(target) => assert_eq!(&self.view().readlink(ino).unwrap(), target),
+            Body::Link(target) => assert_eq!(&view.readlink(ino).unwrap(), target),
             Body::Dir(_) => {}
         }
-        let names = self.view().listxattr(ino).unwrap();
+        let names = view.listxattr(ino).unwrap();
         let names: Vec<&[u8]> = names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).collect();
         assert_eq!(names, node.xattrs.keys().map(Vec::as_slice).collect::<Vec<_>>());
         for (name, value) in &node.xattrs {
-            assert_eq!(&self.view().getxattr(ino, name).unwrap(), value);
+            assert_eq!(&view.getxattr(ino, name).unwrap(), value);
         }
     }
 }
@@ -495,13 +563,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_view_equals_its_model_through_close_kill_and_freeze(ops in prop::collection::vec(op(), 1..60)) {
-        let mut world = World::new();
+    fn a_view_equals_its_model_through_close_kill_freeze_snapshot_and_fork(
+        ops in prop::collection::vec(op(), 1..60),
+        // Layers that a snapshot has go at once, beside later changes, or with the end.
+        answered_after in prop_oneof![Just(0), Just(3), Just(3_600_000)],
+    ) {
+        let mut world = World::new(Duration::from_millis(answered_after));
         for op in &ops {
             world.apply(op);
             world.check();
         }
         world.kill();
         world.reopen(|_, view| view.close().unwrap());
+        world.check_the_rest();
     }
 }

@@ -69,6 +69,7 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
         read_only: args.read_only,
         epoch,
         boot_id: std::env::var(BOOT_ID).ok().filter(|id| !id.is_empty()),
+        ..ViewOptions::default()
     };
     let view = View::open(repository, &name, lock, options)?;
     let options = MountOptions {

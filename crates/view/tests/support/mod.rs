@@ -9,6 +9,7 @@ use selvedge_view::{Request, RequestKey, View, ViewOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tempfile::TempDir;
 
 pub const UID: u32 = 1000;
@@ -21,6 +22,8 @@ pub struct Bench {
     generation: u32,
     unique: AtomicU64,
     pub boot_id: String,
+    /// How long layers stay after a snapshot has them.
+    pub answered_after: Duration,
 }
 
 /// A node of a base tree.
@@ -71,7 +74,13 @@ impl Bench {
     /// In a directory of its own beneath `parent`.
     pub fn new_in(parent: &Path, base: &Base) -> Self {
         let root = TempDir::new_in(parent).unwrap();
-        let bench = Self { root, generation: 0, unique: AtomicU64::new(2), boot_id: "boot-1".to_owned() };
+        let bench = Self {
+            root,
+            generation: 0,
+            unique: AtomicU64::new(2),
+            boot_id: "boot-1".to_owned(),
+            answered_after: Duration::ZERO,
+        };
         std::fs::create_dir(bench.dir()).unwrap();
         let (repo, _) = Repository::init(&bench.dir()).unwrap();
         let snapshot = Snapshot {
@@ -110,8 +119,18 @@ impl Bench {
         let repo = self.repo();
         let thread = repo.refs().thread(name).unwrap();
         let lock = ThreadLock::try_acquire(&repo, &thread.id).unwrap();
-        let options = ViewOptions { read_only, epoch: EPOCH, boot_id: Some(self.boot_id.clone()) };
+        let options = ViewOptions {
+            read_only,
+            epoch: EPOCH,
+            boot_id: Some(self.boot_id.clone()),
+            answered_after: Some(self.answered_after),
+        };
         View::open(repo, name, lock, options).unwrap()
+    }
+
+    /// What a snapshot has.
+    pub fn open_snapshot(&self, snapshot: &ObjectId) -> View {
+        View::open_frozen(self.repo(), snapshot, &[], ViewOptions::default()).unwrap()
     }
 
     /// What `thread` was when its upper was frozen.

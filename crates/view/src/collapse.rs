@@ -1,0 +1,171 @@
+//! Doing without frozen layers that a snapshot has.
+
+use crate::catalog::Catalog;
+use crate::commit::Commit;
+use crate::crash;
+use crate::error::Result;
+use crate::inode::{Body, Inode};
+use crate::layers::{Layers, Upper, sweep};
+use crate::snapshot::Covered;
+use crate::state::State;
+use selvedge_store::{Content, FileKind, LayerId, NewState, ObjectId};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Layers that a snapshot has, on their way out.
+#[derive(Debug, Default)]
+pub(crate) struct Leaving {
+    /// In use still, since then.
+    covered: Option<(Instant, Covered)>,
+    /// Asked by nobody new since then.
+    retired: Option<(Instant, Retired)>,
+}
+
+/// The catalogs of layers that are not used any more: open, they keep others from removing the layers.
+type Retired = Vec<(LayerId, Catalog)>;
+
+impl State {
+    /// Takes note of layers that a snapshot has.
+    pub(crate) fn note_covered(&self, covered: Covered) {
+        self.leaving().covered = Some((Instant::now(), covered));
+    }
+
+    /// Does what is due: first without the layers, then away with them. Tells when there is more to do.
+    pub(crate) fn collapse_when_due(&self) -> Result<Option<Duration>> {
+        let mut leaving = self.leaving();
+        let wait = self.answered_after;
+        let left = |since: Instant| wait.checked_sub(since.elapsed()).filter(|left| !left.is_zero());
+        if let Some((since, _)) = &leaving.covered {
+            if let Some(left) = left(*since) {
+                return Ok(Some(left));
+            }
+            if let Some((_, covered)) = leaving.covered.take() {
+                self.collapse(&covered, &mut leaving)?;
+            }
+        }
+        let Some((since, _)) = &leaving.retired else { return Ok(None) };
+        if let Some(left) = left(*since) {
+            return Ok(Some(left));
+        }
+        self.let_go_of_retired(&mut leaving);
+        Ok(None)
+    }
+
+    /// Does all of it now, for a view that nobody asks anything any more.
+    pub(crate) fn collapse_now(&self) -> Result<()> {
+        let mut leaving = self.leaving();
+        if let Some((_, covered)) = leaving.covered.take() {
+            self.collapse(&covered, &mut leaving)?;
+        }
+        self.let_go_of_retired(&mut leaving);
+        Ok(())
+    }
+
+    /// Whether a snapshot has all that these layers say over it.
+    pub(crate) fn is_covered(&self, snapshot: ObjectId, layers: &[LayerId]) -> bool {
+        let leaving = self.leaving();
+        let covered = leaving.covered.as_ref();
+        covered.is_some_and(|(_, covered)| covered.snapshot == snapshot && covered.layers == layers)
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Leaving> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stands the upper on the snapshot instead of the layers that it has. Not when other layers were frozen above
+    /// them: what those say of directories is true only over these.
+    ///
+    /// Its rows are rewritten first, so that they are true over both; then the thread's reference lets go.
+    fn collapse(&self, covered: &Covered, leaving: &mut Leaving) -> Result<()> {
+        let mut thread = self.thread();
+        let Some(thread) = thread.as_mut() else { return Ok(()) };
+        if thread.snapshot != covered.snapshot || thread.layers != covered.layers {
+            return Ok(());
+        }
+        self.let_go_of_retired(leaving);
+        self.check_writable()?;
+        let mut tables = self.tables();
+        let mut layers = self.shut_gate();
+        if let (Some(upper), Some(catalog)) = (layers.upper.clone(), tables.upper()) {
+            let commit = rewritten(&upper, catalog, &layers, covered)?;
+            catalog.set_unfounded(false)?;
+            tables.commit(&commit)?;
+            upper.log.committed();
+            self.latch.guard("collapse", upper.files.sync_names())?;
+            self.latch.guard("collapse", upper.log.sync())?;
+            upper.unfounded.store(false, Ordering::Release);
+        }
+        crash::point("collapse.before-ref");
+        let new = NewState { snapshot: thread.snapshot, layers: Vec::new(), upper: thread.upper };
+        *thread = self.repo.refs().update_thread(thread, &new)?;
+        crash::point("collapse.after-ref");
+        let Covered { snapshot, built, .. } = covered;
+        let base =
+            layers.base.followed_by(snapshot, &built.spoken_of.directories, &built.trees, &built.parents);
+        // From here on the reference and what is in memory must not part.
+        let base = self.latch.guard("collapse", base)?;
+        leaving.retired = Some((Instant::now(), tables.forget_frozen()));
+        *layers = Arc::new(Layers {
+            base: Arc::new(base),
+            frozen: Vec::new(),
+            retired: layers.frozen.clone(),
+            upper: layers.upper.clone(),
+        });
+        Ok(())
+    }
+
+    /// Closes layers that are not used any more, and removes those that no thread refers to. The caller holds none of
+    /// the locks that a change takes.
+    fn let_go_of_retired(&self, leaving: &mut Leaving) {
+        let Some((_, catalogs)) = leaving.retired.take() else { return };
+        let ids: Vec<LayerId> = catalogs.iter().map(|(id, _)| *id).collect();
+        drop(catalogs);
+        let mut layers = self.shut_gate();
+        *layers = Arc::new(Layers {
+            base: Arc::clone(&layers.base),
+            frozen: layers.frozen.clone(),
+            retired: Vec::new(),
+            upper: layers.upper.clone(),
+        });
+        drop(layers);
+        sweep(&self.repo, &ids);
+    }
+}
+
+/// The upper's rows that speak of covered layers, saying the same over the snapshot. A file that has lost its name is
+/// not in the snapshot: its bytes get a second name in the upper.
+fn rewritten(upper: &Upper, catalog: &Catalog, layers: &Layers, covered: &Covered) -> Result<Commit> {
+    let mut commit = Commit::new();
+    for row in catalog.rows_on_others()? {
+        let mut body = over_snapshot(&row, &row.body, covered);
+        let mut host_ctime = row.host_ctime;
+        if let Body::File { layer } = body
+            && covered.layers.contains(&layer)
+            && let Some(files) = layers.files(layer)
+        {
+            host_ctime = upper.files.link_from(files, row.ino)?.map(|stat| stat.ctime);
+            body = Body::File { layer: upper.id };
+        }
+        let fallback = row.fallback.as_ref().map(|fallback| over_snapshot(&row, fallback, covered));
+        if body != row.body || fallback != row.fallback {
+            commit.put(Inode { host_ctime, body, fallback, ..row });
+        }
+    }
+    Ok(commit)
+}
+
+fn over_snapshot(row: &Inode, body: &Body, Covered { layers, built, .. }: &Covered) -> Body {
+    match body {
+        Body::None | Body::Tree { .. } if row.kind == FileKind::Directory => {
+            built.trees.get(&row.ino).map_or_else(|| body.clone(), |&id| Body::Tree { id })
+        }
+        Body::File { layer } if layers.contains(layer) => match built.files.get(&row.ino) {
+            Some(Content::Regular { blob, size, holes }) => {
+                Body::Blob { id: *blob, size: *size, holes: *holes }
+            }
+            _ => body.clone(),
+        },
+        body => body.clone(),
+    }
+}

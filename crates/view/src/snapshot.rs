@@ -1,0 +1,91 @@
+//! Snapshots of a thread as it is at one instant, and what becomes of the layers that are in one.
+
+use crate::build::{Built, build};
+use crate::crash;
+use crate::error::Result;
+use crate::state::State;
+use crate::view::{View, ViewOptions};
+use selvedge_store::export::Progress;
+use selvedge_store::{LayerId, NewState, ObjectId, Snapshot, Timestamp};
+use std::sync::{Arc, PoisonError};
+
+/// What a snapshot came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotReport {
+    /// The thread's snapshot now: the one there was before, if nothing differed from it.
+    pub snapshot: ObjectId,
+    /// Names that came, went, or stand for something else than before: content, kind, mode, owner or extended
+    /// attributes.
+    pub changed: u64,
+    /// Whether a snapshot was made.
+    pub made: bool,
+}
+
+/// Frozen layers all of which a snapshot has, and how to do without them.
+#[derive(Debug)]
+pub(crate) struct Covered {
+    /// The snapshot.
+    pub(crate) snapshot: ObjectId,
+    /// Bottom first.
+    pub(crate) layers: Vec<LayerId>,
+    pub(crate) built: Built,
+}
+
+impl View {
+    /// Makes a snapshot of the thread as it is at one instant of this call. The view goes on meanwhile: what is written
+    /// after that instant is not in the snapshot. What it costs follows from what changed since the last one.
+    ///
+    /// `progress` counts the files that had to be read; it is called from several threads.
+    ///
+    /// # Errors
+    /// When the disk or the store fails or is full, or the view takes no changes. The thread's snapshot is then what
+    /// it was, and nothing is lost.
+    pub fn snapshot(&self, message: &[u8], progress: &(dyn Fn(Progress) + Sync)) -> Result<SnapshotReport> {
+        let state = self.state();
+        let _one = state.snapshotting.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = Timestamp::now();
+        let thread = state.freeze()?;
+        if thread.layers.is_empty() || state.is_covered(thread.snapshot, &thread.layers) {
+            return Ok(SnapshotReport { snapshot: thread.snapshot, changed: 0, made: false });
+        }
+        crash::point("snapshot.frozen");
+        let options = ViewOptions { boot_id: Some(state.boot_id.clone()), ..ViewOptions::default() };
+        let frozen = Self::open_frozen(Arc::clone(&state.repo), &thread.snapshot, &thread.layers, options)?;
+        let built = build(frozen.state(), progress)?;
+        crash::point("snapshot.built");
+        let store = state.repo.store();
+        let before = store.snapshot(&thread.snapshot)?;
+        let made = before.root != built.root;
+        let snapshot = if made {
+            let parents = vec![thread.snapshot];
+            let snapshot = Snapshot { root: built.root.clone(), parents, time, message: message.to_vec() };
+            store.put_snapshot(&snapshot)?
+        } else {
+            thread.snapshot
+        };
+        store.sync()?;
+        crash::point("snapshot.before-ref");
+        let changed = built.changed;
+        state.point_at(Covered { snapshot, layers: thread.layers, built })?;
+        crash::point("snapshot.after-ref");
+        state.collapse_when_due()?;
+        Ok(SnapshotReport { snapshot, changed, made })
+    }
+}
+
+impl State {
+    /// Points the thread at a snapshot that has all that some of its frozen layers say. They stay for now: what they
+    /// say is true over the snapshot as well.
+    fn point_at(&self, covered: Covered) -> Result<()> {
+        let mut thread = self.thread();
+        if let Some(thread) = thread.as_mut() {
+            let new =
+                NewState { snapshot: covered.snapshot, layers: thread.layers.clone(), upper: thread.upper };
+            *thread = self.repo.refs().update_thread(thread, &new)?;
+        }
+        drop(thread);
+        self.note_covered(covered);
+        self.work.wake_soon();
+        Ok(())
+    }
+}
