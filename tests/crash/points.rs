@@ -43,6 +43,26 @@ fn die_at(point: &str, seed: u64) {
 }
 
 #[test]
+fn nothing_is_lost_when_the_worker_dies_as_it_brings_the_log_into_its_file() {
+    let scene = Scene::new(1);
+    let mount = scene.mounting().env("SELVEDGE_FUSE_WORKER_CRASH_AT", "checkpoint.before").start();
+    let directory = mount.path().join("w0");
+    // More than the log takes between two checkpoints.
+    let made: Vec<String> = (0..4000)
+        .map(|number| format!("many-{number}"))
+        .take_while(|name| std::fs::create_dir(directory.join(name)).is_ok())
+        .collect();
+    Scene::assert_death(&mount, ExitStatus::Signaled { signal: libc::SIGABRT, core: false });
+    drop(mount);
+    assert!(made.len() > 500, "{} directories", made.len());
+    let mount = scene.mounting().start();
+    for name in made {
+        assert!(mount.path().join("w0").join(&name).is_dir(), "{name} is lost");
+    }
+    mount.stop();
+}
+
+#[test]
 fn nothing_acknowledged_is_lost_at_any_point_first_share() {
     walk(0);
 }

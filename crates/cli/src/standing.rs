@@ -298,5 +298,5 @@ fn left_mounts(runtime: &RuntimeDir, record: &Record) -> Result<Vec<MountIdentit
             && *entry.source == *source
             && !is_named(entry.mount_id)
     });
-    Ok(ours.map(|entry| entry.identity()).collect())
+    Ok(ours.map(|entry| entry.identity().with_unique_id()).collect())
 }

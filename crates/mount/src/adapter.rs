@@ -209,10 +209,10 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn forget(&self, _request: &fuser::Request, ino: INodeNo, nlookup: u64) {
+    fn forget(&self, _request: &fuser::Request, ino: INodeNo, _nlookup: u64) {
         let _in_flight = self.load.enter();
         crash::point(op::FORGET.enter);
-        self.view.forget(self.node(ino), nlookup);
+        self.view.forget(self.node(ino));
         crash::point(op::FORGET.reply);
     }
 
@@ -222,7 +222,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        request: &fuser::Request,
+        _request: &fuser::Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -247,7 +247,6 @@ impl Filesystem for Adapter {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        let request = self.request(request);
         self.serve(
             op::SETATTR,
             reply,
@@ -255,7 +254,7 @@ impl Filesystem for Adapter {
                 if set == SetAttr::default() {
                     view.getattr(self.node(ino))
                 } else {
-                    view.setattr(&request, self.node(ino), &set)
+                    view.setattr(self.node(ino), &set)
                 }
             },
             accept_attr,

@@ -22,7 +22,7 @@ use crate::mount::{io_error, source};
 use crate::mountinfo::{self, MountEntry};
 use crate::unmount::{UnmountMode, unmount};
 use crate::{
-    Covering, Device, MountError, MountIdentity, MountOptions, MountedFuse, Mountpoint, Via, escape_for_print,
+    Device, MountError, MountIdentity, MountOptions, MountedFuse, Mountpoint, Via, escape_for_print,
 };
 
 /// The helper, by its present name or its older one; `None` if `PATH` has neither.
@@ -163,9 +163,7 @@ fn confirm(
     if let Some(entry) = right {
         let still = rustix::fs::readlink(format!("/proc/self/fd/{}", point.as_fd().as_raw_fd()), Vec::new());
         if still.is_ok_and(|still| entry.mount_point.as_os_str().as_encoded_bytes() == still.to_bytes()) {
-            let mut identity = entry.identity();
-            identity.unique_id = unique_id(&identity);
-            return Ok(identity);
+            return Ok(entry.identity().with_unique_id());
         }
     }
     // Without the connection's number a candidate may be somebody else's mount: better one that answers ENOTCONN
@@ -192,12 +190,6 @@ fn remove_stray(point: &Mountpoint, options: &MountOptions, deadline: Instant) {
             deadline.max(Instant::now() + Duration::from_secs(2)),
         );
     }
-}
-
-/// The mount's number that is never used again, asked of the mountpoint without looking into the mount.
-fn unique_id(identity: &MountIdentity) -> Option<u64> {
-    let Covering { mount_id, unique_id, .. } = crate::covering::covering_path(&identity.path).ok()?;
-    unique_id.filter(|_| mount_id == identity.mount_id)
 }
 
 /// The device number of the connection that a `/dev/fuse` descriptor serves, where the kernel tells.

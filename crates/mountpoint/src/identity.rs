@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::covering::{covering_mount, open_mountpoint};
+use crate::covering::{covering_mount, covering_path, open_mountpoint};
 use crate::mountinfo::{self, MountEntry};
 
 /// A device number, taken apart as the mount table shows it. The minor number of a FUSE mount names its
@@ -40,6 +40,14 @@ impl MountIdentity {
     /// Whether `entry` is this mount, as far as the mount table tells.
     pub fn matches(&self, entry: &MountEntry) -> bool {
         entry.mount_id == self.mount_id && entry.device == self.device && entry.is_fuse()
+    }
+
+    /// The same with the number that is never used again, if this mount is the uppermost at its place and the kernel
+    /// tells. Resolves the path, so nothing above the place may be a mount that hangs.
+    #[must_use]
+    pub fn with_unique_id(self) -> Self {
+        let covering = covering_path(&self.path).ok().filter(|there| there.mount_id == self.mount_id);
+        Self { unique_id: self.unique_id.or(covering.and_then(|there| there.unique_id)), ..self }
     }
 
     /// This mount's entry, if it is still in the mount table of this process's namespace. It may have been moved

@@ -91,7 +91,8 @@ impl MountEntry {
         options.find_map(|option| option.strip_prefix(name)?.strip_prefix(b"="))
     }
 
-    /// What tells this mount apart from others.
+    /// What tells this mount apart from others, as far as the mount table does; see
+    /// [`MountIdentity::with_unique_id`].
     pub fn identity(&self) -> MountIdentity {
         MountIdentity {
             mount_id: self.mount_id,

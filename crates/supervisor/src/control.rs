@@ -79,6 +79,8 @@ struct Ending {
     /// Whether the mount was taken from under a worker that SIGKILL did not end.
     mount_cut: bool,
     killed_at: Option<Instant>,
+    /// Why there is no further step: nothing ends it.
+    given_up: Option<StopError>,
     waiters: Vec<mpsc::Sender<Result<StopReport, StopError>>>,
 }
 
@@ -287,6 +289,10 @@ impl Running {
 
     fn stop(&mut self, mode: StopMode, reply: mpsc::Sender<Result<StopReport, StopError>>) {
         if let Some(ending) = &mut self.ending {
+            if let Some(error) = &ending.given_up {
+                let _ = reply.send(Err(error.clone()));
+                return;
+            }
             ending.waiters.push(reply);
             // A worker that has not been asked to end a busy mount is asked now; every other ending goes its way.
             if mode == StopMode::Orderly || ending.mode == StopMode::Force || ending.step > Step::Ask {
@@ -388,6 +394,7 @@ impl Running {
                 for waiter in ending.waiters.drain(..) {
                     let _ = waiter.send(Err(error.clone()));
                 }
+                ending.given_up = Some(error);
             }
         }
         self.control.life.set_step(ending.step);
@@ -443,6 +450,14 @@ impl Running {
 
 impl Ending {
     const fn new(mode: StopMode, step: Step, due: Instant) -> Self {
-        Self { mode, step, due: Some(due), mount_cut: false, killed_at: None, waiters: Vec::new() }
+        Self {
+            mode,
+            step,
+            due: Some(due),
+            mount_cut: false,
+            killed_at: None,
+            given_up: None,
+            waiters: Vec::new(),
+        }
     }
 }

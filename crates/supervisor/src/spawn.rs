@@ -119,7 +119,7 @@ impl Started {
         }
         for left in left_behind(mount_point, before) {
             report.mount_left = true;
-            let gone = take_down(&left.identity(), Instant::now() + TAKE_DOWN);
+            let gone = take_down(&left.identity().with_unique_id(), Instant::now() + TAKE_DOWN);
             report.mount_stuck = gone.err().map(|error| error.to_string());
         }
         (report, by_itself.is_none())

@@ -20,8 +20,7 @@ impl View {
     }
 
     /// Changes attributes, and the length first. Repeating it changes nothing more.
-    pub fn setattr(&self, request: &Request, ino: Ino, set: &SetAttr) -> Result<Attr> {
-        let _ = request;
+    pub fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
         let state = self.state();
         let node = state.node(ino)?;
         if *set == SetAttr::default() {

@@ -35,7 +35,7 @@ impl View {
     /// Takes note that the kernel has forgotten the node: nobody can ask for it by number any more. Numbers of
     /// lookups are not kept, because a worker that takes over cannot know them; a node without names is
     /// forgotten once, when the last who could name it has gone.
-    pub fn forget(&self, ino: Ino, _nlookup: u64) {
+    pub fn forget(&self, ino: Ino) {
         let state = self.state();
         let tables = state.tables();
         if tables.orphans().contains(&ino) {

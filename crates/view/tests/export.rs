@@ -26,7 +26,7 @@ fn create(bench: &Bench, view: &View, name: &[u8]) {
     let (attr, handle) = view.create(&bench.request(), view.root(), name, 0o644, flags).unwrap();
     view.write(handle, 0, b"new").unwrap();
     view.release(handle);
-    view.forget(attr.ino, 1);
+    view.forget(attr.ino);
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn what_is_deleted_after_it_was_listed_is_gone_and_no_error() {
     let view = bench.open();
     create(&bench, &view, b"new");
     let made = view.mkdir(&bench.request(), view.root(), b"made", 0o755).unwrap().ino;
-    view.forget(made, 1);
+    view.forget(made);
     let children = view.children(&Source::root(&view).unwrap()).unwrap();
     for name in ["file", "new"] {
         assert!(Source::open(&view, &child(&children, name)).unwrap().is_some(), "{name}");

@@ -123,7 +123,7 @@ fn a_file_without_a_name_goes_on_after_a_freeze_and_is_in_no_frozen_layer() {
     assert_eq!((now.nlink, now.size), (0, 16));
     assert_eq!(names(&bench, &bench.open_frozen(&thread)), [&b"file"[..], b"other"]);
     view.release(handle);
-    view.forget(attr.ino, 1);
+    view.forget(attr.ino);
     view.close().unwrap();
     let upper = bench.upper_dir();
     assert!(

@@ -301,7 +301,7 @@ impl World {
                 let gone = self.model.dir(dir).get(name).copied();
                 let answer = self.view().unlink(&request, self.ino(dir), name);
                 if agree(op, answer, self.model.unlink(dir, name)).is_some() {
-                    self.view().forget(self.ino(gone.unwrap()), 1);
+                    self.view().forget(self.ino(gone.unwrap()));
                 }
             }
             Op::Rmdir { dir, name } => {
@@ -330,7 +330,7 @@ impl World {
             Op::Truncate { node, size } => {
                 let Some(id) = self.file(*node) else { return };
                 let set = SetAttr { size: Some(*size as u64), ..SetAttr::default() };
-                let attr = self.view().setattr(&request, self.ino(id), &set).unwrap();
+                let attr = self.view().setattr(self.ino(id), &set).unwrap();
                 assert_eq!(attr.size, *size as u64);
                 self.model.truncate(id, *size);
             }
@@ -433,7 +433,7 @@ impl World {
     }
 
     fn set(&self, id: Id, set: &SetAttr) -> Attr {
-        self.view().setattr(&self.bench.request(), self.ino(id), set).unwrap()
+        self.view().setattr(self.ino(id), set).unwrap()
     }
 
     /// Ends the view in some way and opens it again: every attribute must be what it was.

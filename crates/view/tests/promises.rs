@@ -81,7 +81,7 @@ fn changing_attributes_of_a_base_file_copies_no_data() {
     let bench = Bench::new(&base());
     let view = bench.open();
     let set = SetAttr { mode: Some(0o600), mtime: Some(SetTime::Now), ..SetAttr::default() };
-    view.setattr(&bench.request(), Ino(11), &set).unwrap();
+    view.setattr(Ino(11), &set).unwrap();
     view.setxattr(&bench.request(), Ino(11), b"user.k", b"v", XattrMode::Set).unwrap();
     view.rename(&bench.request(), view.root(), b"big", Ino(20), b"moved", RenameMode::Replace).unwrap();
     view.link(&bench.request(), Ino(11), view.root(), b"second").unwrap();
@@ -146,11 +146,11 @@ fn an_unlinked_file_lives_until_it_is_released_and_forgotten() {
         assert_eq!(view.getattr(ino).unwrap().nlink, 0);
         // The kernel forgets before or after the release; either way it goes.
         if ino == Ino(10) {
-            view.forget(ino, 1);
+            view.forget(ino);
             view.release(handle);
         } else {
             view.release(handle);
-            view.forget(ino, 1);
+            view.forget(ino);
         }
     }
     eventually("the bytes of unlinked files are removed", || working_files(&bench).is_empty());
@@ -166,12 +166,12 @@ fn a_replaced_file_is_removed_once_its_successor_is_durable() {
         let new = create(&bench, &view, view.root(), b"new", &[round; 5000]);
         view.rename(&bench.request(), view.root(), b"new", view.root(), b"file", RenameMode::Replace)
             .unwrap();
-        view.forget(old, 1);
+        view.forget(old);
         assert_eq!(view.lookup(view.root(), b"file").unwrap().ino, new);
         if round == 1 {
             // A name that goes before it has settled lets go as well.
             view.unlink(&bench.request(), view.root(), b"file").unwrap();
-            view.forget(new, 1);
+            view.forget(new);
             create(&bench, &view, view.root(), b"file", b"next");
         }
     }
@@ -251,7 +251,7 @@ fn a_lookup_merges_three_frozen_layers_and_the_upper() {
         },
         &|view| {
             let set = SetAttr { mode: Some(0o400), ..SetAttr::default() };
-            view.setattr(&bench.request(), Ino(10), &set).unwrap();
+            view.setattr(Ino(10), &set).unwrap();
             view.unlink(&bench.request(), view.root(), b"one").unwrap();
             create(&bench, view, Ino(20), b"x", b"again");
         },
@@ -300,11 +300,11 @@ fn times_follow_posix() {
             let attr = view.getattr(Ino(10)).unwrap();
             assert!(attr.mtime > exact && attr.ctime >= attr.mtime, "a write moves both times: {attr:?}");
         }
-        let attr = view.setattr(&bench.request(), Ino(10), &set).unwrap();
+        let attr = view.setattr(Ino(10), &set).unwrap();
         assert_eq!(attr.mtime, exact, "after a write: {written}");
         assert!(attr.ctime > exact);
         let mode = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-        let attr = view.setattr(&bench.request(), Ino(10), &mode).unwrap();
+        let attr = view.setattr(Ino(10), &mode).unwrap();
         assert_eq!(attr.mtime, exact, "chmod is no modification");
         view.link(&bench.request(), Ino(10), view.root(), if written { b"l2" } else { b"l1" }).unwrap();
         assert_eq!(view.getattr(Ino(10)).unwrap().mtime, exact, "a link is no modification");
@@ -358,8 +358,8 @@ fn a_read_only_view_takes_no_changes() {
     refused(view.create(&request, view.root(), b"f", 0o644, RW).map(drop));
     refused(view.unlink(&request, view.root(), b"file"));
     refused(view.rename(&request, view.root(), b"file", view.root(), b"g", RenameMode::Replace));
-    refused(view.setattr(&request, Ino(10), &SetAttr { mode: Some(0), ..SetAttr::default() }).map(drop));
-    refused(view.setattr(&request, Ino(10), &SetAttr { size: Some(0), ..SetAttr::default() }).map(drop));
+    refused(view.setattr(Ino(10), &SetAttr { mode: Some(0), ..SetAttr::default() }).map(drop));
+    refused(view.setattr(Ino(10), &SetAttr { size: Some(0), ..SetAttr::default() }).map(drop));
     refused(view.setxattr(&request, Ino(10), b"user.a", b"", XattrMode::Set));
     refused(view.open_file(&request, Ino(10), RW).map(drop));
     assert_eq!(read(&bench, &view, Ino(10)), b"base content");
@@ -389,7 +389,7 @@ fn bad_names_and_kinds_are_refused() {
     let acl = view.set_acl(&bench.request(), Ino(10), AclKind::Access, b"x", true);
     assert!(matches!(acl, Err(ViewError::Invalid(_))));
     let size = SetAttr { size: Some(0), ..SetAttr::default() };
-    assert!(matches!(view.setattr(&bench.request(), Ino(20), &size), Err(ViewError::IsDirectory)));
+    assert!(matches!(view.setattr(Ino(20), &size), Err(ViewError::IsDirectory)));
 }
 
 #[test]
@@ -409,7 +409,7 @@ fn a_sparse_file_keeps_its_holes_when_it_is_copied_up() {
     let view = bench.open();
     let ino = create(&bench, &view, view.root(), b"sparse", b"head");
     let size = SetAttr { size: Some(64 << 20), ..SetAttr::default() };
-    view.setattr(&bench.request(), ino, &size).unwrap();
+    view.setattr(ino, &size).unwrap();
     view.close().unwrap();
     bench.freeze();
     let view = bench.open();
@@ -434,7 +434,7 @@ fn sixteen_threads_lose_nothing() {
                     let ino = create(&bench, &view, shared, name.as_bytes(), &bytes);
                     if round % 3 == 0 {
                         view.unlink(&bench.request(), shared, name.as_bytes()).unwrap();
-                        view.forget(ino, 1);
+                        view.forget(ino);
                     } else if round % 3 == 1 {
                         let new = format!("r{me}-{round}");
                         let root = view.root();
@@ -494,7 +494,7 @@ fn the_log_stays_short_under_a_long_run() {
     let view = bench.open();
     for round in 0..20_000u32 {
         let set = SetAttr { mode: Some(round % 0o777), ..SetAttr::default() };
-        view.setattr(&bench.request(), Ino(10), &set).unwrap();
+        view.setattr(Ino(10), &set).unwrap();
     }
     let log = bench.upper_dir().unwrap().join("catalog.db-wal");
     let bytes = log.metadata().unwrap().len();
@@ -515,7 +515,7 @@ fn a_thread_on_a_full_disk_is_opened_and_deleted_from() {
     let view = bench.open();
     assert_eq!(read(&bench, &view, ino), vec![1; 400_000]);
     view.unlink(&bench.request(), view.root(), b"mine").unwrap();
-    view.forget(ino, 1);
+    view.forget(ino);
     view.close().unwrap();
     let view = bench.open();
     assert!(matches!(view.lookup(view.root(), b"mine"), Err(ViewError::NotFound)));
@@ -543,7 +543,7 @@ fn a_full_disk_is_enospc_and_the_thread_opens_again() {
     let filler = view.lookup(view.root(), b"filler").unwrap();
     assert!(filler.size >= offset);
     view.unlink(&bench.request(), view.root(), b"filler").unwrap();
-    view.forget(filler.ino, 1);
+    view.forget(filler.ino);
     let ino = create(&bench, &view, view.root(), b"after", &vec![1; 200_000]);
     view.close().unwrap();
     let view = bench.open();

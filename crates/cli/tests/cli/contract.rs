@@ -176,8 +176,11 @@ fn threads_are_made_listed_renamed_and_deleted() {
     }
     assert_eq!(sandbox.json(["thread", "rename", "a", "c"]), json!({ "name": "c" }));
     sandbox.run(["thread", "show", "a"]).fails(3);
+    let locks = || std::fs::read_dir(sandbox.repo().join(".selvedge/locks")).unwrap().count();
+    let before = locks();
     let deleted = sandbox.json(["thread", "delete", "c"]);
     assert_eq!(deleted, json!({ "name": "c", "snapshot": main["snapshot"] }));
+    assert!(locks() < before.max(1), "its lock file is left");
     sandbox.run(["thread", "delete", "c"]).fails(3);
 }
 

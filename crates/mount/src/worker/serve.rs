@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use selvedge_mountpoint::{Hold, Holder, UnmountMode, holders, unmount as unmount_now};
+use selvedge_mountpoint::{Hold, Holder, UnmountMode, unmount as unmount_now};
 use selvedge_view::View;
 use selvedge_worker_proto::{
     Command, Device, Envelope, ErrorKind, Event, MountReady, PROTOCOL_VERSION, Passthrough, Received,
@@ -56,6 +56,13 @@ pub(crate) enum Happening {
     SessionEnded(io::Result<()>),
     /// An attempt to unmount has ended.
     Unmounted(Attempt),
+    /// Those who keep a detached mount alive are known.
+    HoldersFound {
+        /// The commands to answer.
+        asked_by: Vec<u64>,
+        /// Who they are.
+        holders: Vec<Holder>,
+    },
     /// An export has ended.
     ExportEnded {
         /// The number of its command.
@@ -202,6 +209,11 @@ impl Service {
             }
             Happening::SessionEnded(outcome) => return Some(End::Connection(outcome)),
             Happening::Unmounted(attempt) => return self.unmounted(attempt),
+            Happening::HoldersFound { asked_by, holders } => self.refuse(
+                &asked_by,
+                "the mount is detached: another mount namespace or an open file keeps it alive",
+                holders,
+            ),
             Happening::ExportEnded { id, answer } => {
                 self.exporting = false;
                 self.tell(id, answer);
@@ -235,12 +247,12 @@ impl Service {
     fn end(&mut self, urgency: Urgency, asked_by: Option<u64>) {
         let ending = Ending { urgency, asked_by: asked_by.into_iter().collect() };
         if urgency == Urgency::IfFree && self.exporting && matches!(self.phase, Phase::Serving) {
-            return self.refuse(&ending, "an export of the thread is running", Vec::new());
+            return self.refuse(&ending.asked_by, "an export of the thread is running", Vec::new());
         }
         match &mut self.phase {
             Phase::Serving => self.unmount(ending, false),
             Phase::Detached if urgency == Urgency::Anyway => self.unmount(ending, true),
-            Phase::Detached => self.refuse_detached(&ending),
+            Phase::Detached => self.refuse_detached(ending),
             Phase::Unmounting { ending: current, until, .. } => {
                 if current.urgency < urgency {
                     *until = Instant::now() + ATTEMPT;
@@ -275,7 +287,9 @@ impl Service {
             (Outcome::Failed(error), Urgency::Anyway) => {
                 return Some(self.cut_off(ending, &refusal::sentence(&error)));
             }
-            (Outcome::Busy(holders), Urgency::IfFree) => self.refuse(&ending, "the mount is in use", holders),
+            (Outcome::Busy(holders), Urgency::IfFree) => {
+                self.refuse(&ending.asked_by, "the mount is in use", holders);
+            }
             (Outcome::Failed(error), Urgency::IfFree) => {
                 tracing::error!("{error}");
                 for id in ending.asked_by {
@@ -294,7 +308,7 @@ impl Service {
                 return Some(self.cut_off(ending, "it takes too long"));
             }
             Phase::Settling { ending, .. } if ending.urgency == Urgency::IfFree => {
-                self.refuse_detached(&ending);
+                self.refuse_detached(ending);
             }
             Phase::Settling { ending, .. } => {
                 if let Err(error) = selvedge_mountpoint::abort_connection(self.mounted.identity.device) {
@@ -314,19 +328,14 @@ impl Service {
         End::CutOff
     }
 
-    fn refuse_detached(&self, ending: &Ending) {
-        let holders = holders(&self.mounted.identity);
-        self.refuse(
-            ending,
-            "the mount is detached: another mount namespace or an open file keeps it alive",
-            holders,
-        );
+    fn refuse_detached(&self, ending: Ending) {
+        unmount::find_holders(&self.mounted.identity, ending.asked_by, &self.events);
     }
 
-    fn refuse(&self, ending: &Ending, message: &str, holders: Vec<Holder>) {
+    fn refuse(&self, asked_by: &[u64], message: &str, holders: Vec<Holder>) {
         let holders: Vec<_> = holders.into_iter().map(wire_holder).collect();
         tracing::warn!(?holders, "not stopped: {message}");
-        for id in &ending.asked_by {
+        for id in asked_by {
             self.tell(*id, Event::StopRefused(StopRefused::new(message, holders.clone())));
         }
     }

@@ -54,3 +54,17 @@ fn attempt(identity: &MountIdentity, mode: UnmountMode) -> Outcome {
         Err(error) => Outcome::Failed(error),
     }
 }
+
+/// Looks for those who keep a detached mount alive, which takes as long as there are processes; `events` gets them,
+/// for the commands that wait for an answer.
+pub(crate) fn find_holders(identity: &MountIdentity, asked_by: Vec<u64>, events: &Sender<Happening>) {
+    let (identity, sender, askers) = (identity.clone(), events.clone(), asked_by.clone());
+    let look = move || {
+        let holders = holders(&identity);
+        let _ = sender.send(Happening::HoldersFound { asked_by: askers, holders });
+    };
+    if thread::Builder::new().name("holders".into()).spawn(look).is_err() {
+        // Then they are told without names.
+        let _ = events.send(Happening::HoldersFound { asked_by, holders: Vec::new() });
+    }
+}

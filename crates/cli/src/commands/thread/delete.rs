@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::summary::layers;
 use crate::context::Context;
-use crate::error::{CliError, Result};
+use crate::error::{CliError, Result, chain};
 use crate::target::is_dirty;
 use crate::ui::{Ui, show};
 
@@ -38,7 +38,7 @@ pub fn run(context: &Context, args: &DeleteArgs) -> Result<()> {
     let refs = repository.refs();
     let tried = || format!("cannot delete thread {name}");
     let thread = refs.thread(&name)?;
-    let _lock = ThreadLock::try_acquire(&repository, &thread.id).map_err(|error| {
+    let lock = ThreadLock::try_acquire(&repository, &thread.id).map_err(|error| {
         CliError::from(error)
             .context(tried())
             .hint_if(ErrorKind::Conflict, format!("unmount it first: selvedge unmount {name}"))
@@ -55,6 +55,9 @@ pub fn run(context: &Context, args: &DeleteArgs) -> Result<()> {
     }
     refs.delete_thread(&thread).map_err(|error| CliError::from(error).context(tried()))?;
     remove_layers(context.ui, &repository, &thread);
+    if let Err(error) = lock.remove(&repository, &thread.id) {
+        context.ui.warn(chain(&error));
+    }
     let document = Document { name: name.to_string(), snapshot: thread.snapshot.to_string() };
     context
         .ui
