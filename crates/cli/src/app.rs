@@ -7,7 +7,9 @@ use clap::Parser;
 use clap::error::ErrorKind as ClapKind;
 
 use crate::args::{Cli, Command};
-use crate::commands::{completions, doctor, export, import, init, list, mount, service, thread, unmount};
+use crate::commands::{
+    completions, diff, doctor, export, import, init, list, log, mount, service, status, thread, unmount,
+};
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
@@ -23,7 +25,7 @@ pub fn main() -> ExitCode {
     };
     let ui = Ui { json: cli.global.json, quiet: cli.global.quiet };
     match run(cli, ui) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             ui.error(&error);
             ExitCode::from(error.exit_code())
@@ -31,17 +33,21 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli, ui: Ui) -> Result<()> {
+fn run(cli: Cli, ui: Ui) -> Result<ExitCode> {
     let environment = Environment::read();
     // The service's log is a file of its own.
     if !matches!(cli.command, Command::Service(service::ServiceCommand::Run)) {
         logging::start(&environment, cli.global.verbose)?;
     }
     let context = Context::new(ui, environment, cli.global.repo)?;
-    match cli.command {
+    let done = match cli.command {
+        // Their exit codes may answer a question.
+        Command::Status(args) => return status::run(&context, &args),
+        Command::Diff(args) => return diff::run(&context, &args),
         Command::Init(args) => init::run(&context, args),
         Command::Import(args) => import::run(&context, &args),
         Command::Export(args) => export::run(&context, &args),
+        Command::Log(args) => log::run(&context, &args),
         Command::Thread(command) => thread::run(&context, command),
         Command::Mount(args) => mount::run(&context, &args),
         Command::Unmount(args) => unmount::run(&context, &args),
@@ -49,7 +55,8 @@ fn run(cli: Cli, ui: Ui) -> Result<()> {
         Command::Service(command) => service::run(&context, command),
         Command::Doctor(args) => doctor::run(&context, args),
         Command::Completions(args) => completions::run(&context, &args),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Help and version are results; everything else that the parser says is a usage error, in JSON if that was

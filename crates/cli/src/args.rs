@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::builder::styling::Styles;
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::commands::{completions, doctor, export, import, init, list, mount, service, thread, unmount};
+use crate::commands::{
+    completions, diff, doctor, export, import, init, list, log, mount, service, status, thread, unmount,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -66,6 +68,12 @@ pub enum Command {
     Import(import::ImportArgs),
     /// Write a thread or snapshot to a directory
     Export(export::ExportArgs),
+    /// Show what a thread has changed since its snapshot
+    Status(status::StatusArgs),
+    /// Show what differs between two threads or snapshots
+    Diff(diff::DiffArgs),
+    /// Show the snapshots that a thread came from
+    Log(log::LogArgs),
     /// List, show, make, rename and delete threads
     #[command(subcommand)]
     Thread(thread::ThreadCommand),

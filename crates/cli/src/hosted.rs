@@ -15,6 +15,9 @@ use crate::starting::Starting;
 /// How long a worker may take to say how it is, before its mount counts as stuck.
 const STATUS: Duration = Duration::from_millis(300);
 
+/// How long a worker may take to begin with answers about its tree.
+const BROWSE: Duration = Duration::from_secs(5);
+
 /// How long an export may show no progress.
 const EXPORT_IDLE: Duration = Duration::from_secs(30);
 
@@ -216,6 +219,15 @@ impl Mounts {
         if hosted.wait_cleaned(Instant::now() + CLEAN) { Ok(()) } else { Err(cleaning_takes_long()) }
     }
 
+    fn browse(&self, id: &MountId, mut fds: Vec<OwnedFd>) -> Result<()> {
+        let hosted = self.find(id)?;
+        let (Some(socket), true) = (fds.pop(), fds.is_empty()) else {
+            return Err(CliError::usage("looking at a tree needs exactly one descriptor, a socket's")
+                .hint("use the version of selvedge that made the mount"));
+        };
+        Ok(hosted.supervisor.browse(socket, BROWSE)?)
+    }
+
     fn export(&self, id: &MountId, delete: bool, mut fds: Vec<OwnedFd>, answer: &Answer) -> Result<()> {
         let hosted = self.find(id)?;
         let (Some(destination), true) = (fds.pop(), fds.is_empty()) else {
@@ -244,6 +256,9 @@ impl Host for Mounts {
             }
             Request::Unmount { mount, force } => self.unmount(&mount, force).map(|()| {
                 answer.send(Reply::Unmounted {});
+            }),
+            Request::Browse { mount } => self.browse(&mount, fds).map(|()| {
+                answer.send(Reply::Browsing {});
             }),
             Request::Export { mount, delete } => self.export(&mount, delete, fds, answer),
             Request::Mount { .. } | Request::Restore {} | Request::End {} => {

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod args;
+pub mod changes;
 pub mod commands;
 pub mod config;
 pub mod context;
@@ -14,11 +15,14 @@ pub mod hygiene;
 pub mod json_file;
 pub mod logging;
 pub mod making;
+pub mod mounted;
+pub mod patch;
 pub mod plan;
 pub mod process;
 pub mod record;
 pub mod runtime;
 pub mod service;
+pub mod side;
 pub mod sorting;
 pub mod standing;
 pub mod starting;
@@ -28,6 +32,7 @@ pub mod starting;
 )]
 mod sys;
 pub mod target;
+pub mod textdiff;
 pub mod ui;
 pub mod wanted;
 pub mod worker_program;

@@ -3,7 +3,8 @@
 use std::io;
 
 use selvedge_mountpoint::{MountpointError, UnmountError};
-use selvedge_store::export::ExportError;
+use selvedge_store::compare::CompareError;
+use selvedge_store::export::{ExportError, SourceError};
 use selvedge_store::import::ImportError;
 use selvedge_store::{LockError, NameError, RefsError, RepositoryError, ResolveError, StoreError};
 use selvedge_supervisor::{CallError, SpawnError, StopError};
@@ -35,6 +36,33 @@ impl From<StoreError> for CliError {
                 None => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
             },
         }
+    }
+}
+
+/// The error of whatever a tree is read from.
+pub fn from_source(error: SourceError) -> CliError {
+    let error = match error.downcast::<CliError>() {
+        Ok(error) => return *error,
+        Err(error) => error,
+    };
+    let error = match error.downcast::<StoreError>() {
+        Ok(error) => return (*error).into(),
+        Err(error) => error,
+    };
+    match error.downcast::<ViewError>() {
+        Ok(error) => (*error).into(),
+        Err(error) => CliError::failed(chain(&*error)).hint(DAMAGED),
+    }
+}
+
+impl From<CompareError> for CliError {
+    fn from(error: CompareError) -> Self {
+        let path = selvedge_mountpoint::escape_for_print(&error.path);
+        from_source(error.source).context(if path.is_empty() {
+            "cannot read the tree".to_owned()
+        } else {
+            format!("cannot read {path}")
+        })
     }
 }
 

@@ -14,6 +14,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// The snapshot, or the one beneath the thread's layers.
+    pub const fn snapshot(&self) -> ObjectId {
+        match self {
+            Self::Thread(thread) => thread.snapshot,
+            Self::Snapshot(id) => *id,
+        }
+    }
+
     /// Finds what `word` names. A thread goes first: its name was chosen by somebody, an id by nobody.
     pub fn find(repository: &Repository, word: &str) -> Result<Self> {
         let name: Option<ThreadName> = word.parse().ok();

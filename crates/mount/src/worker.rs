@@ -4,6 +4,7 @@
 //! ([`serve`]), whose end is the process's.
 
 mod args;
+mod browse;
 mod export;
 mod log;
 mod refusal;

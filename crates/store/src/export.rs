@@ -1,12 +1,14 @@
 //! From a tree, a snapshot's or a live thread's, to a host directory.
 
 mod content;
+mod host_file;
 mod meta;
 mod remove;
 mod snapshot;
 mod source;
 mod walk;
 
+pub use host_file::HostFile;
 pub use snapshot::{SnapshotSource, StoredFile};
 pub use source::{FileReader, Node, Shape, Source, SourceError};
 

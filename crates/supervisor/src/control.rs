@@ -41,6 +41,8 @@ pub(crate) enum Input {
     Status { reply: mpsc::Sender<Result<StatusOk, CallError>>, until: Instant },
     /// Somebody wants the tree written out.
     Export { dest: OwnedFd, delete: bool, reply: mpsc::Sender<ExportUpdate> },
+    /// Somebody wants to look at the tree, through a socket that goes to the worker.
+    Browse { socket: OwnedFd, reply: mpsc::Sender<Result<(), CallError>>, until: Instant },
     /// Somebody wants it to end.
     Stop { mode: StopMode, reply: mpsc::Sender<Result<StopReport, StopError>> },
 }
@@ -63,6 +65,10 @@ enum Pending {
     },
     Export {
         reply: mpsc::Sender<ExportUpdate>,
+    },
+    Browse {
+        reply: mpsc::Sender<Result<(), CallError>>,
+        until: Instant,
     },
     Stop,
     /// Whether a worker that does not answer `Stop` yet is at work on it.
@@ -169,6 +175,7 @@ impl Running {
             Input::Silent(error) => self.silenced(&error),
             Input::Status { reply, until } => self.ask_status(reply, until),
             Input::Export { dest, delete, reply } => self.ask_export(&dest, delete, reply),
+            Input::Browse { socket, reply, until } => self.ask_browse(&socket, reply, until),
             Input::Stop { mode, reply } => self.stop(mode, reply),
         }
     }
@@ -183,9 +190,7 @@ impl Running {
     }
 
     fn ask_status(&mut self, reply: mpsc::Sender<Result<StatusOk, CallError>>, until: Instant) {
-        let now = Instant::now();
-        // A worker that answers nothing would let the forgotten questions pile up.
-        self.pending.retain(|_, pending| !matches!(pending, Pending::Status { until, .. } if *until < now));
+        self.forget_late();
         match self.send(Command::Status {}, None) {
             Ok(id) => {
                 self.pending.insert(id, Pending::Status { reply, until });
@@ -207,6 +212,26 @@ impl Running {
         }
     }
 
+    fn ask_browse(&mut self, socket: &OwnedFd, reply: mpsc::Sender<Result<(), CallError>>, until: Instant) {
+        self.forget_late();
+        match self.send(Command::Browse {}, Some(socket)) {
+            Ok(id) => {
+                self.pending.insert(id, Pending::Browse { reply, until });
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    /// A worker that answers nothing would let the forgotten questions pile up.
+    fn forget_late(&mut self) {
+        let now = Instant::now();
+        self.pending.retain(|_, pending| {
+            !matches!(pending, Pending::Status { until, .. } | Pending::Browse { until, .. } if *until < now)
+        });
+    }
+
     /// The worker says something. Answers to questions that nobody asks any more are dropped.
     fn hear(&mut self, received: Received<Event>) {
         let id = received.envelope.id;
@@ -223,6 +248,11 @@ impl Running {
             Event::ExportDone(done) => {
                 self.export_goes_on(id, ExportUpdate::Done(done));
                 self.pending.remove(&id);
+            }
+            Event::Browsing {} => {
+                if let Some(Pending::Browse { reply, .. }) = self.pending.remove(&id) {
+                    let _ = reply.send(Ok(()));
+                }
             }
             Event::Failed(failure) => self.failed(id, failure),
             Event::MountReady(_) | Event::MountError(_) => {
@@ -249,6 +279,9 @@ impl Running {
             Some(Pending::Status { reply, .. }) => {
                 let _ = reply.send(Err(error(failure)));
             }
+            Some(Pending::Browse { reply, .. }) => {
+                let _ = reply.send(Err(error(failure)));
+            }
             Some(Pending::Export { reply }) => {
                 let _ = reply.send(ExportUpdate::Failed(error(failure)));
             }
@@ -270,6 +303,7 @@ impl Running {
             let nonsense = CallError::Nonsense(error.to_string());
             match pending {
                 Pending::Status { reply, .. } => drop(reply.send(Err(nonsense))),
+                Pending::Browse { reply, .. } => drop(reply.send(Err(nonsense))),
                 Pending::Export { reply } => drop(reply.send(ExportUpdate::Failed(nonsense))),
                 Pending::Stop | Pending::Probe => {}
             }
@@ -413,7 +447,7 @@ impl Running {
                 Input::Event(received) => self.hear(*received),
                 Input::Stop { reply, .. } => self.waiters().push(reply),
                 // Their askers see the reply's end.
-                Input::Garbled(_) | Input::Status { .. } | Input::Export { .. } => {}
+                Input::Garbled(_) | Input::Status { .. } | Input::Export { .. } | Input::Browse { .. } => {}
             }
         }
         self.control.life.set_state(State::TakingDown);

@@ -186,6 +186,14 @@ impl Supervisor {
         self.life.subscribe()
     }
 
+    /// Lets the worker answer questions about its thread's tree on `socket`, until whoever has the other end closes it.
+    pub fn browse(&self, socket: OwnedFd, timeout: Duration) -> Result<(), CallError> {
+        let (reply, answer) = mpsc::channel();
+        let until = Instant::now() + timeout;
+        self.input.send(Input::Browse { socket, reply, until }).map_err(|_| CallError::Ended)?;
+        answer.recv_timeout(timeout).map_err(|error| no_answer(error, timeout))?
+    }
+
     /// Lets the worker write its thread's tree into the directory `dest`, removing what else is there if
     /// `delete`. Fails if nothing is heard of it for `idle`; then the worker may still be writing.
     pub fn export(

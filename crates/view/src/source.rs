@@ -47,7 +47,7 @@ impl Source for View {
 }
 
 /// `None` for what was deleted since it was listed.
-fn unless_gone<T>(found: crate::error::Result<T>) -> crate::error::Result<Option<T>> {
+pub(crate) fn unless_gone<T>(found: crate::error::Result<T>) -> crate::error::Result<Option<T>> {
     match found {
         Err(ViewError::NotFound) => Ok(None),
         found => found.map(Some),
@@ -55,7 +55,7 @@ fn unless_gone<T>(found: crate::error::Result<T>) -> crate::error::Result<Option
 }
 
 impl View {
-    fn open_source(&self, ino: Ino) -> crate::error::Result<OpenSource> {
+    pub(crate) fn open_source(&self, ino: Ino) -> crate::error::Result<OpenSource> {
         let state = self.state();
         let node = state.node(ino)?;
         // Bytes may be written while they are exported: whoever has the file open shares the state that is read.
@@ -71,7 +71,7 @@ impl View {
         Ok(OpenSource { content, size, data })
     }
 
-    fn export_node(&self, node: &ViewNode) -> crate::error::Result<Node> {
+    pub(crate) fn export_node(&self, node: &ViewNode) -> crate::error::Result<Node> {
         let attr = self.state().attr(node)?;
         let inode = &node.inode;
         let shape = match inode.kind {
@@ -104,7 +104,7 @@ impl View {
     }
 }
 
-struct OpenSource {
+pub(crate) struct OpenSource {
     content: Arc<Content>,
     size: u64,
     data: Vec<Extent>,

@@ -258,6 +258,11 @@ impl Tables {
 }
 
 impl Node {
+    /// A node that no layer mentions.
+    pub(crate) fn of_base(inode: Inode) -> Self {
+        Self { inode: Arc::new(inode), origin: Origin::Base }
+    }
+
     /// Whether the node's bytes are in a working file of the very layer that holds its row, so that the host's
     /// size and times of that file are the node's.
     pub(crate) fn has_own_file(&self) -> Option<LayerId> {

@@ -32,8 +32,12 @@ pub enum Command {
         #[serde(default)]
         delete: bool,
     },
+    /// Answer questions about the thread's tree, as it is now, on the socket whose descriptor comes with the frame
+    /// (exactly one), until it is closed: [`TreeRequest`](crate::TreeRequest) says which. Answered by `Browsing` or
+    /// `Failed`.
+    Browse {},
 }
 
 impl Message for Command {
-    const KINDS: &'static [&'static str] = &["Hello", "Stop", "Status", "Export"];
+    const KINDS: &'static [&'static str] = &["Hello", "Stop", "Status", "Export", "Browse"];
 }

@@ -26,6 +26,8 @@ pub enum Event {
     ExportNoted(ExportNoted),
     /// The last answer to an `Export` that succeeded.
     ExportDone(ExportDone),
+    /// Answer to `Browse`: questions are heard on the socket.
+    Browsing {},
     /// The command failed; the worker goes on.
     Failed(Failure),
 }
@@ -40,6 +42,7 @@ impl Message for Event {
         "ExportProgress",
         "ExportNoted",
         "ExportDone",
+        "Browsing",
         "Failed",
     ];
 }

@@ -15,6 +15,7 @@ pub mod envelope;
 pub mod error_kind;
 pub mod event;
 pub mod frame;
+pub mod tree;
 pub mod wire_path;
 
 pub use advice::advice;
@@ -27,13 +28,14 @@ pub use event::{
     Passthrough, StatusOk, StopRefused,
 };
 pub use frame::{Decoder, FrameError, MAX_BODY, encode};
+pub use tree::{TreeBody, TreeName, TreeNode, TreeReply, TreeRequest, name_replies};
 pub use wire_path::WirePath;
 
 /// The version of the protocol that this crate speaks, exchanged in `Hello` and its answer.
 ///
 /// It changes when an old peer could misunderstand a new one. New fields do not change it, because unknown
 /// fields are ignored; a new command or event does.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The most descriptors that one frame may carry, in either direction.
 pub const MAX_FDS: usize = 16;

@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 
 use selvedge_worker_proto::{
     Command, Device, Envelope, ErrorKind, Event, ExportDone, ExportNote, ExportNoted, ExportProgress,
-    Failure, Holder, Message, MountReady, PROTOCOL_VERSION, Passthrough, StatusOk, StopRefused, WirePath,
-    encode,
+    Failure, Holder, Message, MountReady, Passthrough, StatusOk, StopRefused, WirePath, encode,
 };
 
 fn directory() -> PathBuf {
@@ -37,7 +36,7 @@ fn check<M: Message + PartialEq + Debug>(file: &str, fds: u32, message: M) {
 
 fn ready() -> MountReady {
     MountReady {
-        protocol: PROTOCOL_VERSION,
+        protocol: 1,
         pid: 4711,
         mount_path: WirePath::from("/home/me/w/a1"),
         mount_id: 42,
@@ -64,6 +63,8 @@ fn every_command_and_event_is_written_and_read_as_ever() {
     check("command-stop", 0, Command::Stop { force: true });
     check("command-status", 0, Command::Status {});
     check("command-export", 1, Command::Export { delete: true });
+    check("command-browse", 1, Command::Browse {});
+    check("event-browsing", 0, Event::Browsing {});
     check("event-mount-ready", 3, Event::MountReady(ready()));
     check(
         "event-mount-error",

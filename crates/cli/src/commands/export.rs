@@ -14,20 +14,15 @@ use selvedge_worker_proto::ExportNote;
 use serde::Serialize;
 
 use crate::context::{Context, absolute, lexical_file_system, refuse_repository, resolved};
-use crate::control::client::ConnectError;
-use crate::control::{Client, Reply, Request};
+use crate::control::{Reply, Request};
 use crate::error::{CliError, Result};
-use crate::record::Record;
-use crate::runtime::{RuntimeDir, file_system_type};
-use crate::standing::live_mounts;
+use crate::mounted::reach;
+use crate::runtime::file_system_type;
 use crate::target::{Target, is_dirty};
 use crate::ui::{Ui, human_bytes, show};
 
 /// How long a mounted thread's worker may show no progress.
 const IDLE: Duration = Duration::from_secs(40);
-
-/// How long the process that holds a mount may take to greet.
-const GREETING: Duration = Duration::from_secs(5);
 
 /// Write a thread or snapshot to a directory
 ///
@@ -141,37 +136,9 @@ fn write_mounted(
     destination: &Destination,
     delete: bool,
 ) -> Result<ExportReport> {
-    let runtime = context.runtime()?;
-    let id = thread.id.to_string();
-    let record = live_mounts(&runtime, context.ui)?
-        .into_iter()
-        .map(|(record, _)| record)
-        .find(|record| record.thread_id == id && record.repo.as_path() == repository.dir());
-    match record {
-        Some(record) => ask_worker(context.ui, &runtime, &record, destination, delete),
-        None => Err(CliError::conflict(format!(
-            "thread {} is in use by {}, which cannot be asked from here",
-            thread.name,
-            holder.map_or("another process".to_owned(), |pid| format!("process {pid}"))
-        ))
-        .hint("try again when it has ended; a mount made under another SELVEDGE_RUNTIME_DIR needs the same here")),
-    }
-}
-
-fn ask_worker(
-    ui: Ui,
-    runtime: &RuntimeDir,
-    record: &Record,
-    destination: &Destination,
-    delete: bool,
-) -> Result<ExportReport> {
-    let mut client =
-        Client::connect(runtime, record, Instant::now() + GREETING).map_err(|error| match error {
-            ConnectError::Gone => CliError::conflict("the thread is just being unmounted").hint("try again"),
-            error => error.into(),
-        })?;
-    let progress = ui.progress("exporting");
-    let request = Request::Export { mount: record.id.clone(), delete };
+    let (mut client, mount) = reach(context, repository, thread, holder)?;
+    let progress = context.ui.progress("exporting");
+    let request = Request::Export { mount, delete };
     let mut reply = client.ask(request, &[destination.fd.as_fd()], Instant::now() + IDLE)?;
     let mut report = ExportReport::default();
     loop {

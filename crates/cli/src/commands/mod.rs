@@ -1,12 +1,15 @@
 //! The commands, one to a file: its arguments and its `run`.
 
 pub mod completions;
+pub mod diff;
 pub mod doctor;
 pub mod export;
 pub mod import;
 pub mod init;
 pub mod list;
+pub mod log;
 pub mod mount;
 pub mod service;
+pub mod status;
 pub mod thread;
 pub mod unmount;

@@ -11,7 +11,7 @@ use crate::plan::Plan;
 use crate::record::MountId;
 
 /// The version of this protocol. It changes when an old peer could misunderstand a new one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a command asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,10 +49,17 @@ pub enum Request {
         /// Make the directory equal to the tree, removing what is not in it.
         delete: bool,
     },
+    /// Let the mount's worker answer questions about its tree on the socket whose descriptor comes along. Answered by
+    /// `Browsing` or `Failed`.
+    Browse {
+        /// Which.
+        mount: MountId,
+    },
 }
 
 impl Message for Request {
-    const KINDS: &'static [&'static str] = &["Hello", "List", "Mount", "Restore", "End", "Unmount", "Export"];
+    const KINDS: &'static [&'static str] =
+        &["Hello", "List", "Mount", "Restore", "End", "Unmount", "Export", "Browse"];
 }
 
 /// What a process that holds mounts answers.
@@ -94,6 +101,8 @@ pub enum Reply {
     ExportNoted(ExportNoted),
     /// The export is complete.
     ExportDone(ExportDone),
+    /// Questions are heard on the socket.
+    Browsing {},
     /// It could not be done.
     Failed(CliError),
 }
@@ -110,6 +119,7 @@ impl Message for Reply {
         "ExportProgress",
         "ExportNoted",
         "ExportDone",
+        "Browsing",
         "Failed",
     ];
 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod contract;
 mod doctor;
 mod full_disk;
+mod history;
 mod hygiene;
 mod lost;
 mod mounts;

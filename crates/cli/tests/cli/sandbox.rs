@@ -359,6 +359,13 @@ impl Outcome {
         self
     }
 
+    /// It did what was asked, and answers by its exit code.
+    #[track_caller]
+    pub(crate) fn answers(self, code: i32) {
+        assert_eq!(self.code(), code, "{self:?}");
+        assert!(!self.stderr.contains("error"), "{self:?}");
+    }
+
     /// It failed with this exit code, and its error is one that people can use: one line and what to do
     /// next, and nothing of our insides.
     #[track_caller]

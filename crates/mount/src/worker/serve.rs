@@ -16,6 +16,7 @@ use selvedge_worker_proto::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::browse::Askers;
 use super::export::{self, Export};
 use super::refusal::Refusal;
 use super::setup::Mounted;
@@ -133,6 +134,7 @@ pub(crate) struct Service {
     started: Instant,
     phase: Phase,
     exporting: bool,
+    askers: Askers,
 }
 
 impl Service {
@@ -143,7 +145,15 @@ impl Service {
         events: mpsc::Sender<Happening>,
         started: Instant,
     ) -> Self {
-        Self { mounted, sender, events, started, phase: Phase::Serving, exporting: false }
+        Self {
+            mounted,
+            sender,
+            events,
+            started,
+            phase: Phase::Serving,
+            exporting: false,
+            askers: Askers::default(),
+        }
     }
 
     /// Hears commands and signals from now on.
@@ -234,6 +244,12 @@ impl Service {
             }
             Command::Stop { force } => {
                 self.end(if force { Urgency::Anyway } else { Urgency::IfFree }, Some(id));
+            }
+            Command::Browse {} => {
+                let answer = self
+                    .browse(fds)
+                    .map_or_else(|refusal| Event::Failed(refusal.into()), |()| Event::Browsing {});
+                self.tell(id, answer);
             }
             Command::Export { delete } => {
                 if let Err(refusal) = self.export(id, delete, fds) {
@@ -372,6 +388,17 @@ impl Service {
         for id in asked_by {
             self.tell(id, Event::Stopping {});
         }
+    }
+
+    fn browse(&self, fds: Vec<std::os::fd::OwnedFd>) -> Result<(), Refusal> {
+        let Ok([socket]) = <[_; 1]>::try_from(fds) else {
+            return Err(Refusal::new(
+                ErrorKind::Usage,
+                "Browse needs exactly one descriptor",
+                "use a selvedge and a selvedge-fuse-worker that were installed together",
+            ));
+        };
+        self.askers.admit(&self.mounted.view, socket)
     }
 
     fn export(&mut self, id: u64, delete: bool, fds: Vec<std::os::fd::OwnedFd>) -> Result<(), Refusal> {

@@ -74,7 +74,7 @@ fn piece(buffer: &mut [u8], left: u64) -> &mut [u8] {
 }
 
 /// Where `file`, of `size` bytes, has data.
-fn extents(file: &File, size: u64) -> io::Result<Vec<Extent>> {
+pub(super) fn extents(file: &File, size: u64) -> io::Result<Vec<Extent>> {
     let mut data = Vec::new();
     let mut at = 0;
     while at < size {

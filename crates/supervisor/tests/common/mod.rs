@@ -190,6 +190,7 @@ impl Worker<'_> {
                 Command::Stop { .. } if self.role == "stops slowly" => slow_stop = Some(envelope.id),
                 Command::Stop { force } => self.stop(force, &say),
                 Command::Export { delete } => self.export(delete, &fds, &say),
+                Command::Browse {} => say(Event::Browsing {}),
             }
         }
     }
