@@ -13,6 +13,7 @@ mod acl;
 mod attributes;
 mod caches;
 mod contents;
+mod differential;
 mod ending;
 mod listing;
 mod names;

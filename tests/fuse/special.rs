@@ -95,3 +95,18 @@ fn files_are_always_ready() {
     drop(file);
     mount.stop();
 }
+
+#[test]
+fn a_handle_opens_the_file_while_the_kernel_knows_it() {
+    let (_repo, mount) = mounted();
+    let path = mount.path().join("file");
+    std::fs::write(&path, b"by handle").unwrap();
+    let root = File::open(mount.path()).unwrap();
+    let mut again = crate::sys::reopen_by_handle(&root, &path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mut content = Vec::new();
+    again.read_to_end(&mut content).unwrap();
+    assert_eq!(content, b"by handle");
+    drop((again, root));
+    mount.stop();
+}

@@ -90,3 +90,36 @@ pub(crate) fn attribute_flags(file: &File) -> io::Result<i64> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// A handle of the file at `path`, opened again through `mount`: `name_to_handle_at(2)`, `open_by_handle_at(2)`.
+pub(crate) fn reopen_by_handle(mount: &File, path: &std::path::Path) -> io::Result<File> {
+    use std::os::fd::{FromRawFd as _, OwnedFd};
+    use std::os::unix::ffi::OsStrExt as _;
+
+    const MOST: u32 = 128;
+    #[repr(C)]
+    struct FileHandle {
+        bytes: u32,
+        kind: i32,
+        handle: [u8; MOST as usize],
+    }
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut handle = FileHandle { bytes: MOST, kind: 0, handle: [0; MOST as usize] };
+    let mut mount_id: libc::c_int = 0;
+    let pointer: *mut FileHandle = &raw mut handle;
+    // SAFETY: the path ends in NUL; `handle` has the layout of `struct file_handle` and room for as many bytes as
+    // it says; the call writes no more than that and one integer.
+    let named = unsafe {
+        libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), pointer.cast(), &raw mut mount_id, 0)
+    };
+    if named != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the handle is the one that the kernel has just made, and the call only reads it.
+    let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), pointer.cast(), libc::O_RDONLY) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just opened it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+}

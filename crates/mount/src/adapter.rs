@@ -32,8 +32,8 @@ use fuser::{
 };
 use selvedge_store::Ino;
 use selvedge_view::{
-    AclKind, Allocate, Handle, RenameMode, Request, RequestKey, SeekTo, SetAttr, View, ViewError, XattrMode,
-    crash,
+    AclKind, Allocate, Attr, Handle, RenameMode, Request, RequestKey, SeekTo, SetAttr, SetId, View,
+    ViewError, XattrMode, crash,
 };
 
 use crate::attr::{absent, file_attr, file_type, kind_of_mode, set_time};
@@ -55,14 +55,17 @@ const RESENT: u64 = 1 << 63;
 ///
 /// Left out on purpose: `ATOMIC_O_TRUNC` (a truncation must be an operation of its own), `POSIX_LOCKS` and
 /// `FLOCK_LOCKS` (the kernel's locks outlive a worker), `WRITEBACK_CACHE` (acknowledged means kept), `ASYNC_DIO` (overlapping writes in flight at once could not be
-/// sent again in any order), `HANDLE_KILLPRIV` (the kernel clears set-id bits by a SETATTR of its own).
+/// sent again in any order).
 ///
 /// `POSIX_ACL` has the kernel heed access control lists; with it belongs `DONT_MASK`, because the umask does not
-/// count where a directory hands a list down, which only we know.
+/// count where a directory hands a list down, which only we know. `HANDLE_KILLPRIV_V2` leaves clearing set-id bits
+/// to us, and spares a look for `security.capability` before each write; what the kernel does by itself misses a
+/// set-group bit without the right to execute.
 const CAPABILITIES: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_POSIX_ACL)
-    .union(InitFlags::FUSE_DONT_MASK);
+    .union(InitFlags::FUSE_DONT_MASK)
+    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
 
 /// Serves one view to one kernel connection.
 #[derive(Debug)]
@@ -146,6 +149,25 @@ fn rename_mode(flags: RenameFlags) -> Result<RenameMode, ViewError> {
     }
 }
 
+/// What the kernel leaves to us of set-id bits (`FUSE_HANDLE_KILLPRIV_V2`): they go with a change of owner, with a
+/// change of length by somebody who may not set them, and with an attribute change that changes nothing, which is
+/// how the kernel tells of such a write.
+fn set_id(attr: &Attr, asked: &SetAttr, pid: u32, caller_gid: u32) -> SetId {
+    if attr.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
+        return SetId::Keep;
+    }
+    let owner_changes = asked.uid.is_some() || asked.gid.is_some();
+    let written = match asked.size {
+        Some(_) => !caller::may_set_id(pid),
+        None => *asked == SetAttr::default(),
+    };
+    if owner_changes || written {
+        SetId::Clear { keep_group: caller::may_set_group(pid, caller_gid, attr.gid) }
+    } else {
+        SetId::Keep
+    }
+}
+
 fn acl_kind(name: &[u8]) -> Option<AclKind> {
     match name {
         b"system.posix_acl_access" => Some(AclKind::Access),
@@ -222,7 +244,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &fuser::Request,
+        request: &fuser::Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -239,23 +261,23 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let set = SetAttr {
-            mode: mode.map(|mode| mode & 0o7777),
-            uid,
-            gid,
-            size,
-            atime: atime.map(set_time),
-            mtime: mtime.map(set_time),
-        };
+        let (pid, caller_gid) = (request.pid(), request.gid());
         self.serve(
             op::SETATTR,
             reply,
             |view, _| {
-                if set == SetAttr::default() {
-                    view.getattr(self.node(ino))
-                } else {
-                    view.setattr(self.node(ino), &set)
-                }
+                let ino = self.node(ino);
+                let asked = SetAttr {
+                    mode: mode.map(|mode| mode & 0o7777),
+                    uid,
+                    gid,
+                    size,
+                    atime: atime.map(set_time),
+                    mtime: mtime.map(set_time),
+                    set_id: SetId::Keep,
+                };
+                let set = SetAttr { set_id: set_id(&view.getattr(ino)?, &asked, pid, caller_gid), ..asked };
+                view.setattr(ino, &set)
             },
             accept_attr,
         );
@@ -598,11 +620,12 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn listxattr(&self, _request: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let pid = request.pid();
         self.serve(
             op::LISTXATTR,
             reply,
-            |view, _| view.listxattr(self.node(ino)),
+            |view, _| Ok(caller::visible(pid, view.listxattr(self.node(ino))?)),
             |reply, names| accept_xattr(reply, size, &names),
         );
     }

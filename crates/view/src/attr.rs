@@ -55,6 +55,22 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// New modification time.
     pub mtime: Option<SetTime>,
+    /// What becomes of set-id bits.
+    pub set_id: SetId,
+}
+
+/// What a change makes of the set-user and set-group bits of anything but a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SetId {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They go: the owner changes, or somebody writes who may not set them.
+    Clear {
+        /// A set-group bit on a file that its group may not execute stays, as it does for whoever is in the group
+        /// or may set such bits.
+        keep_group: bool,
+    },
 }
 
 /// One entry of a directory stream.

@@ -1,7 +1,7 @@
 //! Operations on a node's attributes: getattr, setattr, readlink, extended attributes, statfs.
 
 use crate::acl::{self, Acl};
-use crate::attr::{AclKind, Attr, SetAttr, SetTime, StatFs, XattrMode};
+use crate::attr::{AclKind, Attr, SetAttr, SetId, SetTime, StatFs, XattrMode};
 use crate::change::Change;
 use crate::error::{Result, ViewError};
 use crate::inode::{Applied, Body, Inode};
@@ -186,6 +186,13 @@ fn set_row(change: &mut Change<'_>, ino: Ino, set: &SetAttr) -> Result<()> {
     if let Some(mode) = set.mode {
         set_mode(&mut row, mode & 0o7777)?;
     }
+    if let SetId::Clear { keep_group } = set.set_id {
+        let mode = without_set_id(&row, keep_group);
+        if mode == row.mode && (SetAttr { set_id: SetId::Keep, ..*set }) == SetAttr::default() {
+            return Ok(());
+        }
+        row.mode = mode;
+    }
     row.uid = set.uid.unwrap_or(row.uid);
     row.gid = set.gid.unwrap_or(row.gid);
     row.atime = set.atime.map_or(row.atime, time);
@@ -195,6 +202,14 @@ fn set_row(change: &mut Change<'_>, ino: Ino, set: &SetAttr) -> Result<()> {
     row.ctime = now;
     change.commit.put(row);
     Ok(())
+}
+
+fn without_set_id(row: &Inode, keep_group: bool) -> u32 {
+    if row.is_dir() {
+        return row.mode;
+    }
+    let group = if row.mode & libc::S_IXGRP != 0 || !keep_group { libc::S_ISGID } else { 0 };
+    row.mode & !(libc::S_ISUID | group)
 }
 
 /// Sets mode bits, and what the access control list says of the same classes.
@@ -231,7 +246,10 @@ fn check_xattr_name(name: &[u8]) -> Result<()> {
         return Err(ViewError::Invalid("the attribute's name is too long"));
     }
     let known = [&b"user."[..], b"trusted.", b"security."];
-    if known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
+    if known.contains(&name) {
+        return Err(ViewError::Invalid("the attribute's name ends with its namespace"));
+    }
+    if known.iter().any(|prefix| name.starts_with(prefix)) {
         return Ok(());
     }
     Err(ViewError::NotSupported("extended attributes of this namespace"))

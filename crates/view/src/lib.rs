@@ -49,7 +49,9 @@ mod view;
 mod volatile;
 mod working_files;
 
-pub use attr::{AclKind, Allocate, Attr, DirEntry, RenameMode, SeekTo, SetAttr, SetTime, StatFs, XattrMode};
+pub use attr::{
+    AclKind, Allocate, Attr, DirEntry, RenameMode, SeekTo, SetAttr, SetId, SetTime, StatFs, XattrMode,
+};
 pub use changed::Changed;
 pub use error::{Result, ViewError};
 pub use open_flags::OpenFlags;
