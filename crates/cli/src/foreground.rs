@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use selvedge_supervisor::{ExitReport, ExitStatus, SpawnSpec, StopError, StopMode};
+use selvedge_supervisor::{ExitReport, ExitStatus, Restart, SpawnSpec, StopError, StopMode};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -30,6 +30,8 @@ enum Event {
     Signal(i32),
     /// A stop was refused, and the mount goes on; or it cannot be ended at all.
     NotStopped(StopError),
+    /// A successor has taken over from a worker that died.
+    Replaced(Restart),
     /// The worker has ended and its mount has been taken down.
     Exited(ExitReport),
 }
@@ -57,7 +59,7 @@ pub fn hold(ui: Ui, runtime: &Arc<RuntimeDir>, record: &Record, spec: SpawnSpec)
     let spec = SpawnSpec { cancel: Some(starting.cancel().clone()), ..spec };
     let held = make(runtime, record, &spec, &mut leftovers).map(|hosted| {
         mounts.add(Arc::clone(&hosted));
-        let ended = until_ended(ui, &hosted, &starting, &sender, &events);
+        let ended = until_ended(ui, runtime, &hosted, &starting, &sender, &events);
         if ended.is_err() {
             // Nobody watches it any more.
             let _ = hosted.stop(StopMode::Force);
@@ -77,6 +79,7 @@ pub fn hold(ui: Ui, runtime: &Arc<RuntimeDir>, record: &Record, spec: SpawnSpec)
 /// Serves a mount that is ready until its worker has ended.
 fn until_ended(
     ui: Ui,
+    runtime: &RuntimeDir,
     hosted: &Arc<Hosted>,
     starting: &Starting,
     sender: &Sender<Event>,
@@ -87,7 +90,7 @@ fn until_ended(
     if starting.was_called_off() {
         stop(hosted, StopMode::Orderly, sender)?;
     }
-    wait(ui, hosted, sender, events)
+    wait(ui, runtime, hosted, sender, events)
 }
 
 fn announce(ui: Ui, hosted: &Hosted) -> Result<()> {
@@ -102,6 +105,7 @@ fn announce(ui: Ui, hosted: &Hosted) -> Result<()> {
 /// The one loop: everything that happens to the mount passes here. Returns when the worker has ended.
 fn wait(
     ui: Ui,
+    runtime: &RuntimeDir,
     hosted: &Arc<Hosted>,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
@@ -122,12 +126,28 @@ fn wait(
             }
             Ok(Event::NotStopped(error @ StopError::Unkillable { .. })) => return Err(error.into()),
             Ok(Event::NotStopped(error)) => ui.warn(format!("not unmounted: {error}")),
+            Ok(Event::Replaced(restart)) => replaced(ui, runtime, hosted, &restart),
             Ok(Event::Exited(report)) => return Ok(report),
             Err(_) => {
                 return Err(CliError::failed("nobody watches the worker any more")
                     .hint("mount the thread again: every change made is kept"));
             }
         }
+    }
+}
+
+/// Says that a worker has a successor, and writes down which, for whoever cleans up after this process.
+fn replaced(ui: Ui, runtime: &RuntimeDir, hosted: &Hosted, restart: &Restart) {
+    let record = hosted.record();
+    ui.note(format!(
+        "the worker of thread {} died ({}) and was replaced by {}",
+        record.thread, restart.cause, restart.pid
+    ));
+    // A successor that is gone already is followed by another, or by the end of the mount.
+    if let Some(record) = record.with_worker(restart.pid)
+        && let Err(error) = record.write(runtime)
+    {
+        tracing::warn!("{error}");
     }
 }
 
@@ -163,6 +183,7 @@ fn report(ui: Ui, hosted: &Hosted, report: &ExitReport) -> Result<()> {
         ui.note(format!("{place} was unmounted by another program"));
         return Ok(());
     }
+    let why = report.gave_up.as_ref().map_or(String::new(), |why| format!("; no successor took over: {why}"));
     let said = report.stderr_tail.trim();
     let said = if said.is_empty() { String::new() } else { format!("; it said: {said}") };
     let how = match report.status {
@@ -170,7 +191,7 @@ fn report(ui: Ui, hosted: &Hosted, report: &ExitReport) -> Result<()> {
         status => format!("died ({status})"),
     };
     Err(CliError::failed(format!(
-        "the worker of thread {} (pid {}) {how}, and {place} was unmounted{said}",
+        "the worker of thread {} (pid {}) {how}, and {place} was unmounted{why}{said}",
         record.thread, report.pid
     ))
     .hint("every change that was made is kept: mount the thread again"))
@@ -198,8 +219,17 @@ fn watch_signals(sender: &Sender<Event>, starting: &Arc<Starting>) -> Result<()>
     })
 }
 
+/// Tells the loop of every restart, and of the end.
 fn watch_exit(hosted: &Arc<Hosted>, sender: &Sender<Event>) -> Result<()> {
-    let exit = hosted.supervisor().exit_events();
+    let (exit, restarts) = (hosted.supervisor().exit_events(), hosted.supervisor().restart_events());
+    let restarted = sender.clone();
+    start_thread("restarts", move || {
+        for restart in restarts {
+            if restarted.send(Event::Replaced(restart)).is_err() {
+                return;
+            }
+        }
+    })?;
     let sender = sender.clone();
     start_thread("exit", move || {
         if let Ok(report) = exit.recv() {

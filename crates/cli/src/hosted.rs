@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use selvedge_supervisor::{State, StopMode, Supervisor};
+use selvedge_supervisor::{CallError, State, StopMode, Supervisor};
 use selvedge_worker_proto::ExportDone;
 
 use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
@@ -98,12 +98,12 @@ impl Hosted {
             id: self.record.id.clone(),
             thread: self.record.thread.clone(),
             mountpoint: self.record.mountpoint.clone(),
-            worker_pid: self.supervisor.is_alive().then_some(self.mount.worker.pid),
+            worker_pid: self.supervisor.worker_pid(),
             supervisor_pid: Some(self.record.supervisor.pid),
             passthrough: self.mount.passthrough.clone(),
             repo: self.record.repo.clone(),
             state,
-            restarts: 0,
+            restarts: self.supervisor.restarts(),
             uptime_s: self.mount.uptime().as_secs(),
         }
     }
@@ -116,11 +116,13 @@ impl Hosted {
                 // Its worker serves it, but not at its directory: another mount namespace or an open file keeps
                 // it alive.
                 Ok(_) => MountState::Detached,
+                Err(CallError::Recovering) => MountState::Recovering,
                 Err(error) => {
                     tracing::debug!("thread {}: {error}", self.record.thread);
                     MountState::Stuck
                 }
             },
+            State::Recovering => MountState::Recovering,
             State::Stopping | State::TakingDown => MountState::Stopping,
             State::Exited(_) => MountState::Failed,
         }

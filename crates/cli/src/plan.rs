@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use selvedge_supervisor::{SpawnSpec, WorkerProgram};
 use selvedge_worker_proto::WirePath;
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,27 @@ pub struct Options {
     pub dev: bool,
     /// The user vouches for the repository, whoever owns it.
     pub trust_repository: bool,
+    /// What happens when a worker dies.
+    pub on_crash: OnCrash,
+}
+
+/// What happens when a worker dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnCrash {
+    /// A successor takes over: programs that use the mount wait a moment and notice nothing
+    Recover,
+    /// The mount is taken down; every change made is kept
+    Unmount,
+}
+
+impl From<OnCrash> for selvedge_supervisor::OnCrash {
+    fn from(wanted: OnCrash) -> Self {
+        match wanted {
+            OnCrash::Recover => Self::Recover,
+            OnCrash::Unmount => Self::Unmount,
+        }
+    }
 }
 
 impl Plan {
@@ -68,6 +90,7 @@ impl Plan {
         let mut spec = SpawnSpec::new(worker, self.mountpoint.as_path().to_owned());
         spec.args = self.arguments();
         spec.env = self.environment.iter().map(|(name, value)| (os(name), os(value))).collect();
+        spec.on_crash = self.options.on_crash.into();
         spec.stop_grace = Duration::from_millis(self.stop_grace_ms);
         spec
     }

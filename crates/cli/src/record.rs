@@ -155,6 +155,13 @@ impl MountRecord {
 }
 
 impl Record {
+    /// The same with another worker, unless that has ended already.
+    pub fn with_worker(&self, pid: u32) -> Option<Self> {
+        let worker = ProcessId::of(pid)?;
+        let mount = self.mount.clone().map(|mount| MountRecord { worker, ..mount });
+        Some(Self { mount, worker: Some(worker), ..self.clone() })
+    }
+
     /// A record of a mount that is about to be made by this process.
     pub fn new(
         repo: impl Into<WirePath>,

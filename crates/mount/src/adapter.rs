@@ -32,7 +32,7 @@ use fuser::{
 };
 use selvedge_store::Ino;
 use selvedge_view::{
-    AclKind, Allocate, Attr, Handle, RenameMode, Request, RequestKey, SeekTo, SetAttr, SetId, View,
+    AclKind, Allocate, Attr, Handle, Opened, RenameMode, Request, RequestKey, SeekTo, SetAttr, SetId, View,
     ViewError, XattrMode, crash,
 };
 
@@ -44,6 +44,7 @@ use crate::op::{self, Op};
 use crate::page_cache::PageCache;
 use crate::reply::{GENERATION, Refuse, TTL, accept_attr, accept_entry, accept_ok, accept_xattr};
 use crate::resident::MAX_WRITE;
+use crate::session_state::SessionState;
 
 /// The root's node id, whatever its inode number is.
 const ROOT: u64 = 1;
@@ -73,18 +74,38 @@ pub struct Adapter {
     view: Arc<View>,
     load: Arc<Load>,
     pages: Arc<PageCache>,
+    session: Arc<SessionState>,
     epoch: u64,
 }
 
 impl Adapter {
-    /// An adapter for the connection `epoch`, which counts its requests in `load`.
-    pub fn new(view: Arc<View>, load: Arc<Load>, epoch: u64) -> Self {
-        Self { view, load, pages: Arc::default(), epoch }
+    /// An adapter for the connection `epoch`, which counts its requests in `load` and keeps in `session` what a
+    /// successor has to know.
+    pub fn new(view: Arc<View>, load: Arc<Load>, session: Arc<SessionState>, epoch: u64) -> Self {
+        Self { view, load, pages: Arc::default(), session, epoch }
     }
 
     /// The kernel's page cache, to which the session's notifier is attached when there is one.
     pub(crate) fn pages(&self) -> Arc<PageCache> {
         Arc::clone(&self.pages)
+    }
+
+    /// Takes note of a handle before the kernel learns of it.
+    fn remember(&self, handle: Handle, opened: Opened) -> Result<Handle, ViewError> {
+        match self.session.opened(handle, opened) {
+            Ok(()) => Ok(handle),
+            Err(source) => {
+                self.view.release(handle);
+                Err(ViewError::Host { what: "take note of an open file", source })
+            }
+        }
+    }
+
+    /// Releases a handle, in the view first: what dies in between releases it again.
+    fn release(&self, handle: Handle) {
+        self.view.release(handle);
+        crash::point("session.released");
+        self.session.released(handle);
     }
 
     fn node(&self, ino: INodeNo) -> Ino {
@@ -416,7 +437,10 @@ impl Filesystem for Adapter {
         self.serve(
             op::OPEN,
             reply,
-            |view, _| view.open_file(&request, self.node(ino), flags),
+            |view, _| {
+                let ino = self.node(ino);
+                self.remember(view.open_file(&request, ino, flags)?, Opened::File(ino, flags))
+            },
             // What the page cache holds stays right, since only this mount changes the file.
             |reply, handle| reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_KEEP_CACHE),
         );
@@ -480,8 +504,8 @@ impl Filesystem for Adapter {
         self.serve(
             op::RELEASE,
             reply,
-            |view, _| {
-                view.release(Handle(fh.0));
+            |_, _| {
+                self.release(Handle(fh.0));
                 Ok(())
             },
             accept_ok,
@@ -504,7 +528,10 @@ impl Filesystem for Adapter {
         self.serve(
             op::OPENDIR,
             reply,
-            |view, _| view.opendir(&request, self.node(ino)),
+            |view, _| {
+                let ino = self.node(ino);
+                self.remember(view.opendir(&request, ino)?, Opened::Directory(ino))
+            },
             |reply, handle| reply.opened(FileHandle(handle.0), FopenFlags::empty()),
         );
     }
@@ -552,8 +579,8 @@ impl Filesystem for Adapter {
         self.serve(
             op::RELEASEDIR,
             reply,
-            |view, _| {
-                view.releasedir(Handle(fh.0));
+            |_, _| {
+                self.release(Handle(fh.0));
                 Ok(())
             },
             accept_ok,
@@ -659,7 +686,11 @@ impl Filesystem for Adapter {
         self.serve(
             op::CREATE,
             reply,
-            |view, _| view.create(&request, self.node(parent), name.as_bytes(), mode & 0o7777, flags),
+            |view, _| {
+                let name = name.as_bytes();
+                let (attr, handle) = view.create(&request, self.node(parent), name, mode & 0o7777, flags)?;
+                Ok((attr, self.remember(handle, Opened::File(attr.ino, flags))?))
+            },
             |reply, (attr, handle)| {
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;
                 reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle.0), keep);

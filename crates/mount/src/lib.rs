@@ -5,6 +5,7 @@
 //! | [`Adapter`] | FUSE requests to view operations and back: calls, replies, logs; no logic |
 //! | [`errno_of`] | the one table from errors to error numbers |
 //! | [`session`] | joins a FUSE connection, new or inherited, and runs its dispatch threads |
+//! | [`SessionState`] | what a successor has to know that is in no layer: the connection, and what is open on it |
 //! | [`ResidentBuffers`] | the allocator that keeps request buffers in memory |
 //! | [`worker`] | the process: arguments, checks, the mount, commands, the end |
 
@@ -18,6 +19,7 @@ mod page_cache;
 mod reply;
 mod resident;
 pub mod session;
+mod session_state;
 #[expect(
     unsafe_code,
     reason = "descriptor numbers that fuser owns, and the allocator interface; argued there"
@@ -30,3 +32,4 @@ pub use errno::errno_of;
 pub use load::Load;
 pub use op::POINTS;
 pub use resident::ResidentBuffers;
+pub use session_state::{Header, Resumed, SessionState, SessionStateError};

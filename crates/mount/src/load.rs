@@ -1,7 +1,9 @@
 //! How much a worker has done and what it is doing, readable without any lock of the view.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// More dispatch threads than this share slots, and the age of the oldest request may then be understated.
@@ -14,12 +16,19 @@ thread_local! {
 /// Counts requests and knows since when each dispatch thread has been at its present one.
 ///
 /// The control thread reads it while a request hangs in the view, so it must not share a lock with one.
-#[derive(Debug)]
 pub struct Load {
     epoch: Instant,
     served: AtomicU64,
+    /// Called when the first request has been answered.
+    when_served: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// For each thread the start of its request in nanoseconds after `epoch`; 0 when idle.
     since: [AtomicU64; SLOTS],
+}
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Load").field("served", &self.served()).finish_non_exhaustive()
+    }
 }
 
 impl Default for Load {
@@ -31,7 +40,24 @@ impl Default for Load {
 impl Load {
     /// Nothing served, nothing in flight.
     pub fn new() -> Self {
-        Self { epoch: Instant::now(), served: AtomicU64::new(0), since: [const { AtomicU64::new(0) }; SLOTS] }
+        Self {
+            epoch: Instant::now(),
+            served: AtomicU64::new(0),
+            when_served: OnceLock::new(),
+            since: [const { AtomicU64::new(0) }; SLOTS],
+        }
+    }
+
+    /// Has `tell` called once, or twice, when at least one request has been answered, perhaps at once.
+    pub(crate) fn when_served(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _ = self.when_served.set(Box::new(tell));
+        // Either this sees the count, or whoever counts sees who is to be told; perhaps both.
+        fence(Ordering::SeqCst);
+        if self.served() > 0
+            && let Some(tell) = self.when_served.get()
+        {
+            tell();
+        }
     }
 
     /// Notes that this thread starts a request, which ends when the guard is dropped.
@@ -69,8 +95,14 @@ pub(crate) struct InFlight<'load> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         // In this order, so that whoever sees nothing in flight and then asks for the count has it counted.
-        self.load.served.fetch_add(1, Ordering::Relaxed);
+        let first = self.load.served.fetch_add(1, Ordering::Relaxed) == 0;
         self.slot.store(0, Ordering::Release);
+        if first {
+            fence(Ordering::SeqCst);
+            if let Some(tell) = self.load.when_served.get() {
+                tell();
+            }
+        }
     }
 }
 

@@ -21,12 +21,22 @@ macro_rules! operations {
             };
         )*
 
-        /// Every crash point of the adapter: `fuse.<operation>.enter`, where the request has been read and
-        /// nothing done, and `fuse.<operation>.reply`, where everything is done and the kernel is not told.
+        /// Every crash point of this crate.
+        ///
+        /// `fuse.<operation>.enter`: the request has been read and nothing done; `fuse.<operation>.reply`:
+        /// everything is done and the kernel is not told; `session.released`: the view has let go of a handle that
+        /// a successor would still find. Those of a takeover, in its order: `resume.read`, what the dead worker left
+        /// is known; `resume.opened`, the thread is open; `resume.joined`, the kernel sends unanswered requests
+        /// again, and nobody reads them.
         pub const POINTS: &[&str] = &[$(
             concat!("fuse.", $name, ".enter"),
             concat!("fuse.", $name, ".reply"),
-        )*];
+        )*
+            "session.released",
+            "resume.read",
+            "resume.opened",
+            "resume.joined",
+        ];
     };
 }
 
@@ -72,6 +82,6 @@ mod tests {
     fn every_operation_has_a_point_on_each_side() {
         assert!(POINTS.contains(&LOOKUP.enter));
         assert!(POINTS.contains(&CREATE.reply));
-        assert_eq!(POINTS.len(), 2 * 31);
+        assert_eq!(POINTS.len(), 2 * 31 + 4);
     }
 }

@@ -44,6 +44,9 @@ pub enum SessionError {
         /// The kernel's major version; 0 if it could not be read.
         major: u32,
     },
+    /// The agreement that a successor came to with its fuser is not the one its predecessor had with the kernel.
+    #[error("the connection was set up by another version of this program")]
+    Disagreement,
     /// A system call failed.
     #[error("{what}: {source}")]
     Io {
@@ -98,6 +101,43 @@ pub fn start(
         .map_err(failed("join the connection"))?;
     pages.attach(session.notifier());
     Ok((session, InitExchange { request, reply }))
+}
+
+/// Joins a connection whose worker is dead, and asks the kernel to send again what that worker left unanswered.
+///
+/// The dead worker must have been reaped: what it still did would be done twice.
+pub fn resume(
+    adapter: Adapter,
+    device: &OwnedFd,
+    init: &InitExchange,
+    threads: usize,
+) -> Result<Session<Adapter>, SessionError> {
+    let pages = adapter.pages();
+    let (session, reply) = shake_hands(adapter, &init.request, threads)?;
+    if reply != init.reply {
+        return Err(SessionError::Disagreement);
+    }
+    sys::replace(session.as_fd(), device.as_fd(), DupFlags::CLOEXEC)
+        .map_err(failed("join the connection"))?;
+    pages.attach(session.notifier());
+    resend(device.as_fd()).map_err(failed("ask for unanswered requests"))?;
+    Ok(session)
+}
+
+/// Whether the kernel sends unanswered requests again when it is asked to (since Linux 6.9), without which nobody can
+/// take the connection over. To be asked while none is unanswered.
+pub fn can_be_resumed(device: BorrowedFd<'_>) -> bool {
+    resend(device).is_ok()
+}
+
+/// `FUSE_NOTIFY_RESEND`: a `fuse_out_header` with a length of 16, the notification's number where replies have their
+/// error, and no request's number. What is sent again bears bit 63 in its number.
+fn resend(device: BorrowedFd<'_>) -> io::Result<()> {
+    const NOTIFY_RESEND: i32 = 7;
+    let mut message = [0; 16];
+    message[..4].copy_from_slice(&16_u32.to_ne_bytes());
+    message[4..8].copy_from_slice(&NOTIFY_RESEND.to_ne_bytes());
+    write_whole(device, &message)
 }
 
 fn read_init(device: BorrowedFd<'_>) -> Result<Vec<u8>, SessionError> {

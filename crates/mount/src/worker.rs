@@ -1,6 +1,6 @@
 //! The worker process: arguments, checks, the mount, commands, the end.
 //!
-//! Its life is a straight line until the mount is ready ([`setup`]), then one loop over a closed set of events
+//! Its life is a straight line until the mount is ready ([`setup`], or [`resume`] where a worker served it before), then one loop over a closed set of events
 //! ([`serve`]), whose end is the process's.
 
 mod args;
@@ -8,6 +8,7 @@ mod browse;
 mod export;
 mod log;
 mod refusal;
+mod resume;
 mod serve;
 mod setup;
 mod unmount;
@@ -41,6 +42,8 @@ const USAGE: u8 = 2;
 /// The process's standard input is the socket to its supervisor, and what was inherited otherwise has been
 /// cleaned up.
 pub fn main() -> ExitCode {
+    // The kernel calls a program that is executed through a descriptor by that descriptor's number.
+    let _ = rustix::thread::set_name(c"selvedge-fuse-worker");
     abort_on_panic();
     let log = log::start();
     let code = run();
@@ -75,7 +78,11 @@ fn run() -> ExitCode {
         }
     };
     let (events, happenings) = mpsc::channel();
-    match setup::mount(&args, hello.protocol, events.clone()) {
+    let mounted = match hello.escrow {
+        None => setup::mount(&args, hello.protocol, events.clone()),
+        Some(escrow) => resume::resume(&args, hello.protocol, escrow, events.clone()),
+    };
+    match mounted {
         Ok(mounted) => {
             let mut service = Service::new(mounted, sender, events, started);
             service.listen(receiver);
@@ -106,17 +113,23 @@ fn control_socket() -> Option<OwnedFd> {
 }
 
 /// The supervisor's first frame.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Hello {
     id: u64,
     protocol: u32,
+    /// What a worker that died has left.
+    escrow: Option<Vec<OwnedFd>>,
 }
 
 fn wait_for_hello(receiver: &mut Receiver<Command>) -> Result<Hello, String> {
     let deadline = Instant::now() + PEER_DEADLINE;
     let received = receiver.recv(Some(deadline)).map_err(|error| error.to_string())?;
     match received.envelope.msg {
-        Command::Hello { protocol } => Ok(Hello { id: received.envelope.id, protocol }),
+        Command::Hello { protocol } => Ok(Hello {
+            id: received.envelope.id,
+            protocol,
+            escrow: Some(received.fds).filter(|fds| !fds.is_empty()),
+        }),
         other => Err(format!("expected Hello, got {other:?}")),
     }
 }

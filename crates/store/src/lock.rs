@@ -63,6 +63,26 @@ impl ThreadLock {
         }
     }
 
+    /// Goes on with a lock that another process has taken and handed over, which is dead by now. Its descriptor is the
+    /// lock, so at no time was the thread free.
+    pub fn inherit(repository: &Repository, thread: &ThreadId, lock: OwnedFd) -> Result<Self, LockError> {
+        let path = repository.locks_dir().join(thread.to_string());
+        let failed = |source: io::Error| LockError::Io { path: path.clone(), source };
+        let ours = rustix::fs::fstat(&lock).map_err(|e| failed(e.into()))?;
+        let named = rustix::fs::stat(&path).map_err(|e| failed(e.into()))?;
+        if (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino) {
+            return Err(failed(io::Error::other("the lock that was handed over is another's")));
+        }
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(LockError::Held { pid: None }),
+            Err(error) => return Err(failed(error.into())),
+        }
+        let file = File::from(lock);
+        write_pid(&file).map_err(failed)?;
+        Ok(Self { file })
+    }
+
     /// Frees the lock and removes its file, once the thread itself is gone.
     pub fn remove(self, repository: &Repository, thread: &ThreadId) -> Result<(), LockError> {
         let path = repository.locks_dir().join(thread.to_string());

@@ -11,20 +11,19 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use selvedge_mountpoint::{MountIdentity, TakenDown, UnmountMode, take_down, unmount};
 use selvedge_worker_proto::{
-    Command, Envelope, Event, ExportDone, ExportNoted, ExportProgress, Received, Receiver, RecvError, Sender,
+    Command, Envelope, Event, ExportDone, ExportNoted, ExportProgress, Received, Receiver, RecvError,
     StatusOk,
 };
 
+use crate::launch::Launch;
 use crate::life::Life;
-use crate::process::Process;
-use crate::spawn::{DEATH, TAKE_DOWN, thread_named};
+use crate::spawn::{DEATH, TAKE_DOWN, Worker, thread_named};
 use crate::stderr::Stderr;
+use crate::succession::Succession;
 use crate::{CallError, ExitReport, ExitStatus, State, Step, StopError, StopMode, StopReport};
 
 /// The envelope number of `Hello`; commands count on from here.
 pub(crate) const HELLO: u64 = 1;
-/// How long the last events of a dead worker may take to come through.
-const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// Everything that can happen to a supervisor.
 #[derive(Debug)]
@@ -77,11 +76,13 @@ enum Pending {
 
 /// An attempt to end the worker.
 #[derive(Debug)]
-struct Ending {
-    mode: StopMode,
-    step: Step,
+pub(crate) struct Ending {
+    pub(crate) mode: StopMode,
+    pub(crate) step: Step,
     /// When the next step is due; `None` when there is none left.
-    due: Option<Instant>,
+    pub(crate) due: Option<Instant>,
+    /// Whether somebody wants the mount to end, and not only the worker.
+    pub(crate) asked: bool,
     /// Whether the mount was taken from under a worker that SIGKILL did not end.
     mount_cut: bool,
     killed_at: Option<Instant>,
@@ -92,16 +93,21 @@ struct Ending {
 
 /// What the loop owns.
 pub(crate) struct Control {
-    pub(crate) process: Process,
+    pub(crate) worker: Worker,
+    /// The threads that read what the worker says; `None` once it has said its last.
+    pub(crate) reader: Option<JoinHandle<()>>,
     pub(crate) life: Arc<Life>,
-    pub(crate) commands: Sender<Command>,
     pub(crate) inputs: mpsc::Receiver<Input>,
+    /// Where a successor's threads report.
+    pub(crate) input: mpsc::Sender<Input>,
     pub(crate) identity: MountIdentity,
+    pub(crate) launch: Launch,
+    /// What the worker sent with `MountReady`, for its successor, and not looked into. Empty: there will be none.
+    pub(crate) escrow: Vec<OwnedFd>,
+    pub(crate) restart_budget: u32,
+    pub(crate) handshake_deadline: Duration,
     pub(crate) stop_grace: Duration,
     pub(crate) flush_deadline: Duration,
-    pub(crate) stderr: Option<Stderr>,
-    pub(crate) reaper: JoinHandle<()>,
-    pub(crate) reader: JoinHandle<()>,
 }
 
 /// Starts the thread that turns the worker's frames into inputs.
@@ -127,36 +133,69 @@ pub(crate) fn start_reader(
 }
 
 impl Control {
-    /// Runs until the worker is gone and cleaned up after.
+    /// Runs until the mount has ended and is cleaned up after.
     pub(crate) fn run(self) {
-        let mut running =
-            Running { control: self, pending: HashMap::new(), last_id: HELLO, ending: None, silent: false };
-        let status = running.until_reaped();
-        running.finish(status);
+        let succession = Succession::new(self.restart_budget);
+        Running { control: self, pending: HashMap::new(), last_id: HELLO, ending: None, succession }.run();
     }
 }
 
-struct Running {
-    control: Control,
+pub(crate) struct Running {
+    pub(crate) control: Control,
     pending: HashMap<u64, Pending>,
     last_id: u64,
-    ending: Option<Ending>,
-    silent: bool,
+    pub(crate) ending: Option<Ending>,
+    pub(crate) succession: Succession,
 }
 
 impl Running {
+    fn run(mut self) {
+        let mut status = self.until_reaped();
+        let gave_up = loop {
+            self.hear_last_words();
+            if let Err(why) = self.prepare_successor(status) {
+                break why;
+            }
+            match self.start_successor() {
+                Ok(()) => status = self.until_reaped(),
+                Err(error) => self.succession.refused(error.to_string()),
+            }
+        };
+        self.finish(status, gave_up);
+    }
+
     fn until_reaped(&mut self) -> ExitStatus {
         loop {
-            match self.next(self.ending.as_ref().and_then(|ending| ending.due)) {
+            let ending = self.ending.as_ref().and_then(|ending| ending.due);
+            let due = [ending, self.succession.due()].into_iter().flatten().min();
+            match self.next(due) {
                 Some(Input::Reaped(status)) => return status,
                 Some(input) => self.handle(input),
-                None => self.escalate(),
+                None if ending.is_some_and(|ending| ending <= Instant::now()) => self.escalate(),
+                None => self.successor_is_late(),
             }
         }
     }
 
+    /// Hears what a dead worker said before, and forgets what it was asked.
+    fn hear_last_words(&mut self) {
+        self.succession.died();
+        if let Some(reader) = self.control.reader.take() {
+            // The reaper has ended the conversation, so this ends it.
+            let _ = reader.join();
+        }
+        while let Ok(input) = self.control.inputs.try_recv() {
+            match input {
+                Input::Silent(_) | Input::Reaped(_) => {}
+                input => self.handle(input),
+            }
+        }
+        // Their askers see the reply's end.
+        self.pending.clear();
+    }
+
     /// The next input; `None` when `due` comes first.
-    fn next(&self, due: Option<Instant>) -> Option<Input> {
+    pub(crate) fn next(&self, due: Option<Instant>) -> Option<Input> {
         let left = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
         match self.control.inputs.recv_timeout(left) {
             Ok(input) => Some(input),
@@ -166,9 +205,9 @@ impl Running {
         }
     }
 
-    fn handle(&mut self, input: Input) {
+    pub(crate) fn handle(&mut self, input: Input) {
         match input {
-            // Only `until_reaped` and `finish` see the end.
+            // Only `until_reaped` sees the end.
             Input::Reaped(_) => {}
             Input::Event(received) => self.hear(*received),
             Input::Garbled(error) => self.garbled(&error),
@@ -185,11 +224,18 @@ impl Running {
     fn send(&mut self, command: Command, dest: Option<&OwnedFd>) -> Result<u64, CallError> {
         self.last_id += 1;
         let fds: Vec<_> = dest.into_iter().map(AsFd::as_fd).collect();
-        self.control.commands.send(Envelope::new(self.last_id, command), &fds, Some(Instant::now()))?;
+        self.control.worker.commands.send(
+            Envelope::new(self.last_id, command),
+            &fds,
+            Some(Instant::now()),
+        )?;
         Ok(self.last_id)
     }
 
     fn ask_status(&mut self, reply: mpsc::Sender<Result<StatusOk, CallError>>, until: Instant) {
+        if self.succession.is_open() {
+            return drop(reply.send(Err(CallError::Recovering)));
+        }
         self.forget_late();
         match self.send(Command::Status {}, None) {
             Ok(id) => {
@@ -202,6 +248,9 @@ impl Running {
     }
 
     fn ask_export(&mut self, dest: &OwnedFd, delete: bool, reply: mpsc::Sender<ExportUpdate>) {
+        if self.succession.is_open() {
+            return drop(reply.send(ExportUpdate::Failed(CallError::Recovering)));
+        }
         match self.send(Command::Export { delete }, Some(dest)) {
             Ok(id) => {
                 self.pending.insert(id, Pending::Export { reply });
@@ -213,6 +262,9 @@ impl Running {
     }
 
     fn ask_browse(&mut self, socket: &OwnedFd, reply: mpsc::Sender<Result<(), CallError>>, until: Instant) {
+        if self.succession.is_open() {
+            return drop(reply.send(Err(CallError::Recovering)));
+        }
         self.forget_late();
         match self.send(Command::Browse {}, Some(socket)) {
             Ok(id) => {
@@ -238,6 +290,8 @@ impl Running {
         match received.envelope.msg {
             Event::Stopping {} => self.stopping(),
             Event::StopRefused(refused) => self.refused(&StopError::Busy(refused)),
+            // News: it has answered its first request.
+            Event::StatusOk(_) if id == 0 => self.succession.proved(),
             Event::StatusOk(status) => match self.pending.remove(&id) {
                 Some(Pending::Status { reply, .. }) => drop(reply.send(Ok(status))),
                 Some(Pending::Probe) => self.at_work(),
@@ -255,8 +309,12 @@ impl Running {
                 }
             }
             Event::Failed(failure) => self.failed(id, failure),
+            Event::MountReady(ready) if self.succession.is_awaited() => self.take_over(&ready),
+            Event::MountError(failure) if self.succession.is_awaited() => {
+                self.succession.refused(failure.message);
+            }
             Event::MountReady(_) | Event::MountError(_) => {
-                tracing::warn!(pid = self.control.process.pid(), "the worker says Hello twice");
+                tracing::warn!(pid = self.control.worker.process.pid(), "the worker says Hello twice");
             }
         }
     }
@@ -288,7 +346,7 @@ impl Running {
             Some(Pending::Stop) => self.refused(&StopError::Failed(failure)),
             Some(Pending::Probe) => self.at_work(),
             None => tracing::warn!(
-                pid = self.control.process.pid(),
+                pid = self.control.worker.process.pid(),
                 message = failure.message,
                 "the worker failed"
             ),
@@ -296,7 +354,7 @@ impl Running {
     }
 
     fn garbled(&mut self, error: &RecvError) {
-        tracing::warn!(pid = self.control.process.pid(), %error, "the worker talks nonsense");
+        tracing::warn!(pid = self.control.worker.process.pid(), %error, "the worker talks nonsense");
         if let RecvError::Decode(source) = error
             && let Some(pending) = source.id().and_then(|id| self.pending.remove(&id))
         {
@@ -313,20 +371,27 @@ impl Running {
     /// The conversation has ended. A worker that closed it is about to end, and gets the grace for it; one that
     /// broke it does not know what it says, and is ended.
     fn silenced(&mut self, error: &RecvError) {
-        self.silent = true;
         self.pending.clear();
         let grace = if matches!(error, RecvError::Closed) { self.control.stop_grace } else { Duration::ZERO };
-        if self.ending.is_none() {
-            self.ending = Some(Ending::new(StopMode::Force, Step::None, Instant::now() + grace));
+        let until = Instant::now() + grace;
+        if self.may_have_successor() {
+            // It is killed then: SIGTERM would be a request to unmount, which nobody has made.
+            self.succession.silent(until);
+        } else if self.ending.is_none() {
+            self.ending = Some(Ending::new(StopMode::Force, Step::None, until));
         }
     }
 
     fn stop(&mut self, mode: StopMode, reply: mpsc::Sender<Result<StopReport, StopError>>) {
+        if self.succession.is_open() {
+            return self.stop_between(mode, reply);
+        }
         if let Some(ending) = &mut self.ending {
             if let Some(error) = &ending.given_up {
                 let _ = reply.send(Err(error.clone()));
                 return;
             }
+            ending.asked = true;
             ending.waiters.push(reply);
             // A worker that has not been asked to end a busy mount is asked now; every other ending goes its way.
             if mode == StopMode::Orderly || ending.mode == StopMode::Force || ending.step > Step::Ask {
@@ -334,13 +399,26 @@ impl Running {
             }
         } else {
             let mut ending = Ending::new(mode, Step::Ask, Instant::now());
+            ending.asked = true;
             ending.waiters.push(reply);
             self.ending = Some(ending);
         }
         self.ask_to_stop(mode);
     }
 
-    fn ask_to_stop(&mut self, mode: StopMode) {
+    /// While nobody serves: the next worker is asked when it is ready, or does not get that far.
+    fn stop_between(&mut self, mode: StopMode, reply: mpsc::Sender<Result<StopReport, StopError>>) {
+        let ending = self.ending.get_or_insert_with(|| Ending::waiting(mode));
+        ending.asked = true;
+        ending.waiters.push(reply);
+        if mode == StopMode::Force {
+            ending.mode = mode;
+            ending.step = ending.step.max(Step::Terminate);
+            ending.due = Some(Instant::now());
+        }
+    }
+
+    pub(crate) fn ask_to_stop(&mut self, mode: StopMode) {
         let sent = self.send(Command::Stop { force: mode == StopMode::Force }, None);
         let Some(ending) = &mut self.ending else { return };
         ending.mode = mode;
@@ -370,6 +448,7 @@ impl Running {
     /// The worker has unmounted and goes on to flush, because it was asked or because it got a signal.
     fn stopping(&mut self) {
         let now = Instant::now();
+        self.succession.left();
         let ending = self.ending.get_or_insert_with(|| Ending::new(StopMode::Orderly, Step::None, now));
         let patience = match ending.mode {
             StopMode::Orderly => self.control.flush_deadline,
@@ -407,11 +486,11 @@ impl Running {
         ending.step = ending.step.next();
         match ending.step {
             Step::None | Step::Ask | Step::Terminate => {
-                self.control.process.signal(Signal::TERM);
+                self.control.worker.process.signal(Signal::TERM);
                 ending.due = Some(now + self.control.stop_grace);
             }
             Step::Kill if ending.killed_at.is_none() => {
-                self.control.process.signal(Signal::KILL);
+                self.control.worker.process.signal(Signal::KILL);
                 ending.killed_at = Some(now);
                 ending.due = Some(now + DEATH);
             }
@@ -424,7 +503,7 @@ impl Running {
             Step::Kill => {
                 ending.due = None;
                 let waited = ending.killed_at.map_or(Duration::ZERO, |at| now - at);
-                let error = StopError::Unkillable { pid: self.control.process.pid(), waited };
+                let error = StopError::Unkillable { pid: self.control.worker.process.pid(), waited };
                 for waiter in ending.waiters.drain(..) {
                     let _ = waiter.send(Err(error.clone()));
                 }
@@ -435,36 +514,26 @@ impl Running {
         self.control.life.set_state(State::Stopping);
     }
 
-    /// The worker is reaped: hears its last words, takes down what it left, tells everybody.
-    fn finish(mut self, status: ExitStatus) {
+    /// The last worker is reaped: takes down what it left, tells everybody.
+    fn finish(mut self, status: ExitStatus, gave_up: Option<String>) {
         self.control.life.set_state(State::TakingDown);
-        let due = Instant::now() + LAST_EVENTS;
-        while !self.silent
-            && let Some(input) = self.next(Some(due))
-        {
-            match input {
-                Input::Silent(_) | Input::Reaped(_) => break,
-                Input::Event(received) => self.hear(*received),
-                Input::Stop { reply, .. } => self.waiters().push(reply),
-                // Their askers see the reply's end.
-                Input::Garbled(_) | Input::Status { .. } | Input::Export { .. } | Input::Browse { .. } => {}
-            }
-        }
-        self.control.life.set_state(State::TakingDown);
-        self.pending.clear();
+        // Where somebody holds the device, callers would go on waiting; where somebody holds the lock, the thread
+        // could not be mounted again.
+        self.control.escrow.clear();
         let gone = take_down(&self.control.identity, Instant::now() + TAKE_DOWN);
         let report = ExitReport {
-            pid: self.control.process.pid(),
+            pid: self.control.worker.process.pid(),
             status,
             mount_left: !matches!(gone, Ok(TakenDown::WasGone)),
             mount_stuck: gone.err().map(|error| error.to_string()),
-            stderr_tail: self.control.stderr.take().map(Stderr::finish).unwrap_or_default(),
+            stderr_tail: self.control.worker.stderr.take().map(Stderr::finish).unwrap_or_default(),
+            restarts: self.control.life.restarts(),
+            gave_up,
         };
         let waiters = std::mem::take(self.waiters());
-        let Control { life, reaper, reader, inputs, .. } = self.control;
-        // Both have said their last.
-        let _ = reaper.join();
-        let _ = reader.join();
+        let Control { worker, life, inputs, .. } = self.control;
+        // It has said its last.
+        let _ = worker.reaper.join();
         life.finish(&report);
         let step = life.exited().map_or(Step::None, |(_, step)| step);
         let late = inputs.try_iter().filter_map(|input| match input {
@@ -488,6 +557,21 @@ impl Ending {
             mode,
             step,
             due: Some(due),
+            asked: false,
+            mount_cut: false,
+            killed_at: None,
+            given_up: None,
+            waiters: Vec::new(),
+        }
+    }
+
+    /// An ending that begins when there is a worker again.
+    const fn waiting(mode: StopMode) -> Self {
+        Self {
+            mode,
+            step: Step::None,
+            due: None,
+            asked: true,
             mount_cut: false,
             killed_at: None,
             given_up: None,

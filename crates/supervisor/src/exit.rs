@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How a worker ended, and what it left.
+/// How a mount's last worker ended, and what it left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExitReport {
     /// The worker's process id, which may belong to another process by now.
@@ -15,6 +15,10 @@ pub struct ExitReport {
     pub mount_stuck: Option<String>,
     /// The last of what it wrote to its standard error, made printable.
     pub stderr_tail: String,
+    /// How many workers had been replaced.
+    pub restarts: u32,
+    /// Why no successor took over, where one should have.
+    pub gave_up: Option<String>,
 }
 
 impl ExitReport {

@@ -1,13 +1,16 @@
-//! Starts, watches and ends one worker process.
+//! Starts, watches, replaces and ends the worker of one mount.
 //!
 //! No file-system code runs here: a worker that panics, is killed or hangs reaches its supervisor only as an
 //! exit status or a passed deadline. Four threads serve a worker: the *reaper*, the only one that waits for the
 //! process; the *reader* of its events; the reader of its *standard error*; and the *control* loop, which alone
 //! decides, over one closed set of events. They share nothing but [`life::Life`], the answer to "how is it".
+//! The control loop outlives its workers: with [`OnCrash::Recover`] one that dies gets a successor, which is handed
+//! the escrow, descriptors that nobody here looks into.
 
 mod cancel;
 mod control;
 mod exit;
+mod launch;
 mod life;
 mod process;
 mod reaper;
@@ -16,11 +19,13 @@ mod spec;
 mod state;
 mod stderr;
 mod stop;
+mod succession;
 mod supervisor;
 
 pub use cancel::Cancel;
 pub use exit::{ExitReport, ExitStatus};
-pub use spec::{DEFAULT_STOP_GRACE, SpawnError, SpawnSpec, WorkerProgram};
+pub use life::Restart;
+pub use spec::{DEFAULT_RESTART_BUDGET, DEFAULT_STOP_GRACE, OnCrash, SpawnError, SpawnSpec, WorkerProgram};
 pub use state::State;
 pub use stop::{Step, StopError, StopMode, StopReport};
 pub use supervisor::{CallError, ExportReport, Supervisor};

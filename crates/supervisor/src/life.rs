@@ -1,16 +1,30 @@
-//! What the threads of one supervisor share: where its worker is in its life.
+//! What the threads of one supervisor share: where its mount is in its life.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::{ExitReport, State, Step};
 
-/// Where a worker is in its life, and who wants to know of its end.
+/// A worker that has been replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restart {
+    /// The successor's process id.
+    pub pid: u32,
+    /// How many successors have been started, this one included.
+    pub restarts: u32,
+    /// How the last one ended, for people.
+    pub cause: String,
+}
+
+/// Where a mount is in its life, and who wants to know of changes.
 #[derive(Debug)]
 pub(crate) struct Life {
+    /// Whether the process of the last worker is there.
     alive: AtomicBool,
+    /// The last worker.
+    pid: AtomicU32,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -20,13 +34,67 @@ struct Inner {
     state: State,
     /// The last step of ending it that was taken.
     step: Step,
+    restarts: u32,
+    /// How the worker before the present one ended.
+    last_cause: Option<String>,
     subscribers: Vec<mpsc::Sender<ExitReport>>,
+    restart_subscribers: Vec<mpsc::Sender<Restart>>,
 }
 
 impl Life {
     pub(crate) fn new() -> Self {
-        let inner = Inner { state: State::Ready, step: Step::None, subscribers: Vec::new() };
-        Self { alive: AtomicBool::new(true), inner: Mutex::new(inner), changed: Condvar::new() }
+        let inner = Inner {
+            state: State::Ready,
+            step: Step::None,
+            restarts: 0,
+            last_cause: None,
+            subscribers: Vec::new(),
+            restart_subscribers: Vec::new(),
+        };
+        Self {
+            alive: AtomicBool::new(false),
+            pid: AtomicU32::new(0),
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// A worker has been started.
+    pub(crate) fn set_alive(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Release);
+        self.alive.store(true, Ordering::Release);
+    }
+
+    /// The last worker that was started.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn restarts(&self) -> u32 {
+        self.lock().restarts
+    }
+
+    pub(crate) fn last_cause(&self) -> Option<String> {
+        self.lock().last_cause.clone()
+    }
+
+    /// A successor has been started for a worker that ended like this.
+    pub(crate) fn replaced(&self, cause: &str) {
+        let mut inner = self.lock();
+        inner.restarts += 1;
+        inner.last_cause = Some(cause.to_owned());
+    }
+
+    /// A successor serves.
+    pub(crate) fn restarted(&self) {
+        {
+            let mut inner = self.lock();
+            inner.state = State::Ready;
+            let cause = inner.last_cause.clone().unwrap_or_default();
+            let restart = Restart { pid: self.pid(), restarts: inner.restarts, cause };
+            inner.restart_subscribers.retain(|subscriber| subscriber.send(restart.clone()).is_ok());
+        }
+        self.changed.notify_all();
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -64,6 +132,7 @@ impl Life {
         let subscribers = {
             let mut inner = self.lock();
             inner.state = State::Exited(report.clone());
+            inner.restart_subscribers.clear();
             std::mem::take(&mut inner.subscribers)
         };
         self.changed.notify_all();
@@ -81,6 +150,16 @@ impl Life {
                 let _ = sender.send(report.clone());
             }
             _ => inner.subscribers.push(sender),
+        }
+        receiver
+    }
+
+    /// Restarts from now on; the channel ends with the mount.
+    pub(crate) fn subscribe_restarts(&self) -> mpsc::Receiver<Restart> {
+        let (sender, receiver) = mpsc::channel();
+        let mut inner = self.lock();
+        if !matches!(inner.state, State::Exited(_)) {
+            inner.restart_subscribers.push(sender);
         }
         receiver
     }

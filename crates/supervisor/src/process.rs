@@ -1,18 +1,15 @@
 //! The worker's process, known by a descriptor that never comes to mean another process.
 
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
-
-use std::io;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::{SpawnError, SpawnSpec, WorkerProgram};
+use crate::SpawnError;
+use crate::launch::{Generation, Launch};
 
 /// A started process, which the reaper alone waits for.
 #[derive(Debug, Clone)]
@@ -25,24 +22,26 @@ impl Process {
     /// Starts the worker with `socket` as its standard input, in a process group of its own, so that a Ctrl-C in
     /// the terminal reaches only its supervisor. Gives back the process and its standard error.
     pub(crate) fn start(
-        spec: &SpawnSpec,
+        launch: &Launch,
+        generation: Generation,
         socket: OwnedFd,
     ) -> Result<(Self, Option<ChildStderr>), SpawnError> {
-        let program = match &spec.worker {
-            WorkerProgram::Path(path) => path.clone(),
-            WorkerProgram::Fd(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
-        };
-        let mut child = Command::new(&program)
-            .arg0(name_of(&spec.worker))
-            .args(&spec.args)
-            .envs(spec.env.iter().map(|(name, value)| (name, value)))
+        let mut command = Command::new(launch.executable());
+        command
+            .arg0(launch.name())
+            .args(&launch.args)
+            .envs(launch.env.iter().map(|(name, value)| (name, value)));
+        for name in Launch::withheld(generation) {
+            command.env_remove(name);
+        }
+        let mut child = command
             .current_dir("/")
             .process_group(0)
             .stdin(Stdio::from(socket))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|source| refusal(program, source))?;
+            .map_err(|source| launch.refusal(source))?;
         let stderr = child.stderr.take();
         match open_pidfd(&child) {
             Ok(pidfd) => Ok((Self { pid: child.id(), pidfd: Arc::new(pidfd) }, stderr)),
@@ -78,22 +77,4 @@ impl AsFd for Process {
 fn open_pidfd(child: &Child) -> Result<OwnedFd, Errno> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     pidfd_open(pid, PidfdFlags::empty())
-}
-
-/// What `ps` shows as the program, also where it is started through a descriptor.
-fn name_of(worker: &WorkerProgram) -> &OsStr {
-    match worker {
-        WorkerProgram::Path(path) => path.as_os_str(),
-        WorkerProgram::Fd(_) => OsStr::new("selvedge-fuse-worker"),
-    }
-}
-
-fn refusal(program: PathBuf, source: io::Error) -> SpawnError {
-    match source.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT | Errno::NOTDIR) => SpawnError::Missing { program },
-        Some(Errno::ACCESS | Errno::PERM | Errno::NOEXEC | Errno::ISDIR | Errno::TXTBSY) => {
-            SpawnError::NotExecutable { program, source }
-        }
-        _ => SpawnError::Io { what: "start the worker", source },
-    }
 }

@@ -18,6 +18,7 @@ use selvedge_worker_proto::{
 };
 
 use crate::control::{HELLO, Input};
+use crate::launch::{Generation, Launch};
 use crate::life::Life;
 use crate::process::Process;
 use crate::stderr::Stderr;
@@ -35,35 +36,50 @@ pub(crate) fn thread_named(name: &str, body: impl FnOnce() + Send + 'static) -> 
     thread::Builder::new().name(format!("worker-{name}")).stack_size(STACK).spawn(body)
 }
 
-/// A started worker and the ends of everything that ties it to its supervisor.
-pub(crate) struct Started {
+/// A worker's process, and what ties it to its supervisor.
+pub(crate) struct Worker {
     pub(crate) process: Process,
-    pub(crate) life: Arc<Life>,
     pub(crate) commands: Sender<Command>,
-    pub(crate) events: Receiver<Event>,
-    pub(crate) inputs: mpsc::Receiver<Input>,
-    pub(crate) input: mpsc::Sender<Input>,
     pub(crate) reaper: JoinHandle<()>,
     pub(crate) stderr: Option<Stderr>,
 }
 
+/// A mount's first worker before it is ready.
+struct Started {
+    worker: Worker,
+    events: Receiver<Event>,
+    inputs: mpsc::Receiver<Input>,
+}
+
 /// A worker whose mount is ready.
 pub(crate) struct Mounted {
-    pub(crate) started: Started,
+    pub(crate) worker: Worker,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) launch: Launch,
+    pub(crate) life: Arc<Life>,
+    pub(crate) inputs: mpsc::Receiver<Input>,
+    pub(crate) input: mpsc::Sender<Input>,
     pub(crate) ready: Received<Event>,
     pub(crate) said: MountReady,
     pub(crate) identity: MountIdentity,
 }
 
-/// Starts a worker and waits until its mount is ready; `tell` learns its process id before it is greeted.
+/// Starts a mount's first worker and waits until the mount is ready; `tell` learns its process id before it is greeted.
 pub(crate) fn spawn(spec: &SpawnSpec, tell: &mut dyn FnMut(u32)) -> Result<Mounted, SpawnError> {
     let begun = Instant::now();
     let before = mountinfo::at(&spec.mount_point)
         .map_err(|source| SpawnError::Io { what: "read the mount table", source })?;
-    let mut started = Started::new(spec)?;
-    tell(started.process.pid());
+    let launch = Launch::new(spec)?;
+    let life = Arc::new(Life::new());
+    let (input, inputs) = mpsc::channel();
+    let (worker, events) = Worker::start(&launch, Generation::First, &life, &input)?;
+    let mut started = Started { worker, events, inputs };
+    tell(started.worker.process.pid());
     match handshake(&mut started, spec, begun + spec.handshake_deadline) {
-        Ok((ready, said, identity)) => Ok(Mounted { started, ready, said, identity }),
+        Ok((ready, said, identity)) => {
+            let Started { worker, events, inputs } = started;
+            Ok(Mounted { worker, events, launch, life, inputs, input, ready, said, identity })
+        }
         Err(failure) => {
             let patience = if failure.is_last_word() { spec.stop_grace } else { Duration::ZERO };
             let waited = begun.elapsed();
@@ -73,26 +89,34 @@ pub(crate) fn spawn(spec: &SpawnSpec, tell: &mut dyn FnMut(u32)) -> Result<Mount
     }
 }
 
-impl Started {
-    fn new(spec: &SpawnSpec) -> Result<Self, SpawnError> {
+impl Worker {
+    /// Starts a process and its reaper. What it says is still to be read.
+    pub(crate) fn start(
+        launch: &Launch,
+        generation: Generation,
+        life: &Arc<Life>,
+        input: &mpsc::Sender<Input>,
+    ) -> Result<(Self, Receiver<Event>), SpawnError> {
         let io = |what| move |source| SpawnError::Io { what, source };
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|errno| io("make a socket pair")(errno.into()))?;
-        let (process, pipe) = Process::start(spec, theirs)?;
+        let (process, pipe) = Process::start(launch, generation, theirs)?;
         let (commands, events) = channel(ours);
-        let (input, inputs) = mpsc::channel();
-        let life = Arc::new(Life::new());
-        let reaper = reaper::start(process.clone(), Arc::clone(&life), commands.clone(), input.clone());
+        life.set_alive(process.pid());
+        let reaper = reaper::start(process.clone(), Arc::clone(life), commands.clone(), input.clone());
         let reaper = reaper.map_err(|error| {
             // Without its reaper the process could only become a zombie, which ends with this process.
             process.signal(Signal::KILL);
+            life.set_dead();
             io("start a thread")(error)
         })?;
         // A worker whose standard error cannot be read still mounts.
         let stderr = pipe.and_then(|pipe| Stderr::start(pipe, process.clone()).ok());
-        Ok(Self { process, life, commands, events, inputs, input, reaper, stderr })
+        Ok((Self { process, commands, reaper, stderr }, events))
     }
+}
 
+impl Started {
     /// Ends a worker that has not become ready, and cleans up after it. Says whether it had to be killed.
     fn end(self, patience: Duration, mount_point: &Path, before: &[MountEntry]) -> (ExitReport, bool) {
         let reaped = |patience| {
@@ -103,19 +127,21 @@ impl Started {
         };
         let by_itself = reaped(patience);
         let status = by_itself.or_else(|| {
-            self.process.signal(Signal::KILL);
+            self.worker.process.signal(Signal::KILL);
             reaped(DEATH)
         });
         let mut report = ExitReport {
-            pid: self.process.pid(),
+            pid: self.worker.process.pid(),
             status: status.unwrap_or(ExitStatus::Unknown),
             mount_left: false,
             mount_stuck: None,
             stderr_tail: String::new(),
+            restarts: 0,
+            gave_up: None,
         };
         if status.is_some() {
-            let _ = self.reaper.join();
-            report.stderr_tail = self.stderr.map(Stderr::finish).unwrap_or_default();
+            let _ = self.worker.reaper.join();
+            report.stderr_tail = self.worker.stderr.map(Stderr::finish).unwrap_or_default();
         }
         for left in left_behind(mount_point, before) {
             report.mount_left = true;
@@ -153,7 +179,7 @@ impl Failure {
 
     fn into_error(self, exit: ExitReport, killed: bool, waited: Duration) -> SpawnError {
         match self {
-            Self::Refused(failure) => SpawnError::Mount { failure, exit },
+            Self::Refused(failure) => SpawnError::Mount { failure, exit: Box::new(exit) },
             Self::Died if killed => {
                 SpawnError::Nonsense { message: "it closed the connection and went on".to_owned(), exit }
             }
@@ -170,7 +196,7 @@ type Ready = (Received<Event>, MountReady, MountIdentity);
 
 fn handshake(started: &mut Started, spec: &SpawnSpec, deadline: Instant) -> Result<Ready, Failure> {
     let hello = Envelope::new(HELLO, Command::Hello { protocol: PROTOCOL_VERSION });
-    match started.commands.send(hello, &[], Some(deadline)) {
+    match started.worker.commands.send(hello, &[], Some(deadline)) {
         // What it said before it closed the socket is still to be read.
         Ok(()) | Err(SendError::Closed) => {}
         Err(SendError::TimedOut) => return Err(Failure::TimedOut),
@@ -188,7 +214,7 @@ fn handshake(started: &mut Started, spec: &SpawnSpec, deadline: Instant) -> Resu
         Event::MountReady(said) if said.protocol != PROTOCOL_VERSION => Err(Failure::Protocol(said.protocol)),
         Event::MountReady(said) => {
             let said = said.clone();
-            let identity = prove(&said, &spec.mount_point, started.process.pid())?;
+            let identity = prove(&said, &spec.mount_point, started.worker.process.pid())?;
             Ok((received, said, identity))
         }
         Event::MountError(failure) => Err(Failure::Refused(failure.clone())),

@@ -23,6 +23,18 @@ pub enum WorkerProgram {
     Fd(OwnedFd),
 }
 
+/// What becomes of a mount whose worker dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCrash {
+    /// A successor takes the connection over: whoever uses the mount waits a moment, and notices nothing.
+    Recover,
+    /// The mount is taken down, and its users are cut off.
+    Unmount,
+}
+
+/// How many successors in a row may die before they have served anything, unless the specification says otherwise.
+pub const DEFAULT_RESTART_BUDGET: u32 = 5;
+
 /// A worker to start.
 #[derive(Debug)]
 pub struct SpawnSpec {
@@ -43,11 +55,15 @@ pub struct SpawnSpec {
     pub flush_deadline: Duration,
     /// What calls the start off before the handshake has ended, if anything does.
     pub cancel: Option<Cancel>,
+    /// What becomes of the mount if a worker dies.
+    pub on_crash: OnCrash,
+    /// How many successors in a row may die before they have served anything; then the mount is taken down.
+    pub restart_budget: u32,
 }
 
 impl SpawnSpec {
     /// A specification with the default deadlines: 10 s for the handshake, [`DEFAULT_STOP_GRACE`], 30 s for
-    /// flushing.
+    /// flushing. A worker that dies has no successor.
     pub fn new(worker: WorkerProgram, mount_point: PathBuf) -> Self {
         Self {
             worker,
@@ -58,6 +74,8 @@ impl SpawnSpec {
             stop_grace: DEFAULT_STOP_GRACE,
             flush_deadline: Duration::from_secs(30),
             cancel: None,
+            on_crash: OnCrash::Unmount,
+            restart_budget: DEFAULT_RESTART_BUDGET,
         }
     }
 }
@@ -86,7 +104,7 @@ pub enum SpawnError {
         /// What it said.
         failure: Failure,
         /// How it ended.
-        exit: ExitReport,
+        exit: Box<ExitReport>,
     },
     /// The worker ended before its mount was ready.
     #[error("the worker ended before its mount was ready ({}){}", exit.status, exit.said())]

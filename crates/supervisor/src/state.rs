@@ -1,16 +1,21 @@
-//! Where a worker is in its life.
+//! Where a mount is in its life.
 
 use crate::ExitReport;
 
-/// Where a worker is in its life. The order is the order of life; no state comes back.
+/// Where a mount is in its life.
+///
+/// A mount that recovers goes from [`Ready`](Self::Ready) to [`Recovering`](Self::Recovering) and back any number of
+/// times; one that could not be stopped is ready again. The rest is the order of life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Its mount is up.
+    /// A worker serves it.
     Ready,
-    /// It has been asked to end.
+    /// Its worker died, and the next one does not serve yet. Whoever uses the mount waits.
+    Recovering,
+    /// Its worker has been asked to end.
     Stopping,
-    /// It is dead and reaped; its mount is being taken down.
+    /// The last worker is dead and reaped; the mount is being taken down.
     TakingDown,
-    /// It is gone, and so is its mount, unless the report says otherwise.
+    /// The last worker is gone, and so is the mount, unless the report says otherwise.
     Exited(ExitReport),
 }

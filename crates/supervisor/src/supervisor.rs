@@ -1,4 +1,4 @@
-//! One worker, supervised.
+//! One mount and its worker, supervised.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,22 +11,18 @@ use selvedge_mountpoint::{MountIdentity, take_down};
 use selvedge_worker_proto::{ErrorKind, ExportNoted, ExportProgress, MountReady, SendError, StatusOk};
 
 use crate::control::{self, Control, ExportUpdate, Input};
-use crate::life::Life;
-use crate::process::Process;
-use crate::spawn::{self, DEATH, Mounted, Started, TAKE_DOWN, thread_named};
-use crate::{ExitReport, SpawnError, SpawnSpec, State, StopError, StopMode, StopReport};
+use crate::life::{Life, Restart};
+use crate::spawn::{self, DEATH, Mounted, TAKE_DOWN, thread_named};
+use crate::{ExitReport, OnCrash, SpawnError, SpawnSpec, State, StopError, StopMode, StopReport};
 
-/// A running worker. All methods may be called from several threads at once. Dropping it ends the worker, by
+/// A mount with a running worker. All methods may be called from several threads at once. Dropping it ends the worker, by
 /// force if need be, within a bounded time.
 #[derive(Debug)]
 pub struct Supervisor {
     ready: MountReady,
     identity: MountIdentity,
-    process: Process,
     life: Arc<Life>,
     input: mpsc::Sender<Input>,
-    /// What came with `MountReady`, kept for whoever takes over, and not looked into.
-    escrow: Vec<OwnedFd>,
     /// The longest that a stop may take, all steps together.
     stop_bound: Duration,
     /// Taken when dropped.
@@ -46,6 +42,9 @@ pub enum CallError {
     /// It ended first, or had ended before.
     #[error("the worker has ended")]
     Ended,
+    /// It died, and the next one does not serve yet; ask again.
+    #[error("the worker is being replaced")]
+    Recovering,
     /// The command did not reach it.
     #[error("cannot reach the worker: {0}")]
     Send(#[from] SendError),
@@ -84,8 +83,9 @@ impl Supervisor {
     /// As [`Self::spawn`]; `tell` gets the worker's process id before the worker is greeted. One that is not greeted
     /// does nothing, so whoever writes the number down knows of every worker that may have made a mount.
     pub fn spawn_telling(spec: &SpawnSpec, tell: &mut dyn FnMut(u32)) -> Result<Self, SpawnError> {
-        let Mounted { started, ready, said, identity } = spawn::spawn(spec, tell)?;
-        let Started { process, life, commands, events, inputs, input, reaper, stderr } = started;
+        let Mounted { worker, events, launch, life, inputs, input, ready, said, identity } =
+            spawn::spawn(spec, tell)?;
+        let process = worker.process.clone();
         let failed = |source| {
             // The reaper still reaps it.
             process.signal(Signal::KILL);
@@ -93,33 +93,32 @@ impl Supervisor {
             SpawnError::Io { what: "start a thread", source }
         };
         let reader = control::start_reader(events, input.clone()).map_err(failed)?;
+        // Without a successor it must not be kept: a device that somebody has open keeps callers waiting.
+        let escrow = if spec.on_crash == OnCrash::Recover { ready.fds } else { Vec::new() };
         let control = Control {
-            process: process.clone(),
+            worker,
+            reader: Some(reader),
             life: Arc::clone(&life),
-            commands,
             inputs,
+            input: input.clone(),
             identity: identity.clone(),
+            launch,
+            escrow,
+            restart_budget: spec.restart_budget,
+            handshake_deadline: spec.handshake_deadline,
             stop_grace: spec.stop_grace,
             flush_deadline: spec.flush_deadline,
-            stderr,
-            reaper,
-            reader,
         };
         let control = thread_named("control", move || control.run()).map_err(failed)?;
-        let stop_bound = 3 * spec.stop_grace + spec.flush_deadline + 3 * DEATH + 2 * TAKE_DOWN;
-        Ok(Self {
-            ready: said,
-            identity,
-            process,
-            life,
-            input,
-            escrow: ready.fds,
-            stop_bound,
-            control: Some(control),
-        })
+        let mut stop_bound = 3 * spec.stop_grace + spec.flush_deadline + 3 * DEATH + 2 * TAKE_DOWN;
+        if spec.on_crash == OnCrash::Recover {
+            // It may have to wait for a successor that can be asked.
+            stop_bound += spec.handshake_deadline + DEATH;
+        }
+        Ok(Self { ready: said, identity, life, input, stop_bound, control: Some(control) })
     }
 
-    /// What the worker said when its mount was ready.
+    /// What the first worker said when the mount was ready.
     pub const fn ready(&self) -> &MountReady {
         &self.ready
     }
@@ -129,14 +128,29 @@ impl Supervisor {
         &self.identity
     }
 
-    /// The descriptors that the worker sent with `MountReady`, opaque here.
-    pub fn escrow(&self) -> &[OwnedFd] {
-        &self.escrow
+    /// The present worker's process id, or the last one's; after its end it may belong to another process.
+    pub fn pid(&self) -> u32 {
+        self.life.pid()
     }
 
-    /// The worker's process id; after its end it may belong to another process.
-    pub const fn pid(&self) -> u32 {
-        self.process.pid()
+    /// The process id of the worker, while there is one.
+    pub fn worker_pid(&self) -> Option<u32> {
+        self.is_alive().then(|| self.pid())
+    }
+
+    /// How many workers have been replaced, by successors that served or did not get that far.
+    pub fn restarts(&self) -> u32 {
+        self.life.restarts()
+    }
+
+    /// How the worker before the present one ended, for people; `None` if there was none.
+    pub fn last_cause(&self) -> Option<String> {
+        self.life.last_cause()
+    }
+
+    /// A channel that gets every restart from now on, and ends with the mount.
+    pub fn restart_events(&self) -> mpsc::Receiver<Restart> {
+        self.life.subscribe_restarts()
     }
 
     /// Whether the process is there. Turns false before anything else learns of the end.
@@ -144,7 +158,7 @@ impl Supervisor {
         self.life.is_alive()
     }
 
-    /// Where the worker is in its life.
+    /// Where the mount is in its life.
     pub fn state(&self) -> State {
         self.life.state()
     }
@@ -162,7 +176,8 @@ impl Supervisor {
     ///
     /// In [`StopMode::Orderly`] a worker whose mount is busy refuses, and everything goes on as before. One that
     /// answers nothing within the grace is ended all the same; one that still answers questions is at work, and
-    /// has the specification's `flush_deadline`.
+    /// has the specification's `flush_deadline`. While a worker is being replaced, an orderly stop waits for the
+    /// successor, and a forced one for nothing.
     pub fn stop(&self, mode: StopMode) -> Result<StopReport, StopError> {
         let (reply, answer) = mpsc::channel();
         let asked = self.input.send(Input::Stop { mode, reply }).is_ok();
@@ -176,12 +191,12 @@ impl Supervisor {
         }
     }
 
-    /// Waits for the worker's end, however it comes; `None` if `deadline` passes first.
+    /// Waits for the mount's end, however it comes; `None` if `deadline` passes first.
     pub fn wait(&self, deadline: Option<Instant>) -> Option<ExitReport> {
         self.life.wait(deadline)
     }
 
-    /// A channel that gets the report of the worker's end, once, at once if it has ended already.
+    /// A channel that gets the report of the mount's end, once, at once if it has ended already.
     pub fn exit_events(&self) -> mpsc::Receiver<ExitReport> {
         self.life.subscribe()
     }

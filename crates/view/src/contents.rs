@@ -46,7 +46,7 @@ impl View {
 
     /// Reads `size` bytes at `offset`; fewer only at the end of the file.
     pub fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Vec<u8>> {
-        let (file, _) = self.state().open.file(handle)?;
+        let (file, _) = self.state().file_of(handle)?;
         let mut buffer = vec![0; size as usize];
         let content = file.content();
         let mut filled = 0;
@@ -67,7 +67,7 @@ impl View {
     pub fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
         let state = self.state();
         state.check_writable()?;
-        let (file, flags) = state.open.file(handle)?;
+        let (file, flags) = state.file_of(handle)?;
         if !flags.write {
             return Err(ViewError::BadHandle);
         }
@@ -90,7 +90,7 @@ impl View {
     pub fn fsync(&self, handle: Handle, data_only: bool) -> Result<()> {
         let state = self.state();
         state.latch.check()?;
-        let (file, _) = state.open.file(handle)?;
+        let (file, _) = state.file_of(handle)?;
         // A file that was frozen meanwhile is made durable with its layer.
         if let Some(host) = file.content().own(&state.layers()) {
             let seen = state.volatile.look(file.ino);

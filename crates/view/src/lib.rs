@@ -5,7 +5,7 @@
 //!
 //! - [`View`]'s operations: `names`, `attributes`, `contents`, `directories`.
 //! - What they stand on: `state` (shared), `change` (one mutation in the making), `tables` (all catalogs as one),
-//!   `open_table` (handles).
+//!   `open_table` (handles), `inherit` (those of a worker that died).
 //! - The disk: `catalog` (a layer's metadata), `working_files` (its bytes), `base` (the snapshot), `log_sync`.
 //! - Time and trouble: `upkeep`, `recovery`, `latch`, `clock`, [`crash`].
 
@@ -28,6 +28,7 @@ mod dir_stream;
 mod directories;
 mod error;
 mod freeze;
+mod inherit;
 mod inode;
 mod latch;
 mod layers;
@@ -54,6 +55,7 @@ pub use attr::{
 };
 pub use changed::Changed;
 pub use error::{Result, ViewError};
+pub use inherit::Opened;
 pub use open_flags::OpenFlags;
 pub use request::{Handle, Request, RequestKey};
 pub use side::{FileBytes, ViewSide};

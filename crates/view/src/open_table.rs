@@ -63,7 +63,16 @@ pub(crate) struct OpenDir {
 #[derive(Debug, Clone)]
 enum Open {
     File(Arc<OpenFile>, OpenFlags),
+    /// Open on this connection since before this worker, which nobody has asked for the file yet.
+    Inherited(Ino, OpenFlags),
     Dir(Arc<OpenDir>),
+}
+
+/// What a handle of a file leads to.
+pub(crate) enum FileHandle {
+    Open(Arc<OpenFile>, OpenFlags),
+    /// The file has yet to be looked up.
+    Inherited(Ino),
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +133,24 @@ impl OpenTable {
         }
     }
 
+    /// Registers a file's handle that an earlier worker gave out. The file is looked up when it is used.
+    pub(crate) fn inherit_file(&self, handle: Handle, ino: Ino, flags: OpenFlags) {
+        let mut inner = self.inner();
+        if inner.handles.insert(handle, Open::Inherited(ino, flags)).is_none() {
+            inner.uses.entry(ino).or_default().count += 1;
+        }
+    }
+
+    /// Gives an inherited handle the file that it leads to. Its use is counted already.
+    pub(crate) fn settle_inherited(&self, handle: Handle, held: &Held<'_>) {
+        let mut inner = self.inner();
+        if let Some(open) = inner.handles.get_mut(&handle)
+            && let Open::Inherited(_, flags) = *open
+        {
+            *open = Open::File(Arc::clone(&held.file), flags);
+        }
+    }
+
     /// Registers a handle of a directory.
     pub(crate) fn add_dir(&self, handle: Handle, ino: Ino) {
         let mut inner = self.inner();
@@ -133,9 +160,10 @@ impl OpenTable {
         }
     }
 
-    pub(crate) fn file(&self, handle: Handle) -> Result<(Arc<OpenFile>, OpenFlags)> {
+    pub(crate) fn file(&self, handle: Handle) -> Result<FileHandle> {
         match self.inner().handles.get(&handle) {
-            Some(Open::File(file, flags)) => Ok((Arc::clone(file), *flags)),
+            Some(Open::File(file, flags)) => Ok(FileHandle::Open(Arc::clone(file), *flags)),
+            Some(Open::Inherited(ino, _)) => Ok(FileHandle::Inherited(*ino)),
             Some(Open::Dir(_)) => Err(ViewError::IsDirectory),
             None => Err(ViewError::BadHandle),
         }
@@ -144,7 +172,7 @@ impl OpenTable {
     pub(crate) fn dir(&self, handle: Handle) -> Result<Arc<OpenDir>> {
         match self.inner().handles.get(&handle) {
             Some(Open::Dir(dir)) => Ok(Arc::clone(dir)),
-            Some(Open::File(..)) => Err(ViewError::NotDirectory),
+            Some(Open::File(..) | Open::Inherited(..)) => Err(ViewError::NotDirectory),
             None => Err(ViewError::BadHandle),
         }
     }
@@ -154,6 +182,7 @@ impl OpenTable {
         let mut inner = self.inner();
         let ino = match inner.handles.remove(&handle)? {
             Open::File(file, _) => file.ino,
+            Open::Inherited(ino, _) => ino,
             Open::Dir(dir) => dir.ino,
         };
         inner.unuse(ino).then_some(ino)
@@ -161,8 +190,11 @@ impl OpenTable {
 
     /// Whether anybody has the file open for writing.
     pub(crate) fn has_writers(&self, ino: Ino) -> bool {
-        let is_writer =
-            |open: &Open| matches!(open, Open::File(file, flags) if file.ino == ino && flags.write);
+        let is_writer = |open: &Open| match open {
+            Open::File(file, flags) => file.ino == ino && flags.write,
+            Open::Inherited(of, flags) => *of == ino && flags.write,
+            Open::Dir(_) => false,
+        };
         self.inner().handles.values().any(is_writer)
     }
 

@@ -19,7 +19,7 @@ impl View {
     pub fn allocate(&self, handle: Handle, how: Allocate, offset: u64, len: u64) -> Result<()> {
         let state = self.state();
         state.check_writable()?;
-        let (file, flags) = state.open.file(handle)?;
+        let (file, flags) = state.file_of(handle)?;
         if !flags.write {
             return Err(ViewError::BadHandle);
         }
@@ -47,7 +47,7 @@ impl View {
     /// [`ViewError::NoData`] if there is none.
     pub fn seek(&self, handle: Handle, offset: u64, to: SeekTo) -> Result<u64> {
         let state = self.state();
-        let (file, _) = state.open.file(handle)?;
+        let (file, _) = state.file_of(handle)?;
         let content = file.content();
         match &*content {
             Content::Empty => Err(ViewError::NoData),

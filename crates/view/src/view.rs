@@ -20,6 +20,8 @@ pub struct ViewOptions {
     pub read_only: bool,
     /// The epoch of the kernel connection that is served: random, the same for every worker that serves it.
     pub epoch: u64,
+    /// An earlier worker has served this connection, and what it had open is open still.
+    pub resumed: bool,
     /// Stands for the running kernel's boot id, which tells a crash of processes from a loss of power. Only
     /// tests set it.
     pub boot_id: Option<String>,
@@ -70,8 +72,11 @@ impl View {
             answered_after: options.answered_after.unwrap_or(ANSWERED_AFTER),
             all_dirty: !clean,
         }));
-        // A connection that is new has nothing open: what has no name goes.
-        state.reap_orphans();
+        // A connection that is new has nothing open: what has no name goes. One that goes on may know any of it, by
+        // an open file or by its number alone.
+        if !options.resumed {
+            state.reap_orphans();
+        }
         let upkeep = Upkeep::start(&state)?;
         state.work.wake_soon();
         Ok(Self { upkeep: Some(upkeep), state })

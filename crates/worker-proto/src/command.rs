@@ -11,6 +11,9 @@ use crate::envelope::Message;
 pub enum Command {
     /// The first frame on the socket: says which protocol the supervisor speaks and asks for the mount.
     /// Answered by `MountReady` or `MountError`.
+    ///
+    /// Descriptors that come along are the escrow that a worker which died had sent with its `MountReady`: the mount
+    /// is there, and is to be taken over.
     Hello {
         /// The supervisor's [`PROTOCOL_VERSION`](crate::PROTOCOL_VERSION).
         protocol: u32,

@@ -140,7 +140,7 @@ pub struct StatusOk {
     /// Age of the oldest request that is being worked on, in milliseconds; `null` if there is none.
     #[serde(default)]
     pub oldest_request_ms: Option<u64>,
-    /// Time since the mount came up, in milliseconds.
+    /// Time since this worker was started, in milliseconds.
     pub uptime_ms: u64,
     /// Whether the mount refuses changes.
     pub read_only: bool,

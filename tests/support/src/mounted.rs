@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use selvedge_mountpoint::{Device, MountIdentity};
 use selvedge_supervisor::{
-    SpawnError, SpawnSpec, StopError, StopMode, StopReport, Supervisor, WorkerProgram,
+    OnCrash, SpawnError, SpawnSpec, StopError, StopMode, StopReport, Supervisor, WorkerProgram,
 };
 
 use crate::watchdog::Watchdog;
@@ -17,6 +17,9 @@ use crate::{THREAD, assert_inside};
 /// How long a mount may be busy by accident: a child that another test is just starting has copies of this process's
 /// descriptors until it executes, and one in a mount namespace of its own has copies of all mounts.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a mount of a test may live, unless the test says otherwise.
+const LIFETIME: Duration = Duration::from_mins(3);
 
 /// How long until it is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -31,6 +34,9 @@ pub struct Mounting {
     mountpoint: PathBuf,
     handshake: Duration,
     grace: Duration,
+    on_crash: OnCrash,
+    restart_budget: Option<u32>,
+    lifetime: Duration,
 }
 
 impl Mounting {
@@ -52,6 +58,9 @@ impl Mounting {
             mountpoint: mountpoint.to_owned(),
             handshake: Duration::from_secs(20),
             grace: Duration::from_secs(2),
+            on_crash: OnCrash::Unmount,
+            restart_budget: None,
+            lifetime: LIFETIME,
         }
     }
 
@@ -99,6 +108,27 @@ impl Mounting {
         self
     }
 
+    /// With a successor for a worker that dies.
+    #[must_use]
+    pub fn recovering(mut self) -> Self {
+        self.on_crash = OnCrash::Recover;
+        self
+    }
+
+    /// With so many successors in a row that may die before they have served anything.
+    #[must_use]
+    pub fn restart_budget(mut self, budget: u32) -> Self {
+        self.restart_budget = Some(budget);
+        self
+    }
+
+    /// To live longer than a test usually takes.
+    #[must_use]
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
     /// With less patience at the end.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
@@ -113,6 +143,8 @@ impl Mounting {
         spec.env = self.env;
         spec.handshake_deadline = self.handshake;
         spec.stop_grace = self.grace;
+        spec.on_crash = self.on_crash;
+        spec.restart_budget = self.restart_budget.unwrap_or(spec.restart_budget);
         let supervisor = Arc::new(Supervisor::spawn(&spec)?);
         let ready = supervisor.ready();
         let identity = MountIdentity {
@@ -121,7 +153,7 @@ impl Mounting {
             device: Device { major: ready.device.major, minor: ready.device.minor },
             path: ready.mount_path.as_path().to_owned(),
         };
-        let watchdog = Watchdog::over(identity.clone());
+        let watchdog = Watchdog::over(identity.clone(), self.lifetime);
         assert_inside(&identity.path);
         Ok(Mounted { identity, supervisor, _watchdog: watchdog })
     }

@@ -6,9 +6,6 @@ use std::time::{Duration, Instant};
 
 use selvedge_mountpoint::{MountIdentity, UnmountMode, unmount};
 
-/// How long a mount of a test may live.
-const LIMIT: Duration = Duration::from_mins(3);
-
 /// Ends a mount by force when it lives too long: whoever waits for it gets an error, and the test fails instead
 /// of hanging. Dropping the watchdog lets the mount be.
 #[derive(Debug)]
@@ -17,11 +14,11 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    pub(crate) fn over(mount: MountIdentity) -> Self {
+    pub(crate) fn over(mount: MountIdentity, lifetime: Duration) -> Self {
         let (alive, over) = mpsc::channel::<()>();
         thread::spawn(move || {
-            if over.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("watchdog: ending the mount at {} after {LIMIT:?}", mount.path.display());
+            if over.recv_timeout(lifetime) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("watchdog: ending the mount at {} after {lifetime:?}", mount.path.display());
                 let _ = unmount(&mount, UnmountMode::Force, Instant::now() + Duration::from_secs(5));
             }
         });

@@ -47,7 +47,10 @@ fn row(mount: &MountDocument) -> [String; 6] {
     [
         mount.thread.clone(),
         path(mount.mountpoint.as_path()),
-        mount.state.as_str().to_owned(),
+        match mount.restarts {
+            0 => mount.state.as_str().to_owned(),
+            restarts => format!("{} (restarts: {restarts})", mount.state.as_str()),
+        },
         mount.worker_pid.map_or("-".to_owned(), |pid| pid.to_string()),
         if mount.state == MountState::Lost { "-".to_owned() } else { uptime(mount.uptime_s) },
         path(mount.repo.as_path()),

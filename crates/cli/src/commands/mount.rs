@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use selvedge_mountpoint::{Mountpoint, MountpointError};
@@ -17,7 +16,7 @@ use crate::context::{Context, absolute, is_vouched_for, refuse_repository, resol
 use crate::control::client::AskError;
 use crate::control::{MountDocument, Reply, Request};
 use crate::error::{CliError, Result};
-use crate::plan::{Options, Plan, wire_environment};
+use crate::plan::{OnCrash, Options, Plan, wire_environment};
 use crate::record::{Holder, MountId, Record};
 use crate::runtime::RuntimeDir;
 use crate::standing::live_mounts;
@@ -70,17 +69,8 @@ pub struct MountArgs {
     #[arg(long)]
     dev: bool,
     /// What happens when the worker dies
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "unmount")]
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "recover")]
     on_crash: OnCrash,
-}
-
-/// What happens when a worker dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnCrash {
-    /// A successor takes over (not built yet)
-    Recover,
-    /// The mount is taken down; every change made is kept
-    Unmount,
 }
 
 /// Runs the command.
@@ -115,10 +105,6 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
 }
 
 fn check_options(args: &MountArgs) -> Result<()> {
-    if args.on_crash == OnCrash::Recover {
-        return Err(CliError::failed("cannot mount with --on-crash recover: recovery is not built yet")
-            .hint("use --on-crash unmount: every change made is kept"));
-    }
     if (args.suid || args.dev) && !rustix::process::geteuid().is_root() {
         return Err(CliError::not_permitted("cannot mount with --suid or --dev: only root may")
             .hint("mount without them"));
@@ -150,6 +136,7 @@ fn plan(
             suid: args.suid,
             dev: args.dev,
             trust_repository: is_vouched_for(repository.dir()),
+            on_crash: args.on_crash,
         },
         worker: environment
             .worker_bin

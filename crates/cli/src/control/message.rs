@@ -155,6 +155,8 @@ pub struct MountDocument {
 pub enum MountState {
     /// Usable.
     Ready,
+    /// Its worker died, and the next one does not serve yet.
+    Recovering,
     /// Being taken down.
     Stopping,
     /// Gone from its directory, kept alive by another mount namespace or an open descriptor.
@@ -172,6 +174,7 @@ impl MountState {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "ready",
+            Self::Recovering => "recovering",
             Self::Stopping => "stopping",
             Self::Detached => "detached",
             Self::Stuck => "stuck",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use selvedge_store::{OpenOptions, Repository};
-use selvedge_supervisor::{ExitReport, SpawnSpec, StopError, StopMode, WorkerProgram};
+use selvedge_supervisor::{ExitReport, Restart, SpawnSpec, StopError, StopMode, WorkerProgram};
 
 use crate::context::refuse_selvedge_mount;
 use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
@@ -283,11 +283,17 @@ impl Service {
         Ok(())
     }
 
-    /// Waits, in a thread of its own, for the worker's end, and removes what is left.
+    /// Waits, in a thread of its own, for the mount's end, and removes what is left.
     fn watch(&self, hosted: &Arc<Hosted>, leftovers: Leftovers) -> Result<()> {
-        let exit = hosted.supervisor().exit_events();
+        let (restarts, exit) = (hosted.supervisor().restart_events(), hosted.supervisor().exit_events());
         let (me, watched) = (Weak::clone(&self.me), Arc::clone(hosted));
         let watching = move || {
+            // They end before the mount does, so no record is written that has been removed.
+            for restart in restarts {
+                if let Some(me) = me.upgrade() {
+                    me.replaced(&watched, &restart);
+                }
+            }
             if let (Ok(report), Some(me)) = (exit.recv(), me.upgrade()) {
                 me.ended(&watched, leftovers, &report);
             }
@@ -297,6 +303,22 @@ impl Service {
             let _ = hosted.stop(StopMode::Force);
             CliError::io("cannot start a thread", &error)
         })
+    }
+
+    /// Writes down which worker serves now, for whoever cleans up after this process.
+    fn replaced(&self, hosted: &Hosted, restart: &Restart) {
+        let record = hosted.record();
+        let Restart { pid, restarts, cause } = restart;
+        tracing::warn!(
+            "the worker of thread {} died ({cause}) and was replaced by {pid}; restarts: {restarts}",
+            record.thread
+        );
+        // A successor that is gone already is followed by another, or by the end of the mount.
+        if let Some(record) = record.with_worker(*pid)
+            && let Err(error) = record.write(&self.runtime)
+        {
+            tracing::warn!("{error}");
+        }
     }
 
     fn ended(&self, hosted: &Hosted, mut leftovers: Leftovers, report: &ExitReport) {

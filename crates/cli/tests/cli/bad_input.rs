@@ -292,16 +292,6 @@ fn a_worker_that_is_missing_or_no_program_is_named() {
 }
 
 #[test]
-fn what_is_not_built_yet_says_so() {
-    let sandbox = Sandbox::new();
-    sandbox
-        .run(["mount", "main", "../m", "--foreground", "--on-crash", "recover"])
-        .fails(1)
-        .saying("not built yet");
-    assert!(!sandbox.path("m").exists());
-}
-
-#[test]
 fn a_source_that_vanishes_while_it_is_imported_changes_nothing() {
     let sandbox = Sandbox::new();
     let before = sandbox.json(["thread", "show", "main"]);

@@ -84,7 +84,7 @@ fn a_thread_on_a_full_disk_is_mounted_read_and_deleted_from() {
     let repo = repository(&sandbox, &disk);
     // With changes, without any, and with a worker that had no orderly end.
     for round in ["changed", "again", "killed"] {
-        let held = mount(&sandbox, &repo, &[]);
+        let held = mount(&sandbox, &repo, &["--on-crash", "unmount"]);
         fs::write(sandbox.path("m").join(round), vec![b'r'; 1 << 20]).unwrap();
         if round == "killed" {
             crate::sandbox::signal(held.worker(), Signal::KILL);

@@ -151,10 +151,23 @@ fn a_renamed_thread_is_mounted_again_under_its_new_name() {
 }
 
 #[test]
-fn a_background_worker_that_dies_leaves_its_mount_lost_and_others_alone() {
+fn a_background_worker_that_dies_is_replaced() {
+    let sandbox = Sandbox::new();
+    let mount = sandbox.background("main", "m");
+    signal(u32::try_from(mount["worker_pid"].as_u64().unwrap()).unwrap(), Signal::KILL);
+    fs::write(sandbox.path("m/kept"), "1").unwrap();
+    let list = sandbox.json(["list"]);
+    assert_eq!((&list[0]["state"], &list[0]["restarts"]), (&json!("ready"), &json!(1)), "{list}");
+    sandbox.run(["unmount", "main"]).ok();
+    assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty());
+}
+
+#[test]
+fn without_recovery_a_background_worker_that_dies_leaves_its_mount_lost_and_others_alone() {
     let sandbox = Sandbox::new();
     sandbox.run(["thread", "create", "try"]).ok();
-    let mount = sandbox.background("main", "m");
+    let place = sandbox.path("m").into_os_string().into_string().unwrap();
+    let mount = sandbox.json(["mount", "main", &place, "--on-crash", "unmount"]);
     sandbox.background("try", "n");
     fs::write(sandbox.path("m/kept"), "1").unwrap();
     signal(u32::try_from(mount["worker_pid"].as_u64().unwrap()).unwrap(), Signal::KILL);

@@ -1,6 +1,7 @@
 //! Mounting, listing, unmounting, exporting what is mounted, and cleaning up after processes that died.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -330,9 +331,45 @@ fn unmounted_by_another_program_is_a_clean_end() {
 }
 
 #[test]
-fn a_worker_that_dies_is_reported_and_its_changes_are_kept() {
+fn a_worker_that_dies_is_replaced_and_the_replacement_is_listed() {
     let sandbox = Sandbox::new();
     let held = sandbox.mount("main", "m");
+    let mut kept = fs::File::create(sandbox.path("m/kept")).unwrap();
+    for round in 1..=2 {
+        let worker = sandbox.json(["list"])[0]["worker_pid"].as_u64().unwrap();
+        signal(u32::try_from(worker).unwrap(), Signal::KILL);
+        // Nobody has to wait for anything: the file is there, and so is everything else.
+        kept.write_all(b"1").unwrap();
+        let mount = &sandbox.json(["list"])[0];
+        assert_eq!((&mount["state"], &mount["restarts"]), (&json!("ready"), &json!(round)), "{mount}");
+        assert_ne!(mount["worker_pid"].as_u64(), Some(worker));
+    }
+    assert!(sandbox.run(["list"]).ok().stdout.contains("restarts: 2"));
+    drop(kept);
+    let outcome = held.stop(Signal::INT).ok();
+    assert!(outcome.stderr.contains("signal 9") && outcome.stderr.contains("was replaced by"), "{outcome:?}");
+    assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty());
+    let _held = sandbox.mount("main", "m");
+    assert_eq!(fs::read_to_string(sandbox.path("m/kept")).unwrap(), "11");
+}
+
+#[test]
+fn a_supervisor_that_dies_after_a_recovery_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let held = sandbox.mount("main", "m");
+    signal(held.worker(), Signal::KILL);
+    fs::write(sandbox.path("m/kept"), "1").unwrap();
+    held.stop(Signal::KILL);
+    assert_eq!(sandbox.json(["list"]), json!([]));
+    assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty());
+    let _held = sandbox.mount("main", "m");
+    assert_eq!(fs::read_to_string(sandbox.path("m/kept")).unwrap(), "1");
+}
+
+#[test]
+fn without_recovery_a_worker_that_dies_is_reported_and_its_changes_are_kept() {
+    let sandbox = Sandbox::new();
+    let held = sandbox.mount_with("main", "m", &["--on-crash", "unmount"]);
     fs::write(sandbox.path("m/kept"), "1").unwrap();
     signal(held.worker(), Signal::KILL);
     let outcome = held.end();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use selvedge_cli::control::{Client, Reply, Request};
 use selvedge_cli::environment::Environment;
-use selvedge_cli::plan::{Options, Plan};
+use selvedge_cli::plan::{OnCrash, Options, Plan};
 use selvedge_cli::record::MountId;
 use selvedge_cli::runtime::RuntimeDir;
 use serde_json::{Value, json};
@@ -314,6 +314,7 @@ fn a_request_that_is_sent_again_is_carried_out_once() {
             suid: false,
             dev: false,
             trust_repository: false,
+            on_crash: OnCrash::Recover,
         },
         worker: None,
         environment: Vec::new(),

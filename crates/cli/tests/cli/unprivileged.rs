@@ -54,9 +54,20 @@ fn an_ordinary_users_busy_mount_ends_by_force() {
 }
 
 #[test]
-fn an_ordinary_users_worker_that_dies_leaves_no_mount() {
+fn an_ordinary_users_worker_that_dies_is_replaced() {
     let sandbox = Sandbox::unprivileged();
     let held = sandbox.mount("main", "m");
+    crate::sandbox::signal(held.worker(), Signal::KILL);
+    finish(sandbox.program("cat").arg(sandbox.path("m/file"))).ok();
+    assert_eq!(sandbox.json(["list"])[0]["restarts"], 1);
+    held.stop(Signal::INT).ok();
+    assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty());
+}
+
+#[test]
+fn an_ordinary_users_worker_that_dies_without_recovery_leaves_no_mount() {
+    let sandbox = Sandbox::unprivileged();
+    let held = sandbox.mount_with("main", "m", &["--on-crash", "unmount"]);
     crate::sandbox::signal(held.worker(), Signal::KILL);
     assert_eq!(held.end().code(), 1);
     assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty());

@@ -10,6 +10,7 @@ use selvedge_view::ViewError;
 use selvedge_worker_proto::{ErrorKind, Failure, advice};
 
 use crate::session::SessionError;
+use crate::session_state::SessionStateError;
 
 /// Why there is no mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,9 +185,16 @@ impl From<SessionError> for Refusal {
             SessionError::NoInit => (ErrorKind::TimedOut, "try again; the kernel's log (dmesg) may say more"),
             SessionError::Io { source, .. } => (kind_of_io(source), advice(source)),
             SessionError::Disconnected => (ErrorKind::Failed, "mount again, if nobody meant to unmount it"),
+            SessionError::Disagreement => (ErrorKind::Failed, "unmount the thread and mount it again"),
             SessionError::Version { .. } => (ErrorKind::Failed, "use a newer Linux kernel"),
         };
         Self::new(kind, sentence(&error), hint)
+    }
+}
+
+impl From<SessionStateError> for Refusal {
+    fn from(error: SessionStateError) -> Self {
+        Self::new(ErrorKind::Failed, sentence(&error), "unmount the thread and mount it again")
     }
 }
 

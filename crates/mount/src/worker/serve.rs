@@ -1,6 +1,7 @@
 //! One loop over everything that can happen to a mounted worker, until its end.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -64,6 +65,8 @@ pub(crate) enum Happening {
         /// Who they are.
         holders: Vec<Holder>,
     },
+    /// The first request has been answered.
+    Proved,
     /// An export has ended.
     ExportEnded {
         /// The number of its command.
@@ -178,8 +181,7 @@ impl Service {
 
     /// Says that the mount is ready, in answer to command `hello`, and serves until the end.
     pub(crate) fn run(mut self, hello: u64, happenings: &mpsc::Receiver<Happening>) -> ExitCode {
-        let ready = Event::MountReady(self.ready());
-        self.tell(hello, ready);
+        self.say_ready(hello);
         loop {
             let next = match &self.phase {
                 Phase::Settling { until, .. }
@@ -224,6 +226,10 @@ impl Service {
                 "the mount is detached: another mount namespace or an open file keeps it alive",
                 holders,
             ),
+            Happening::Proved => {
+                let status = Event::StatusOk(self.status());
+                self.tell(0, status);
+            }
             Happening::ExportEnded { id, answer } => {
                 self.exporting = false;
                 self.tell(id, answer);
@@ -423,6 +429,18 @@ impl Service {
         Ok(())
     }
 
+    /// Says that the mount is ready, and hands over what a successor needs.
+    fn say_ready(&mut self, hello: u64) {
+        let escrow = std::mem::take(&mut self.mounted.escrow);
+        let escrow: Vec<_> = escrow.iter().map(AsFd::as_fd).collect();
+        self.tell_with(hello, Event::MountReady(self.ready()), &escrow);
+        if self.mounted.resumed {
+            // A supervisor gives up on successors that never get that far.
+            let events = self.events.clone();
+            self.mounted.load.when_served(move || drop(events.send(Happening::Proved)));
+        }
+    }
+
     fn ready(&self) -> MountReady {
         let identity = &self.mounted.identity;
         MountReady {
@@ -450,8 +468,12 @@ impl Service {
     }
 
     fn tell(&self, id: u64, event: Event) {
+        self.tell_with(id, event, &[]);
+    }
+
+    fn tell_with(&self, id: u64, event: Event, fds: &[BorrowedFd<'_>]) {
         let deadline = Some(Instant::now() + PEER_DEADLINE);
-        if let Err(error) = self.sender.send(Envelope::new(id, event), &[], deadline) {
+        if let Err(error) = self.sender.send(Envelope::new(id, event), fds, deadline) {
             // That the supervisor is gone is told by the reading side.
             tracing::debug!("the supervisor does not hear: {error}");
         }

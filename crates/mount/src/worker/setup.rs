@@ -1,7 +1,7 @@
 //! From arguments to a mount that is served.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -24,6 +24,7 @@ use super::refusal::Refusal;
 use super::serve::Happening;
 use crate::adapter::Adapter;
 use crate::load::Load;
+use crate::session_state::{Header, SessionState};
 use crate::{op, session};
 
 /// How long mounting may take; the helper program is another process and may hang.
@@ -52,6 +53,10 @@ pub(crate) struct Mounted {
     pub(crate) load: Arc<Load>,
     /// Whether it refuses changes.
     pub(crate) read_only: bool,
+    /// What the supervisor is to keep for a successor; empty if it keeps it already, or there can be none.
+    pub(crate) escrow: Vec<OwnedFd>,
+    /// Whether an earlier worker has served the mount.
+    pub(crate) resumed: bool,
 }
 
 /// Opens the thread and mounts it; `events` learns of the session's end.
@@ -65,12 +70,8 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     let point = Mountpoint::open(&args.mountpoint)?;
     check_outside(point.path(), &repository)?;
     let epoch = session::new_epoch()?;
-    let options = ViewOptions {
-        read_only: args.read_only,
-        epoch,
-        boot_id: std::env::var(BOOT_ID).ok().filter(|id| !id.is_empty()),
-        ..ViewOptions::default()
-    };
+    let options =
+        ViewOptions { read_only: args.read_only, epoch, boot_id: boot_id(), ..ViewOptions::default() };
     let view = View::open(repository, &name, lock, options)?;
     let options = MountOptions {
         thread: name.to_string(),
@@ -81,15 +82,41 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     };
     let mounted = mount_fuse(&point, &options, Instant::now() + MOUNT_DEADLINE)?;
     let undo = Undo(Some(mounted.identity.clone()));
-    let view = Arc::new(view);
-    let load = Arc::new(Load::new());
-    let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), epoch);
-    let (session, _init) = session::start(adapter, &mounted.device, args.threads)?;
-    // From here on fuser's descriptor is the only one, so that the connection ends with the session.
-    drop(mounted.device);
+    let (view, load) = (Arc::new(view), Arc::new(Load::new()));
+    let state = Arc::new(SessionState::create()?);
+    let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), epoch);
+    let (session, init) = session::start(adapter, &mounted.device, args.threads)?;
+    state.begin(&Header { epoch, identity: mounted.identity.clone(), init })?;
+    // What is not handed over is closed here, so that the connection ends with the session.
+    let escrow = escrow(mounted.device, &state, &view)?;
     run(session, events)?;
     check_in_place(&mounted.identity)?;
-    Ok(Mounted { view, identity: undo.keep(mounted.identity), load, read_only: args.read_only })
+    let identity = undo.keep(mounted.identity);
+    Ok(Mounted { view, identity, load, read_only: args.read_only, escrow, resumed: false })
+}
+
+/// What a successor needs, in the order in which it looks for it: the connection, its state, the thread's lock. Nothing
+/// where the kernel would keep unanswered requests to itself.
+fn escrow(device: OwnedFd, state: &SessionState, view: &View) -> Result<Vec<OwnedFd>, Refusal> {
+    if !session::can_be_resumed(device.as_fd()) {
+        tracing::warn!("the kernel (before Linux 6.9) lets no successor take the mount over");
+        return Ok(Vec::new());
+    }
+    let duplicate = |fd: BorrowedFd<'_>| {
+        fd.try_clone_to_owned().map_err(|error| {
+            Refusal::new(
+                ErrorKind::Failed,
+                format!("cannot duplicate a descriptor: {error}"),
+                "raise the limit of open files (ulimit -n)",
+            )
+        })
+    };
+    Ok(vec![device, duplicate(state.memory().as_fd())?, duplicate(view.lock_fd())?])
+}
+
+/// What stands for the kernel's boot id, if a test says so.
+pub(super) fn boot_id() -> Option<String> {
+    std::env::var(BOOT_ID).ok().filter(|id| !id.is_empty())
 }
 
 /// Takes a mount down again when what comes after it fails.
@@ -113,19 +140,20 @@ impl Drop for Undo {
 
 fn arm_crash_points() -> Result<(), Refusal> {
     if std::env::var_os(PANIC_ON_INIT).is_some_and(|value| !value.is_empty() && value != "0") {
-        return arm(&format!("panic@{}", op::INIT.enter));
+        return arm(PANIC_ON_INIT, &format!("panic@{}", op::INIT.enter));
     }
     match std::env::var(CRASH_AT) {
-        Ok(point) if !point.is_empty() => arm(&point),
+        Ok(point) if !point.is_empty() => arm(CRASH_AT, &point),
         _ => Ok(()),
     }
 }
 
-fn arm(point: &str) -> Result<(), Refusal> {
+/// Lets this process die at `point`, as the environment's `variable` wants.
+pub(super) fn arm(variable: &str, point: &str) -> Result<(), Refusal> {
     crash::arm(point, op::POINTS).map_err(|error| {
         Refusal::new(
             ErrorKind::Usage,
-            format!("{CRASH_AT}: {error}"),
+            format!("{variable}: {error}"),
             "unset it, or name a point that exists",
         )
     })
@@ -133,7 +161,7 @@ fn arm(point: &str) -> Result<(), Refusal> {
 
 /// Refuses to run from, or to log to, a Selvedge mount: a page of the program that has to be read while the
 /// mount waits for this very program would hang both.
-fn check_own_files() -> Result<(), Refusal> {
+pub(super) fn check_own_files() -> Result<(), Refusal> {
     let program = Path::new("/proc/self/exe");
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     if let Ok(fd) = rustix::fs::open(program, flags, Mode::empty()) {
@@ -159,7 +187,7 @@ fn check_not_ours(fd: BorrowedFd<'_>, what: &str) -> Result<(), Refusal> {
     }
 }
 
-fn thread_name(args: &Args) -> Result<ThreadName, Refusal> {
+pub(super) fn thread_name(args: &Args) -> Result<ThreadName, Refusal> {
     let text = args.thread.to_string_lossy();
     text.parse().map_err(|error| {
         Refusal::new(
@@ -170,7 +198,7 @@ fn thread_name(args: &Args) -> Result<ThreadName, Refusal> {
     })
 }
 
-fn open_repository(args: &Args) -> Result<Repository, Refusal> {
+pub(super) fn open_repository(args: &Args) -> Result<Repository, Refusal> {
     let safe: &[PathBuf] = if args.trust_repository { std::slice::from_ref(&args.repo) } else { &[] };
     Ok(Repository::open(&args.repo, &OpenOptions { safe })?)
 }
@@ -204,7 +232,7 @@ fn check_outside(mountpoint: &Path, repository: &Repository) -> Result<(), Refus
 }
 
 /// Starts the dispatch threads.
-fn run(session: Session<Adapter>, events: Sender<Happening>) -> Result<(), Refusal> {
+pub(super) fn run(session: Session<Adapter>, events: Sender<Happening>) -> Result<(), Refusal> {
     let started = thread::Builder::new().name("session".into()).spawn(move || {
         // Nobody listens only when the process is ending.
         let _ = events.send(Happening::SessionEnded(session.run()));

@@ -124,6 +124,7 @@ impl Bench {
             epoch: EPOCH,
             boot_id: Some(self.boot_id.clone()),
             answered_after: Some(self.answered_after),
+            ..ViewOptions::default()
         };
         View::open(repo, name, lock, options).unwrap()
     }

@@ -1,0 +1,465 @@
+//! What a worker leaves for a successor that is nowhere else: which connection it serves, and what is open on it.
+//!
+//! A memory file, whose descriptor lies with the supervisor. It begins with a header, written once before anything
+//! is open, and the number of workers that have taken the connection over; then come slots of 32 bytes, one for each open handle. A slot is written before the OPEN is answered and
+//! emptied when the handle is released, so what a dead worker left says at least what the kernel knows:
+//!
+//! - A slot that was torn by the death belongs to an OPEN that was not answered, and comes again; or to a RELEASE
+//!   that comes again, of a handle that nobody uses any more. Either way it counts as empty.
+//! - A handle is the number of the request that opened it and is never used again, so the slots are a set: the same
+//!   OPEN written twice is one handle, and a RELEASE that comes twice finds nothing to do.
+//!
+//! Everything else a successor needs is in the thread's layers.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use selvedge_mountpoint::{Device, MountIdentity};
+use selvedge_store::Ino;
+use selvedge_view::{Handle, OpenFlags, Opened};
+
+use crate::session::InitExchange;
+
+/// The first bytes: what this is, and which version of it.
+const MAGIC: [u8; 8] = *b"SLVGSES1";
+
+/// Where the slots begin. The header has a path and two messages, which together are far shorter.
+const SLOTS: u64 = 64 * 1024;
+
+/// Where the number of takeovers stands: the last eight bytes before the slots.
+const TAKEOVERS: u64 = SLOTS - 8;
+
+/// Bytes of a slot: a divisor of the page size, so that no slot lies on two pages.
+const SLOT: usize = 32;
+
+/// The most handles that may be open at once: 128 MiB of slots, and more than any limit of open files allows.
+const MAX_SLOTS: u32 = 4 * 1024 * 1024;
+
+/// Slots read at once.
+const BATCH: usize = 4096;
+
+/// What holds for the life of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// What tells the connection's requests from those of any other.
+    pub epoch: u64,
+    /// Which mount it is.
+    pub identity: MountIdentity,
+    /// What kernel and worker agreed on.
+    pub init: InitExchange,
+}
+
+/// Why there is nothing to go on from.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionStateError {
+    /// The system refused.
+    #[error("cannot {what} the session's state: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// It is none, or another version's, or damaged.
+    #[error("the session's state cannot be used: {0}")]
+    Damaged(&'static str),
+}
+
+fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SessionStateError {
+    move |source| SessionStateError::Io { what, source: source.into() }
+}
+
+/// What is kept for a successor.
+#[derive(Debug)]
+pub struct SessionState {
+    memory: File,
+    slots: Mutex<Slots>,
+}
+
+/// What a worker left.
+#[derive(Debug)]
+pub struct Resumed {
+    /// The state, to be gone on with.
+    pub state: SessionState,
+    /// The connection.
+    pub header: Header,
+    /// What is open on it.
+    pub open: Vec<(Handle, Opened)>,
+}
+
+/// Which slots are in use.
+#[derive(Debug, Default)]
+struct Slots {
+    of: HashMap<Handle, u32>,
+    /// Emptied slots below `end`.
+    free: Vec<u32>,
+    /// The first slot that was never used.
+    end: u32,
+}
+
+impl SessionState {
+    /// An empty state, without a header yet.
+    pub fn create() -> Result<Self, SessionStateError> {
+        let memory =
+            memfd_create("selvedge-session", MemfdFlags::CLOEXEC).map_err(failed("make room for"))?;
+        Ok(Self { memory: memory.into(), slots: Mutex::default() })
+    }
+
+    /// Writes the header.
+    pub fn begin(&self, header: &Header) -> Result<(), SessionStateError> {
+        let bytes = header.encode();
+        if bytes.len() as u64 > TAKEOVERS {
+            return Err(SessionStateError::Damaged("it does not fit"));
+        }
+        self.memory.write_all_at(&bytes, 0).map_err(failed("write"))
+    }
+
+    /// Reads what a worker left, and goes on from there.
+    pub fn resume(memory: File) -> Result<Resumed, SessionStateError> {
+        let length = memory.metadata().map_err(failed("read"))?.len();
+        let mut bytes = vec![0; usize::try_from(length.min(SLOTS)).unwrap_or(0)];
+        memory.read_exact_at(&mut bytes, 0).map_err(failed("read"))?;
+        let header = Header::decode(&bytes)?;
+        let (slots, open) = read_slots(&memory, length)?;
+        Ok(Resumed { state: Self { memory, slots: Mutex::new(slots) }, header, open })
+    }
+
+    /// The memory file, for a successor.
+    pub const fn memory(&self) -> &File {
+        &self.memory
+    }
+
+    /// Counts a takeover, and says the how manieth it is.
+    pub fn taken_over(&self) -> Result<u64, SessionStateError> {
+        let mut bytes = [0; 8];
+        // Until the first takeover the file may end before.
+        read_some(&self.memory, &mut bytes, TAKEOVERS).map_err(failed("read"))?;
+        let number = u64::from_le_bytes(bytes).saturating_add(1);
+        self.memory.write_all_at(&number.to_le_bytes(), TAKEOVERS).map_err(failed("write"))?;
+        Ok(number)
+    }
+
+    /// Takes note of a handle, before anybody learns of it. One that is known already stays as it is.
+    pub fn opened(&self, handle: Handle, opened: Opened) -> io::Result<()> {
+        let slot = {
+            let mut slots = self.slots();
+            if slots.of.contains_key(&handle) {
+                return Ok(());
+            }
+            let slot = slots.take().ok_or(io::ErrorKind::QuotaExceeded)?;
+            slots.of.insert(handle, slot);
+            slot
+        };
+        self.memory.write_all_at(&encode_slot(handle, opened), position(slot)).inspect_err(|_| {
+            let mut slots = self.slots();
+            slots.of.remove(&handle);
+            slots.free.push(slot);
+        })
+    }
+
+    /// Forgets a handle that was released. Doing so again does nothing.
+    pub fn released(&self, handle: Handle) {
+        let Some(slot) = self.slots().of.remove(&handle) else { return };
+        match self.memory.write_all_at(&[0; SLOT], position(slot)) {
+            Ok(()) => self.slots().free.push(slot),
+            // The slot keeps a handle that nobody has: it is a leak, and goes with the connection.
+            Err(error) => tracing::warn!("a released handle cannot be forgotten: {error}"),
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        // Every change is a whole step of one thread: the maps agree at any point where a thread could panic.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slots {
+    fn take(&mut self) -> Option<u32> {
+        if let Some(slot) = self.free.pop() {
+            return Some(slot);
+        }
+        let slot = self.end;
+        (slot < MAX_SLOTS).then(|| self.end += 1).map(|()| slot)
+    }
+}
+
+fn position(slot: u32) -> u64 {
+    SLOTS + u64::from(slot) * SLOT as u64
+}
+
+fn read_slots(memory: &File, length: u64) -> Result<(Slots, Vec<(Handle, Opened)>), SessionStateError> {
+    let count = length.saturating_sub(SLOTS).div_ceil(SLOT as u64).min(u64::from(MAX_SLOTS));
+    let mut slots = Slots { end: u32::try_from(count).unwrap_or(MAX_SLOTS), ..Slots::default() };
+    let (mut open, mut seen) = (Vec::new(), HashSet::new());
+    let mut bytes = vec![0; SLOT * BATCH];
+    for first in (0..slots.end).step_by(BATCH) {
+        let filled = read_some(memory, &mut bytes, position(first)).map_err(failed("read"))?;
+        for (slot, bytes) in (first..slots.end).zip(bytes[..filled].chunks(SLOT)) {
+            match decode_slot(bytes).filter(|(handle, _)| seen.insert(*handle)) {
+                Some((handle, opened)) => {
+                    slots.of.insert(handle, slot);
+                    open.push((handle, opened));
+                }
+                None => slots.free.push(slot),
+            }
+        }
+    }
+    Ok((slots, open))
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_some(memory: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match memory.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+const FILE: u32 = 1;
+const DIRECTORY: u32 = 2;
+const READ: u32 = 1;
+const WRITE: u32 = 2;
+
+fn encode_slot(handle: Handle, opened: Opened) -> [u8; SLOT] {
+    let (ino, kind, flags) = match opened {
+        Opened::File(ino, flags) => {
+            (ino, FILE, if flags.read { READ } else { 0 } | if flags.write { WRITE } else { 0 })
+        }
+        Opened::Directory(ino) => (ino, DIRECTORY, 0),
+    };
+    let mut slot = [0; SLOT];
+    slot[..8].copy_from_slice(&handle.0.to_le_bytes());
+    slot[8..16].copy_from_slice(&ino.0.to_le_bytes());
+    slot[16..20].copy_from_slice(&kind.to_le_bytes());
+    slot[20..24].copy_from_slice(&flags.to_le_bytes());
+    let sum = checksum(&slot[..24]);
+    slot[24..].copy_from_slice(&sum.to_le_bytes());
+    slot
+}
+
+/// `None` for a slot that is empty, torn or damaged.
+fn decode_slot(bytes: &[u8]) -> Option<(Handle, Opened)> {
+    let mut fields = Fields(bytes);
+    let (handle, ino) = (fields.u64()?, Ino(fields.u64()?));
+    let (kind, flags) = (fields.u32()?, fields.u32()?);
+    if fields.u64()? != checksum(bytes.get(..24)?) {
+        return None;
+    }
+    let opened = match kind {
+        FILE => {
+            let flags = OpenFlags { read: flags & READ != 0, write: flags & WRITE != 0, exclusive: false };
+            Opened::File(ino, flags)
+        }
+        DIRECTORY => Opened::Directory(ino),
+        _ => return None,
+    };
+    Some((Handle(handle), opened))
+}
+
+impl Header {
+    fn encode(&self) -> Vec<u8> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut body = Vec::new();
+        body.extend(self.epoch.to_le_bytes());
+        body.extend(self.identity.mount_id.to_le_bytes());
+        body.extend(u32::from(self.identity.unique_id.is_some()).to_le_bytes());
+        body.extend(self.identity.unique_id.unwrap_or(0).to_le_bytes());
+        body.extend(self.identity.device.major.to_le_bytes());
+        body.extend(self.identity.device.minor.to_le_bytes());
+        for bytes in [self.identity.path.as_os_str().as_bytes(), &self.init.request, &self.init.reply] {
+            body.extend((bytes.len() as u64).to_le_bytes());
+            body.extend(bytes);
+        }
+        let mut header = MAGIC.to_vec();
+        header.extend((body.len() as u64).to_le_bytes());
+        header.extend(checksum(&body).to_le_bytes());
+        header.extend(body);
+        header
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, SessionStateError> {
+        let Some(rest) = bytes.strip_prefix(&MAGIC) else {
+            return Err(SessionStateError::Damaged("it is none, or of another version"));
+        };
+        Self::decode_body(rest).ok_or(SessionStateError::Damaged("its header is damaged"))
+    }
+
+    fn decode_body(bytes: &[u8]) -> Option<Self> {
+        use std::os::unix::ffi::OsStringExt as _;
+        let mut fields = Fields(bytes);
+        let (length, sum) = (fields.u64()?, fields.u64()?);
+        let body = fields.take(usize::try_from(length).ok()?)?;
+        if checksum(body) != sum {
+            return None;
+        }
+        let mut fields = Fields(body);
+        let (epoch, mount_id, has_unique) = (fields.u64()?, fields.u64()?, fields.u32()?);
+        let unique_id = Some(fields.u64()?).filter(|_| has_unique == 1);
+        let device = Device { major: fields.u32()?, minor: fields.u32()? };
+        let path = std::ffi::OsString::from_vec(fields.bytes()?).into();
+        let init = InitExchange { request: fields.bytes()?, reply: fields.bytes()? };
+        Some(Self { epoch, identity: MountIdentity { mount_id, unique_id, device, path }, init })
+    }
+}
+
+/// Takes values off the front of some bytes, as long as there are enough.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take(8)?.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take(4)?.try_into().ok().map(u32::from_le_bytes)
+    }
+
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        let length = usize::try_from(self.u64()?).ok()?;
+        self.take(length).map(<[u8]>::to_vec)
+    }
+}
+
+/// FNV-1a: each byte's step is a bijection, so no change of a single byte goes unnoticed.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RW: OpenFlags = OpenFlags { read: true, write: true, exclusive: false };
+
+    fn header() -> Header {
+        Header {
+            epoch: 0x0123_4567_89ab_cdef,
+            identity: MountIdentity {
+                mount_id: 42,
+                unique_id: Some(1 << 31),
+                device: Device { major: 0, minor: 77 },
+                path: "/w/a thread".into(),
+            },
+            init: InitExchange { request: vec![1; 104], reply: vec![2; 80] },
+        }
+    }
+
+    fn open(number: u64) -> (Handle, Opened) {
+        let ino = Ino(1000 + number);
+        let opened = if number.is_multiple_of(3) { Opened::Directory(ino) } else { Opened::File(ino, RW) };
+        (Handle(2 * number + 2), opened)
+    }
+
+    /// A state with 40 handles of which every fourth was released again.
+    fn written() -> (SessionState, Vec<(Handle, Opened)>) {
+        let state = SessionState::create().unwrap();
+        state.begin(&header()).unwrap();
+        let all: Vec<_> = (0..40).map(open).collect();
+        for (handle, opened) in &all {
+            state.opened(*handle, *opened).unwrap();
+        }
+        let (gone, left): (Vec<_>, Vec<_>) = all.into_iter().partition(|(handle, _)| handle.0 % 8 == 2);
+        for (handle, _) in gone {
+            state.released(handle);
+            state.released(handle);
+        }
+        (state, left)
+    }
+
+    fn content(state: &SessionState) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(state.memory.metadata().unwrap().len()).unwrap()];
+        state.memory.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    fn resume(bytes: &[u8]) -> Result<Resumed, SessionStateError> {
+        let copy = SessionState::create().unwrap();
+        copy.memory.write_all_at(bytes, 0).unwrap();
+        SessionState::resume(copy.memory)
+    }
+
+    #[test]
+    fn a_successor_reads_what_was_open() {
+        let (state, mut left) = written();
+        let Resumed { state: resumed, header: found, open: mut open_handles } =
+            resume(&content(&state)).unwrap();
+        assert_eq!(found, header());
+        open_handles.sort_by_key(|(handle, _)| *handle);
+        left.sort_by_key(|(handle, _)| *handle);
+        assert_eq!(open_handles, left);
+        // The same OPEN again is the same handle; a new one takes a slot that was emptied.
+        resumed.opened(left[0].0, left[0].1).unwrap();
+        resumed.opened(Handle(1_000_000), Opened::Directory(Ino(5))).unwrap();
+        let again = resume(&content(&resumed)).unwrap().open;
+        assert_eq!(again.len(), left.len() + 1);
+        assert_eq!(content(&resumed).len(), content(&state).len());
+    }
+
+    #[test]
+    fn a_tear_at_any_byte_costs_at_most_the_handle_it_tears() {
+        let (state, left) = written();
+        let whole = content(&state);
+        let start = usize::try_from(SLOTS).unwrap();
+        for length in start..whole.len() {
+            let Resumed { header: found, open: open_handles, .. } = resume(&whole[..length]).unwrap();
+            assert_eq!(found, header());
+            assert!(open_handles.iter().all(|open| left.contains(open)), "cut at {length}");
+            let slots = whole[start..].chunks(SLOT).take((length - start) / SLOT);
+            assert_eq!(open_handles.len(), slots.filter_map(decode_slot).count(), "cut at {length}");
+        }
+        for length in 0..header().encode().len() {
+            assert!(resume(&whole[..length]).is_err(), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn a_flip_of_any_bit_costs_at_most_the_handle_it_hits() {
+        let (state, left) = written();
+        let mut bytes = content(&state);
+        let start = usize::try_from(SLOTS).unwrap();
+        for at in start..bytes.len() {
+            for bit in 0..8 {
+                bytes[at] ^= 1 << bit;
+                let open_handles = resume(&bytes).unwrap().open;
+                assert!(open_handles.iter().all(|open| left.contains(open)), "bit {bit} of {at}");
+                assert!(open_handles.len() >= left.len() - 1, "bit {bit} of {at}");
+                bytes[at] ^= 1 << bit;
+            }
+        }
+        for at in 0..header().encode().len() {
+            bytes[at] ^= 1;
+            assert!(resume(&bytes).is_err(), "a flip at {at}");
+            bytes[at] ^= 1;
+        }
+    }
+
+    #[test]
+    fn opening_and_closing_for_ever_needs_no_more_room() {
+        let state = SessionState::create().unwrap();
+        state.begin(&header()).unwrap();
+        for round in 0..10_000 {
+            let (handle, opened) = open(round);
+            state.opened(handle, opened).unwrap();
+            state.released(handle);
+        }
+        assert_eq!(content(&state).len() as u64, SLOTS + SLOT as u64);
+    }
+}

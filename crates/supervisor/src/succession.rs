@@ -1,0 +1,312 @@
+//! From the death of a worker to a successor that serves: who may have one, when it is started, when it is given up.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use selvedge_mountpoint::{MountIdentity, UnmountMode, unmount};
+use selvedge_worker_proto::{Command, Envelope, MountReady, PROTOCOL_VERSION};
+
+use crate::control::{HELLO, Running, start_reader};
+use crate::launch::Generation;
+use crate::spawn::{DEATH, Worker};
+use crate::{ExitStatus, SpawnError, State, Step, StopMode};
+
+/// How long a successor to which nobody turns has to live to have proved itself.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// The pause before the second successor in a row; doubled before each further one. The first has none.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Where the mount is between its workers.
+#[derive(Debug)]
+enum Phase {
+    /// A worker serves.
+    Serving,
+    /// The worker has ended the conversation and is about to die, or is killed then.
+    Silent(Deadline),
+    /// There is no worker.
+    Between,
+    /// A successor has been started and does not serve yet.
+    Awaited(Deadline),
+}
+
+/// When patience with a worker that does not serve ends.
+#[derive(Debug)]
+struct Deadline {
+    /// `None`: everything was tried.
+    at: Option<Instant>,
+    killed: bool,
+}
+
+/// What is known of the present worker, and of those that failed before it.
+#[derive(Debug)]
+pub(crate) struct Succession {
+    phase: Phase,
+    /// How many successors in a row may fail.
+    budget: u32,
+    /// How many in a row have.
+    failed: u32,
+    /// Whether the present worker has answered a request. A mount's first worker counts as one that has.
+    proven: bool,
+    /// When it began to serve.
+    ready_at: Option<Instant>,
+    /// Whether it said that it has unmounted.
+    left: bool,
+    /// Why the present worker cannot serve, by its own words or ours.
+    refusal: Option<String>,
+    /// How the worker before ended.
+    cause: String,
+}
+
+impl Succession {
+    pub(crate) fn new(budget: u32) -> Self {
+        Self {
+            phase: Phase::Serving,
+            budget,
+            failed: 0,
+            proven: true,
+            ready_at: None,
+            left: false,
+            refusal: None,
+            cause: String::new(),
+        }
+    }
+
+    /// Whether nobody serves at the moment, and somebody may again.
+    pub(crate) const fn is_open(&self) -> bool {
+        !matches!(self.phase, Phase::Serving)
+    }
+
+    /// Whether a successor has yet to say that it serves.
+    pub(crate) const fn is_awaited(&self) -> bool {
+        matches!(self.phase, Phase::Awaited(_))
+    }
+
+    /// When something has to be done about a worker that does not serve.
+    pub(crate) const fn due(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Silent(deadline) | Phase::Awaited(deadline) => deadline.at,
+            Phase::Serving | Phase::Between => None,
+        }
+    }
+
+    /// The worker has ended the conversation.
+    pub(crate) fn silent(&mut self, until: Instant) {
+        if !self.is_awaited() {
+            self.phase = Phase::Silent(Deadline { at: Some(until), killed: false });
+        } else if let Phase::Awaited(deadline) = &mut self.phase
+            && !deadline.killed
+        {
+            deadline.at = deadline.at.min(Some(until));
+        }
+    }
+
+    /// The worker is reaped.
+    pub(crate) fn died(&mut self) {
+        self.phase = Phase::Between;
+    }
+
+    /// The worker has answered a request.
+    pub(crate) fn proved(&mut self) {
+        self.proven = true;
+    }
+
+    /// The worker has unmounted.
+    pub(crate) fn left(&mut self) {
+        self.left = true;
+    }
+
+    /// The successor cannot serve.
+    pub(crate) fn refused(&mut self, why: String) {
+        self.refusal.get_or_insert(why);
+    }
+
+    /// Takes a death into account; an error when the budget is spent.
+    fn count(&mut self, status: ExitStatus) -> Result<(), String> {
+        let settled = self.ready_at.take().is_some_and(|at| at.elapsed() >= SETTLED);
+        let served = self.proven || settled;
+        self.failed = if served { 0 } else { self.failed + 1 };
+        self.cause = self.refusal.take().unwrap_or_else(|| status.to_string());
+        if self.failed < self.budget.max(1) {
+            return Ok(());
+        }
+        Err(format!("{} in a row failed before they served anything, the last: {}", self.failed, self.cause))
+    }
+
+    fn pause(&self) -> Duration {
+        match self.failed {
+            0 => Duration::ZERO,
+            failed => (FIRST_PAUSE * 2_u32.saturating_pow(failed - 1)).min(LONGEST_PAUSE),
+        }
+    }
+}
+
+impl Running {
+    /// Whether the present worker, should it die now, would be replaced.
+    pub(crate) fn may_have_successor(&self) -> bool {
+        !self.control.escrow.is_empty() && !self.succession.left
+    }
+
+    /// Decides whether a reaped worker gets a successor, and waits until its time has come. An error ends the mount,
+    /// with the reason if it should have gone on.
+    pub(crate) fn prepare_successor(&mut self, status: ExitStatus) -> Result<(), Option<String>> {
+        if !self.may_have_successor() || self.must_end() {
+            return Err(None);
+        }
+        match &mut self.ending {
+            // Whoever wants the mount to end if it is free asks the next worker.
+            Some(ending) if ending.asked => (ending.step, ending.due) = (Step::None, None),
+            _ => self.ending = None,
+        }
+        self.succession.count(status).map_err(Some)?;
+        if self.succession.failed > 0 && self.ending.is_some() {
+            return Err(Some(self.succession.cause.clone()));
+        }
+        self.control.life.set_state(State::Recovering);
+        let pid = self.control.worker.process.pid();
+        tracing::warn!(pid, cause = self.succession.cause, "the worker has died and is replaced");
+        let until = Instant::now() + self.succession.pause();
+        while Instant::now() < until {
+            if let Some(input) = self.next(Some(until)) {
+                self.handle(input);
+            }
+            if self.must_end() {
+                return Err(None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether somebody wants the end at any price, or was refused nothing before the worker was ended by us.
+    fn must_end(&self) -> bool {
+        self.ending
+            .as_ref()
+            .is_some_and(|ending| ending.asked && (ending.mode == StopMode::Force || ending.step > Step::Ask))
+    }
+
+    /// Starts a successor and hands it the escrow. Whether it serves is told by its answer.
+    pub(crate) fn start_successor(&mut self) -> Result<(), SpawnError> {
+        self.succession.proven = false;
+        let control = &mut self.control;
+        let (worker, events) =
+            Worker::start(&control.launch, Generation::Successor, &control.life, &control.input)?;
+        control.life.replaced(&self.succession.cause);
+        let dead = std::mem::replace(&mut control.worker, worker);
+        let _ = dead.reaper.join();
+        let until = Instant::now() + control.handshake_deadline;
+        self.succession.phase = Phase::Awaited(Deadline { at: Some(until), killed: false });
+        if let Err(error) = self.greet(events) {
+            self.succession.refused(error);
+            self.control.worker.process.signal(Signal::KILL);
+        }
+        Ok(())
+    }
+
+    fn greet(
+        &mut self,
+        events: selvedge_worker_proto::Receiver<selvedge_worker_proto::Event>,
+    ) -> Result<(), String> {
+        let control = &mut self.control;
+        let reader = start_reader(events, control.input.clone());
+        control.reader = Some(reader.map_err(|error| format!("cannot start a thread: {error}"))?);
+        let hello = Envelope::new(HELLO, Command::Hello { protocol: PROTOCOL_VERSION });
+        let escrow: Vec<_> = control.escrow.iter().map(AsFd::as_fd).collect();
+        control
+            .worker
+            .commands
+            .send(hello, &escrow, Some(Instant::now()))
+            .map_err(|error| format!("cannot hand the mount over: {error}"))
+    }
+
+    /// The successor says that it serves.
+    pub(crate) fn take_over(&mut self, ready: &MountReady) {
+        let pid = self.control.worker.process.pid();
+        if let Err(why) = check(ready, pid, &self.control.identity) {
+            self.succession.refused(why);
+            return self.control.worker.process.signal(Signal::KILL);
+        }
+        self.succession.phase = Phase::Serving;
+        self.succession.ready_at = Some(Instant::now());
+        self.control.life.restarted();
+        tracing::info!(pid, restarts = self.control.life.restarts(), "a successor serves");
+        if let Some(ending) = &self.ending {
+            self.ask_to_stop(ending.mode);
+        }
+    }
+
+    /// A worker that does not serve has had its time.
+    pub(crate) fn successor_is_late(&mut self) {
+        let (Phase::Silent(deadline) | Phase::Awaited(deadline)) = &mut self.succession.phase else { return };
+        let process = &self.control.worker.process;
+        if deadline.killed {
+            // It may wait in the kernel for an answer to a request on its own mount, which gets one now. Nothing can
+            // replace a process that does not die.
+            deadline.at = None;
+            tracing::error!(pid = process.pid(), "the worker cannot be killed; its mount is ended");
+            let _ = unmount(&self.control.identity, UnmountMode::Force, Instant::now() + DEATH);
+            return;
+        }
+        process.signal(Signal::KILL);
+        *deadline = Deadline { at: Some(Instant::now() + DEATH), killed: true };
+        self.succession.refused("it did not serve in time".to_owned());
+    }
+}
+
+/// Checks that a successor serves the mount that its predecessor did. The mount table is not asked: the mount may be
+/// detached, or gone since.
+fn check(ready: &MountReady, pid: u32, identity: &MountIdentity) -> Result<(), String> {
+    if ready.protocol != PROTOCOL_VERSION {
+        return Err(format!(
+            "the successor speaks protocol {}, this program {PROTOCOL_VERSION}",
+            ready.protocol
+        ));
+    }
+    let device = (ready.device.major, ready.device.minor);
+    let same = ready.pid == pid
+        && ready.mount_id == identity.mount_id
+        && device == (identity.device.major, identity.device.minor);
+    if same { Ok(()) } else { Err("the successor speaks of another process or mount".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILLED: ExitStatus = ExitStatus::Signaled { signal: 9, core: false };
+
+    #[test]
+    fn deaths_after_something_was_served_cost_nothing() {
+        let mut succession = Succession::new(2);
+        for _ in 0..100 {
+            assert_eq!(succession.count(KILLED), Ok(()));
+            assert_eq!(succession.pause(), Duration::ZERO);
+            succession.proven = false;
+            succession.proved();
+        }
+    }
+
+    #[test]
+    fn successors_that_serve_nothing_spend_the_budget_with_growing_pauses() {
+        let mut succession = Succession::new(3);
+        assert_eq!(succession.count(KILLED), Ok(()));
+        succession.proven = false;
+        let mut pauses = Vec::new();
+        while succession.count(KILLED).is_ok() {
+            pauses.push(succession.pause());
+        }
+        assert_eq!(pauses, [FIRST_PAUSE, 2 * FIRST_PAUSE]);
+    }
+
+    #[test]
+    fn a_refusal_is_the_reason_that_is_told() {
+        let mut succession = Succession::new(1);
+        succession.proven = false;
+        succession.refused("the catalog is damaged".to_owned());
+        succession.refused("it did not serve in time".to_owned());
+        assert!(succession.count(KILLED).unwrap_err().contains("the catalog is damaged"));
+    }
+}

@@ -1,0 +1,49 @@
+//! What was open on a connection before this worker served it.
+
+use crate::error::Result;
+use crate::open_flags::OpenFlags;
+use crate::open_table::{FileHandle, OpenFile};
+use crate::request::Handle;
+use crate::state::State;
+use crate::view::View;
+use selvedge_store::Ino;
+use std::sync::Arc;
+
+/// What a handle was opened on, and for what: all that is needed to use it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// A regular file.
+    File(Ino, OpenFlags),
+    /// A directory stream. Its positions mean the same in every listing, so nothing of the old one is needed.
+    Directory(Ino),
+}
+
+impl View {
+    /// Takes a handle over that an earlier worker gave out on this connection. Nothing is looked up yet, so this
+    /// takes no longer for a file that is hard to open.
+    ///
+    /// All handles are taken over before the first request: until then a file without a name might be taken for one
+    /// that nobody uses.
+    pub fn inherit(&self, handle: Handle, opened: Opened) {
+        let open = &self.state().open;
+        match opened {
+            Opened::File(ino, flags) => open.inherit_file(handle, ino, flags),
+            Opened::Directory(ino) => open.add_dir(handle, ino),
+        }
+    }
+}
+
+impl State {
+    /// The file that a handle leads to, opened now if it was open before this worker.
+    pub(crate) fn file_of(&self, handle: Handle) -> Result<(Arc<OpenFile>, OpenFlags)> {
+        loop {
+            match self.open.file(handle)? {
+                FileHandle::Open(file, flags) => return Ok((file, flags)),
+                FileHandle::Inherited(ino) => {
+                    let held = self.hold(ino)?;
+                    self.open.settle_inherited(handle, &held);
+                }
+            }
+        }
+    }
+}

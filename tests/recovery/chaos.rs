@@ -1,0 +1,112 @@
+//! Programs at work while the worker is killed again and again: at any instant, by any signal.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use selvedge_supervisor::State;
+use selvedge_test_support::{Mounted, Mounting, wait_until};
+
+use crate::application::Application;
+use crate::random::Random;
+use crate::scene::{SOON, kill, mounting, repo};
+
+/// How often the worker is killed, unless `SELVEDGE_TEST_KILLS` says otherwise.
+const KILLS: u32 = 25;
+
+/// How a worker dies.
+const DEATHS: [Signal; 4] = [Signal::KILL, Signal::KILL, Signal::ABORT, Signal::SEGV];
+
+/// A number from the environment.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect(name))
+}
+
+/// Waits until the present worker has answered something.
+fn wait_served(mount: &Mounted) {
+    wait_until("a worker that serves", SOON, || {
+        mount.state() == State::Ready
+            && mount.status(Duration::from_secs(5)).is_ok_and(|status| status.requests > 0)
+    });
+}
+
+/// Kills the worker `kills` times while everything runs. `longest` is the longest pause before a death, in
+/// milliseconds.
+fn chaos(mounting: Mounting, kills: u32, longest: usize) {
+    let seed = setting("SELVEDGE_TEST_SEED", 1);
+    eprintln!("seed {seed}, {kills} kills");
+    let mut random = Random::new(seed);
+    let mount = mounting.lifetime(Duration::from_mins(1) + Duration::from_secs(6) * kills).start();
+    let mut load = Application::start("chaos", mount.path(), seed);
+    load.wait_started();
+    let begun = Instant::now();
+    for number in 0..kills {
+        wait_served(&mount);
+        std::thread::sleep(Duration::from_millis(1 + random.below(longest) as u64));
+        assert!(!load.has_ended(), "after {number} kills");
+        assert_eq!(mount.restarts(), number, "a worker died that nobody killed: {:?}", mount.last_cause());
+        kill(&mount, DEATHS[random.below(DEATHS.len())]);
+    }
+    wait_served(&mount);
+    load.end();
+    assert_eq!(mount.restarts(), kills);
+    eprintln!("{kills} kills in {:?}", begun.elapsed());
+    mount.stop();
+}
+
+#[test]
+fn nobody_notices_that_workers_die_at_random_instants() {
+    let repo = repo();
+    let kills = setting("SELVEDGE_TEST_KILLS", KILLS.into());
+    chaos(mounting(&repo), kills.try_into().unwrap(), 2000);
+}
+
+/// Deaths that follow each other so fast that a successor's first requests are hit.
+#[test]
+fn nobody_notices_that_successors_die_over_their_first_requests() {
+    let repo = repo();
+    let kills = setting("SELVEDGE_TEST_KILLS", KILLS.into());
+    chaos(mounting(&repo), 4 * u32::try_from(kills).unwrap(), 20);
+}
+
+/// How many tests share the points, so that they run side by side.
+const SHARES: usize = 4;
+
+/// The worker dies at every named point of every operation in turn, and its successor there again.
+fn walk(share: usize) {
+    let points = selvedge_view::crash::POINTS.iter().chain(selvedge_mount::POINTS);
+    // Those before the mount is ready have tests of their own; freezing is another's wish, and the log is brought into
+    // its file now and then only.
+    let elsewhere = ["fuse.init.", "freeze.", "seal.", "snapshot.", "collapse.", "checkpoint."];
+    let points = points.filter(|point| !elsewhere.iter().any(|prefix| point.starts_with(prefix)));
+    for (index, point) in points.enumerate().filter(|(index, _)| index % SHARES == share) {
+        let repo = repo();
+        let takeover = point.starts_with("resume.");
+        let mount = mounting(&repo)
+            .env("SELVEDGE_FUSE_WORKER_CRASH_AT", if takeover { "fuse.write.reply" } else { point })
+            .env("SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT", &format!("1*{point}"))
+            .start();
+        Application::start("operations", mount.path(), index as u64).serve(&mount);
+        assert_eq!(mount.restarts(), 2, "{point}: {:?}", mount.last_cause());
+        mount.stop();
+    }
+}
+
+#[test]
+fn nobody_notices_a_death_at_any_point_first_share() {
+    walk(0);
+}
+
+#[test]
+fn nobody_notices_a_death_at_any_point_second_share() {
+    walk(1);
+}
+
+#[test]
+fn nobody_notices_a_death_at_any_point_third_share() {
+    walk(2);
+}
+
+#[test]
+fn nobody_notices_a_death_at_any_point_fourth_share() {
+    walk(3);
+}

@@ -1,0 +1,34 @@
+//! The worker is killed at any instant, and nobody who uses the mount notices: no call fails, nothing is lost, nothing
+//! is done twice.
+//!
+//! The supervisor of every worker here is the test itself. Whoever uses the mounts is a process of its own (see
+//! `application`): a supervisor that had a file of its mount open could not even start a successor, because the
+//! new process flushes that file while nobody answers.
+//!
+//! Needs root and `/dev/fuse`; without them the tests fail, since they would prove nothing.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails where something is not as it must be"
+)]
+
+mod application;
+mod chaos;
+mod ending;
+mod load;
+#[path = "../crash/model.rs"]
+mod model;
+mod open;
+#[path = "../crash/operation.rs"]
+mod operation;
+#[path = "../crash/random.rs"]
+mod random;
+mod scene;
+#[path = "../fuse/sys.rs"]
+#[expect(unsafe_code, reason = "memory mappings; argued there")]
+#[allow(dead_code, reason = "these tests use a part")]
+mod sys;
+
+/// The worker that is shipped.
+const WORKER: &str = env!("CARGO_BIN_EXE_selvedge-fuse-worker");
