@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use rustix::fs::{RawDir, SeekFrom, seek};
 
@@ -111,5 +113,62 @@ fn a_listing_shows_the_numbers_that_stat_shows() {
         assert_eq!(entry.ino(), entry.metadata().unwrap().ino());
         assert_eq!(entry.file_type().unwrap(), entry.metadata().unwrap().file_type());
     }
+    mount.stop();
+}
+
+#[test]
+fn a_hundred_thousand_names_are_listed_once_each_while_others_come_and_go() {
+    const STABLE: usize = 100_000;
+    let (_repo, mount) = mounted();
+    let name = |number: usize| format!("stable{number}");
+    fs::write(mount.path().join(name(0)), b"").unwrap();
+    for number in 1..STABLE {
+        // A few files with many names are made faster than many files.
+        let file = number / 50_000 * 50_000;
+        if number == file {
+            fs::write(mount.path().join(name(number)), b"").unwrap();
+        } else {
+            fs::hard_link(mount.path().join(name(file)), mount.path().join(name(number))).unwrap();
+        }
+    }
+    let stop = AtomicBool::new(false);
+    let (listed, changes, positions) = thread::scope(|scope| {
+        let churn = scope.spawn(|| {
+            let mut changes = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let path = mount.path().join(format!("passing{}", changes % 500));
+                match fs::remove_file(&path) {
+                    Ok(()) => {}
+                    Err(_) => fs::write(&path, b"").unwrap(),
+                }
+                changes += 1;
+            }
+            changes
+        });
+        let directory = File::open(mount.path()).unwrap();
+        let listed = rest_of(&directory);
+        // From positions all over the listing it goes on with the names that followed there.
+        let stable: Vec<_> =
+            listed.iter().filter(|(name, _)| name.to_bytes().starts_with(b"stable")).collect();
+        let positions = (0..stable.len() - 1).step_by(9973).inspect(|&at| {
+            seek(&directory, SeekFrom::Start(stable[at].1)).unwrap();
+            let next = loop {
+                let some = some_entries(&directory);
+                if let Some((name, _)) =
+                    some.into_iter().find(|(name, _)| name.to_bytes().starts_with(b"stable"))
+                {
+                    break name;
+                }
+            };
+            assert_eq!(next, stable[at + 1].0);
+        });
+        let positions = positions.count();
+        stop.store(true, Ordering::Relaxed);
+        (listed.clone(), churn.join().unwrap(), positions)
+    });
+    assert!(changes > 0 && positions > 5, "{changes} changes, {positions} positions");
+    let stable = listed.iter().filter(|(name, _)| name.to_bytes().starts_with(b"stable"));
+    assert_eq!(stable.clone().count(), STABLE);
+    assert_eq!(stable.map(|(name, _)| name).collect::<BTreeSet<_>>().len(), STABLE);
     mount.stop();
 }
