@@ -30,7 +30,8 @@ pub(crate) type Role = fn(&Talk);
 const ROLES: &[(&str, Role)] = &[
     ("open", crate::open::open_things_go_on),
     ("operations", crate::load::operations),
-    ("chaos", crate::load::run),
+    ("system calls", crate::load::system_calls),
+    ("programs", crate::load::programs),
     ("sleeper", sleeper),
 ];
 

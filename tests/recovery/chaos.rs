@@ -31,12 +31,12 @@ fn wait_served(mount: &Mounted) {
 
 /// Kills the worker `kills` times while everything runs. `longest` is the longest pause before a death, in
 /// milliseconds.
-fn chaos(mounting: Mounting, kills: u32, longest: usize) {
+fn chaos(role: &'static str, mounting: Mounting, kills: u32, longest: usize) {
     let seed = setting("SELVEDGE_TEST_SEED", 1);
     eprintln!("seed {seed}, {kills} kills");
     let mut random = Random::new(seed);
     let mount = mounting.lifetime(Duration::from_mins(1) + Duration::from_secs(6) * kills).start();
-    let mut load = Application::start("chaos", mount.path(), seed);
+    let mut load = Application::start(role, mount.path(), seed);
     load.wait_started();
     let begun = Instant::now();
     for number in 0..kills {
@@ -57,7 +57,7 @@ fn chaos(mounting: Mounting, kills: u32, longest: usize) {
 fn nobody_notices_that_workers_die_at_random_instants() {
     let repo = repo();
     let kills = setting("SELVEDGE_TEST_KILLS", KILLS.into());
-    chaos(mounting(&repo), kills.try_into().unwrap(), 2000);
+    chaos("system calls", mounting(&repo), kills.try_into().unwrap(), 2000);
 }
 
 /// Deaths that follow each other so fast that a successor's first requests are hit.
@@ -65,7 +65,14 @@ fn nobody_notices_that_workers_die_at_random_instants() {
 fn nobody_notices_that_successors_die_over_their_first_requests() {
     let repo = repo();
     let kills = setting("SELVEDGE_TEST_KILLS", KILLS.into());
-    chaos(mounting(&repo), 4 * u32::try_from(kills).unwrap(), 20);
+    chaos("system calls", mounting(&repo), 4 * u32::try_from(kills).unwrap(), 20);
+}
+
+#[test]
+fn databases_and_git_notice_no_death() {
+    let repo = repo();
+    let kills = setting("SELVEDGE_TEST_KILLS", KILLS.into());
+    chaos("programs", mounting(&repo), kills.try_into().unwrap(), 400);
 }
 
 /// How many tests share the points, so that they run side by side.

@@ -3,7 +3,9 @@
 
 mod append;
 mod churn;
+mod database;
 mod exclusive;
+mod git;
 mod holding;
 mod large;
 mod listing;
@@ -55,8 +57,26 @@ const KINDS: &[(&str, Kind, usize)] = &[
     ("mapped", mapped::run, 1),
 ];
 
+/// Programs that others wrote.
+const PROGRAMS: &[(&str, Kind, usize)] = &[("database", database::run, 3), ("git", git::run, 1)];
+
+/// System calls of every kind, until the test wants the end.
+pub(crate) fn system_calls(talk: &Talk) {
+    append::prepare(&talk.dir);
+    run(talk, KINDS);
+    append::check(&talk.dir, 2);
+}
+
+/// Databases and version control, until the test wants the end.
+pub(crate) fn programs(talk: &Talk) {
+    database::prepare(&talk.dir);
+    git::prepare(&talk.dir);
+    run(talk, PROGRAMS);
+    database::check(&talk.dir);
+}
+
 /// Runs all of them until the test wants the end and each has got something done.
-pub(crate) fn run(talk: &Talk) {
+fn run(talk: &Talk, kinds: &[(&'static str, Kind, usize)]) {
     // A panic in one thread must end the application at once, whatever the others wait for.
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -64,10 +84,9 @@ pub(crate) fn run(talk: &Talk) {
         std::process::abort();
     }));
     let ended = AtomicBool::new(false);
-    let done: Vec<AtomicU64> = KINDS.iter().map(|_| AtomicU64::new(0)).collect();
-    append::prepare(&talk.dir);
+    let done: Vec<AtomicU64> = kinds.iter().map(|_| AtomicU64::new(0)).collect();
     thread::scope(|scope| {
-        for ((kind, run, count), done) in KINDS.iter().zip(&done) {
+        for ((kind, run, count), done) in kinds.iter().zip(&done) {
             for number in 0..*count {
                 let seed = talk.seed * 1000 + number as u64;
                 let (random, ended, dir) = (Random::new(seed), &ended, &*talk.dir);
@@ -84,8 +103,7 @@ pub(crate) fn run(talk: &Talk) {
         });
         ended.store(true, Ordering::Relaxed);
     });
-    append::check(&talk.dir, 2);
-    for ((kind, _, _), done) in KINDS.iter().zip(&done) {
+    for ((kind, _, _), done) in kinds.iter().zip(&done) {
         eprintln!("{kind}: {}", done.load(Ordering::Relaxed));
     }
 }

@@ -5,7 +5,7 @@ use selvedge_store::{
     Content, Entry, Ino, Meta, NewState, ObjectId, OpenOptions, Repository, Snapshot, ThreadLock, ThreadName,
     ThreadRef, Timestamp, TreeBuilder, Xattrs,
 };
-use selvedge_view::{Request, RequestKey, View, ViewOptions};
+use selvedge_view::{Handle, Opened, Request, RequestKey, View, ViewOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,6 +113,20 @@ impl Bench {
 
     pub fn open_with(&self, read_only: bool) -> View {
         self.open_thread(&main(), read_only)
+    }
+
+    /// Opens the thread as a successor does, on the connection on which `open` was left open.
+    pub fn resume(&self, open: &[(Handle, Opened)]) -> View {
+        let repo = self.repo();
+        let thread = repo.refs().thread(&main()).unwrap();
+        let lock = ThreadLock::try_acquire(&repo, &thread.id).unwrap();
+        let boot_id = Some(self.boot_id.clone());
+        let options = ViewOptions { resumed: true, epoch: EPOCH, boot_id, ..ViewOptions::default() };
+        let view = View::open(repo, &main(), lock, options).unwrap();
+        for (handle, opened) in open {
+            view.inherit(*handle, *opened);
+        }
+        view
     }
 
     pub fn open_thread(&self, name: &ThreadName, read_only: bool) -> View {

@@ -1,0 +1,125 @@
+//! A view that goes on where a worker died: what that worker's connection had open is open, and what has no name is
+//! kept for as long as somebody may still use it.
+
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test fails by panicking, and shares its support")]
+
+mod support;
+
+use selvedge_store::Ino;
+use selvedge_view::{Handle, OpenFlags, Opened, Request, View, ViewError};
+use std::time::{Duration, Instant};
+use support::{Base, Bench};
+
+const RW: OpenFlags = OpenFlags { read: true, write: true, exclusive: false };
+const READ: OpenFlags = OpenFlags { read: true, write: false, exclusive: false };
+
+/// Longer than the upkeep thread lets work gather.
+const UPKEEP: Duration = Duration::from_millis(900);
+
+fn base() -> Base {
+    let file = |ino, bytes: &[u8]| Base::File { ino, nlink: 1, bytes: bytes.to_vec() };
+    let dir = Base::Dir { ino: 20, entries: vec![("x", file(22, b"x")), ("y", file(23, b"y"))] };
+    Base::Dir { ino: 2, entries: vec![("file", file(10, b"content")), ("dir", dir)] }
+}
+
+fn working_files(bench: &Bench) -> usize {
+    let Some(upper) = bench.upper_dir() else { return 0 };
+    std::fs::read_dir(upper.join("files")).unwrap().count()
+}
+
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A file that was created, written, and unlinked while it is open.
+fn nameless(bench: &Bench, view: &View) -> (Ino, Handle) {
+    let (attr, handle) = view.create(&bench.request(), view.root(), b"temp", 0o600, RW).unwrap();
+    view.write(handle, 0, b"kept").unwrap();
+    view.unlink(&bench.request(), view.root(), b"temp").unwrap();
+    (attr.ino, handle)
+}
+
+#[test]
+fn what_a_dead_worker_had_open_is_open_for_its_successor() {
+    let mut bench = Bench::new(&base());
+    let view = bench.open();
+    let (ino, handle) = nameless(&bench, &view);
+    let reader = view.open_file(&bench.request(), Ino(10), READ).unwrap();
+    let stream = view.opendir(&bench.request(), Ino(20)).unwrap();
+    let mut first = Vec::new();
+    view.readdir(stream, 0, &mut |entry| {
+        first.push(entry.clone());
+        first.len() < 3
+    })
+    .unwrap();
+    bench.kill(view);
+    let open = [
+        (handle, Opened::File(ino, RW)),
+        (reader, Opened::File(Ino(10), READ)),
+        (stream, Opened::Directory(Ino(20))),
+    ];
+    let view = bench.resume(&open);
+    std::thread::sleep(UPKEEP);
+    assert_eq!(working_files(&bench), 1);
+    assert!(view.has_writers(ino) && !view.has_writers(Ino(10)));
+    assert_eq!(view.read(handle, 0, 100).unwrap(), b"kept");
+    view.write(handle, 4, b" on").unwrap();
+    assert_eq!(view.read(handle, 0, 100).unwrap(), b"kept on");
+    assert_eq!(view.read(reader, 0, 100).unwrap(), b"content");
+    assert!(matches!(view.write(reader, 0, b"no"), Err(ViewError::BadHandle)));
+    assert!(matches!(view.read(stream, 0, 1), Err(ViewError::IsDirectory)));
+    // The stream goes on behind the last entry that was taken.
+    let mut rest = Vec::new();
+    view.readdir(stream, first[2].cookie, &mut |entry| {
+        rest.push(entry.name.clone());
+        true
+    })
+    .unwrap();
+    assert_eq!(first.len() + rest.len(), 4);
+    assert!(!rest.contains(&first[2].name));
+    // A release may come twice, too.
+    view.release(handle);
+    view.release(handle);
+    assert!(matches!(view.read(handle, 0, 1), Err(ViewError::BadHandle)));
+    view.forget(ino);
+    eventually("what nobody uses any more is removed", || working_files(&bench) == 0);
+    view.releasedir(stream);
+    view.close().unwrap();
+}
+
+#[test]
+fn a_file_without_a_name_is_kept_as_long_as_the_kernel_may_know_it() {
+    let mut bench = Bench::new(&base());
+    let view = bench.open();
+    let (ino, handle) = nameless(&bench, &view);
+    view.release(handle);
+    bench.kill(view);
+    // Known to a program by an O_PATH descriptor, perhaps: no handle tells.
+    let view = bench.resume(&[]);
+    std::thread::sleep(UPKEEP);
+    assert_eq!(view.getattr(ino).unwrap().nlink, 0);
+    assert_eq!(working_files(&bench), 1);
+    view.close().unwrap();
+    assert_eq!(working_files(&bench), 0);
+}
+
+#[test]
+fn an_opening_that_is_sent_again_is_the_same_handle() {
+    let mut bench = Bench::new(&base());
+    let view = bench.open();
+    let request = bench.request();
+    let handle = view.open_file(&request, Ino(10), RW).unwrap();
+    bench.kill(view);
+    for known in [&[(handle, Opened::File(Ino(10), RW))][..], &[]] {
+        let view = bench.resume(known);
+        let again = view.open_file(&Request { resent: true, ..request }, Ino(10), RW).unwrap();
+        assert_eq!(again, handle);
+        view.release(handle);
+        assert!(!view.has_writers(Ino(10)), "it was counted twice");
+        bench.kill(view);
+    }
+}
