@@ -11,7 +11,12 @@ use clap::CommandFactory;
 use selvedge_cli::args::Cli;
 
 /// Documents whose tables name the test of each promise.
-const PROMISES: [&str; 3] = ["ARCHITECTURE.md", "docs/design/semantics.md", "docs/design/service.md"];
+const PROMISES: [&str; 4] = [
+    "ARCHITECTURE.md",
+    "docs/design/crash-recovery.md",
+    "docs/design/semantics.md",
+    "docs/design/service.md",
+];
 
 fn root() -> PathBuf {
     fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).unwrap()
