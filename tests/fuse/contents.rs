@@ -201,3 +201,19 @@ fn what_is_not_offered_falls_back() {
     drop(file);
     mount.stop();
 }
+
+#[test]
+fn what_is_stored_through_a_private_mapping_stays_private() {
+    let (_repo, mount) = mounted();
+    let path = mount.path().join("file");
+    fs::write(&path, [1; 8192]).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut mapping = sys::Mapping::private(&file, 8192);
+    mapping[0] = 2;
+    file.write_all_at(&[3], 5000).unwrap();
+    assert_eq!((mapping[0], mapping[5000]), (2, 3), "a page that was not stored to is the file's");
+    drop((mapping, file));
+    let content = fs::read(&path).unwrap();
+    assert_eq!((content[0], content[5000]), (1, 3));
+    mount.stop();
+}

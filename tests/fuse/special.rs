@@ -110,3 +110,26 @@ fn a_handle_opens_the_file_while_the_kernel_knows_it() {
     drop((again, root));
     mount.stop();
 }
+
+#[test]
+fn a_worker_out_of_descriptors_says_so_and_goes_on() {
+    let repo = Repo::empty();
+    let limited = ["-c", "ulimit -n 64 && exec \"$@\"", "sh"];
+    let mount = repo.mounting(WORKER).through("sh", &limited).start();
+    let mut open = Vec::new();
+    let refused = loop {
+        assert!(open.len() < 64, "the worker has fewer descriptors than that");
+        let path = mount.path().join(format!("file{}", open.len()));
+        match File::create_new(path).and_then(|mut file| file.write_all(b"x").map(|()| file)) {
+            Ok(file) => open.push(file),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.raw_os_error(), Some(libc::EMFILE));
+    for mut file in open {
+        file.write_all(b"y").unwrap();
+    }
+    std::fs::write(mount.path().join("again"), b"z").unwrap();
+    assert_eq!(std::fs::read(mount.path().join("file3")).unwrap(), b"xy");
+    mount.stop();
+}

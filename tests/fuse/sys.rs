@@ -17,17 +17,22 @@ pub(crate) struct Mapping {
 impl Mapping {
     /// Maps the first `length` bytes of `file` so that stores reach it.
     pub(crate) fn shared(file: &File, length: usize) -> Self {
-        Self::new(file, length, ProtFlags::READ | ProtFlags::WRITE)
+        Self::new(file, length, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)
+    }
+
+    /// Maps the first `length` bytes of `file` so that stores stay here.
+    pub(crate) fn private(file: &File, length: usize) -> Self {
+        Self::new(file, length, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
     }
 
     /// Maps the first `length` bytes of `file` for reading.
     pub(crate) fn read_only(file: &File, length: usize) -> Self {
-        Self::new(file, length, ProtFlags::READ)
+        Self::new(file, length, ProtFlags::READ, MapFlags::SHARED)
     }
 
-    fn new(file: &File, length: usize, protection: ProtFlags) -> Self {
+    fn new(file: &File, length: usize, protection: ProtFlags, flags: MapFlags) -> Self {
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let start = unsafe { mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, file, 0) };
+        let start = unsafe { mmap(std::ptr::null_mut(), length, protection, flags, file, 0) };
         Self { start: start.unwrap().cast(), length }
     }
 
@@ -50,7 +55,7 @@ impl Deref for Mapping {
 
 impl DerefMut for Mapping {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above; only `shared` mappings are ever borrowed mutably here.
+        // SAFETY: as above; only `shared` and `private` mappings are ever borrowed mutably here.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.length) }
     }
 }

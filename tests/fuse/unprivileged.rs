@@ -139,3 +139,19 @@ fn a_directory_that_is_not_the_users_is_refused() {
     }
     assert_no_mount(&repo.mountpoint());
 }
+
+#[test]
+fn the_helper_may_have_its_older_name() {
+    let (repo, worker) = nobodys(|_| ());
+    let bin = repo.dir().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let helper = Command::new("sh").args(["-c", "command -v fusermount3"]).output().unwrap();
+    let helper = String::from_utf8(helper.stdout).unwrap();
+    std::os::unix::fs::symlink(helper.trim(), bin.join("fusermount")).unwrap();
+    let only = format!("PATH={}", bin.to_str().unwrap());
+    let renamed = repo.mounting(&worker).through("/usr/bin/env", &[&only]);
+    let mount = as_nobody(renamed).start();
+    assert!(script("echo x >\"$1/file\"", mount.path()));
+    mount.stop();
+    assert_no_mount(&repo.mountpoint());
+}
