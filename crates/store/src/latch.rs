@@ -23,7 +23,8 @@ impl Latch {
             source = error.source();
         }
         if self.0.set(text).is_ok() {
-            tracing::error!(cause = self.cause(), "no more writes are accepted after this failure");
+            // Whoever wrote gets the error itself.
+            tracing::warn!(cause = self.cause(), "no more writes are accepted after this failure");
         }
     }
 }

@@ -10,6 +10,7 @@
 )]
 
 mod check;
+mod faulty_disk;
 mod mounted;
 mod program;
 mod repo;
@@ -17,6 +18,7 @@ mod wait;
 mod watchdog;
 
 pub use check::{assert_gone, assert_inside, assert_no_mount, identity_of, mount_of};
+pub use faulty_disk::{Fault, FaultyDisk};
 pub use mounted::{Mounted, Mounting};
 pub use program::copy_program;
 pub use repo::{Repo, THREAD};

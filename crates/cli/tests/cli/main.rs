@@ -5,6 +5,7 @@
 mod bad_input;
 mod contract;
 mod doctor;
+mod faults;
 mod full_disk;
 mod history;
 mod hygiene;
