@@ -123,29 +123,63 @@ fn git_commits_in_one_mount_are_not_seen_in_the_other() {
     checkout.assert_export_agrees("b");
 }
 
-#[test]
-fn cargo_builds_in_a_mount_and_finds_its_work_again_after_a_remount() {
-    let checkout = Checkout::mounted();
-    let project = "mkdir -p hello/src; cd hello; \
+/// Makes a small program with a library and a test.
+const PROJECT: &str = "mkdir -p hello/src; cd hello; \
         printf '[package]\\nname = \"hello\"\\nversion = \"0.1.0\"\\nedition = \"2021\"\\n[workspace]\\n' > Cargo.toml; \
         printf 'pub fn word() -> &str { \"hello\" }' | sed \"s/&str/\\&'static str/\" > src/lib.rs; \
         printf 'fn main() { println!(\"{}\", hello::word()); }' > src/main.rs; \
         printf '#[test] fn word() { assert_eq!(hello::word(), \"hello\"); }' > src/../word.rs; mkdir tests; mv word.rs tests/";
-    checkout.sh(&checkout.a(), project);
-    let hello = checkout.a().join("hello");
-    // The test runner's own cargo variables would send the build elsewhere.
-    let build = "unset $(env | sed -n 's/^\\(CARGO[A-Z_]*\\)=.*/\\1/p' | grep -v CARGO_HOME); \
+
+/// Builds and runs it. The test runner's own cargo variables would send the build elsewhere.
+const BUILD: &str = "unset $(env | sed -n 's/^\\(CARGO[A-Z_]*\\)=.*/\\1/p' | grep -v CARGO_HOME); \
                  export RUSTUP_HOME CARGO_HOME; cargo build --offline 2>&1; target/debug/hello";
-    let built = checkout.with_toolchain(&hello, build);
+
+#[test]
+fn cargo_builds_in_a_mount_and_finds_its_work_again_after_a_remount() {
+    let checkout = Checkout::mounted();
+    checkout.sh(&checkout.a(), PROJECT);
+    let hello = checkout.a().join("hello");
+    let built = checkout.with_toolchain(&hello, BUILD);
     assert!(built.stdout.ends_with("hello\n") && built.stdout.contains("Compiling"), "{built:?}");
-    checkout.with_toolchain(&hello, &build.replace("cargo build", "cargo test -q"));
+    checkout.with_toolchain(&hello, &BUILD.replace("cargo build", "cargo test -q"));
     assert!(!checkout.b().join("hello").exists());
 
     let Checkout { sandbox, _mounts: [a, b] } = checkout;
     a.stop(Signal::TERM).ok();
     let checkout = Checkout { _mounts: [sandbox.mount("a", "a"), b], sandbox };
-    let again = checkout.with_toolchain(&hello, build);
+    let again = checkout.with_toolchain(&hello, BUILD);
     assert!(!again.stdout.contains("Compiling"), "nothing is built again: {again:?}");
+}
+
+#[test]
+fn git_and_cargo_find_nothing_to_do_in_a_fork_of_a_changed_mount() {
+    let checkout = Checkout::mounted();
+    let a = checkout.a();
+    checkout.sh(&a, PROJECT);
+    checkout.with_toolchain(&a.join("hello"), BUILD);
+    checkout.sh(
+        &a,
+        "echo a >> crates/store/src/lib.rs; git add -A; git commit -qm changed; git status --porcelain",
+    );
+    checkout.sandbox.run(["thread", "create", "fork", "--from", "a"]).ok();
+    checkout.sandbox.run(["snapshot", "a"]).ok();
+    checkout.sandbox.run(["thread", "create", "snap", "--from", "a"]).ok();
+    checkout.sh(&a, "rm -rf crates hello/src; git commit -qam gone");
+    for thread in ["fork", "snap"] {
+        let _mount = checkout.sandbox.mount(thread, thread);
+        let fork = checkout.sandbox.path(thread);
+        // diff-files trusts the index alone: any number, time or size that is another would show.
+        assert_eq!(checkout.sh(&fork, "git diff-files --raw").stdout, "", "{thread}");
+        let index = || fs::read(fork.join(".git/index")).unwrap();
+        let before = index();
+        assert_eq!(checkout.sh(&fork, "git status --porcelain").stdout, "", "{thread}");
+        assert!(index() == before, "git had nothing to note in the index of {thread}");
+        let built = checkout.with_toolchain(&fork.join("hello"), BUILD);
+        assert!(
+            built.stdout.ends_with("hello\n") && !built.stdout.contains("Compiling"),
+            "{thread}: {built:?}"
+        );
+    }
 }
 
 impl Checkout {

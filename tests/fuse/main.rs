@@ -18,6 +18,7 @@ mod ending;
 mod listing;
 mod names;
 mod refusals;
+mod snapshots;
 mod space;
 mod special;
 #[expect(unsafe_code, reason = "mappings and what else only C can say; argued there")]

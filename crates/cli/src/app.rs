@@ -8,7 +8,8 @@ use clap::error::ErrorKind as ClapKind;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    completions, diff, doctor, export, import, init, list, log, mount, service, status, thread, unmount,
+    completions, diff, doctor, export, import, init, list, log, mount, service, snapshot, status, thread,
+    unmount,
 };
 use crate::context::Context;
 use crate::environment::Environment;
@@ -48,6 +49,7 @@ fn run(cli: Cli, ui: Ui) -> Result<ExitCode> {
         Command::Import(args) => import::run(&context, &args),
         Command::Export(args) => export::run(&context, &args),
         Command::Log(args) => log::run(&context, &args),
+        Command::Snapshot(args) => snapshot::run(&context, &args),
         Command::Thread(command) => thread::run(&context, command),
         Command::Mount(args) => mount::run(&context, &args),
         Command::Unmount(args) => unmount::run(&context, &args),

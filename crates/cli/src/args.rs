@@ -6,7 +6,8 @@ use clap::builder::styling::Styles;
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    completions, diff, doctor, export, import, init, list, log, mount, service, status, thread, unmount,
+    completions, diff, doctor, export, import, init, list, log, mount, service, snapshot, status, thread,
+    unmount,
 };
 
 const AFTER_HELP: &str = "\
@@ -68,6 +69,8 @@ pub enum Command {
     Import(import::ImportArgs),
     /// Write a thread or snapshot to a directory
     Export(export::ExportArgs),
+    /// Keep a thread as it is now
+    Snapshot(snapshot::SnapshotArgs),
     /// Show what a thread has changed since its snapshot
     Status(status::StatusArgs),
     /// Show what differs between two threads or snapshots

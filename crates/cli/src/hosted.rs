@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use selvedge_supervisor::{CallError, State, StopMode, Supervisor};
-use selvedge_worker_proto::ExportDone;
+use selvedge_worker_proto::{ExportDone, WirePath};
 
 use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
 use crate::error::{CliError, Result};
@@ -20,6 +20,12 @@ const BROWSE: Duration = Duration::from_secs(5);
 
 /// How long an export may show no progress.
 const EXPORT_IDLE: Duration = Duration::from_secs(30);
+
+/// How long a snapshot may show no progress: writing what it made to the disk shows none.
+const SNAPSHOT_IDLE: Duration = Duration::from_mins(2);
+
+/// How long a worker may take to freeze its thread: the kernel writes what programs stored through mappings first.
+const FREEZE: Duration = Duration::from_secs(30);
 
 /// How long cleaning up after a worker that has ended may take.
 const CLEAN: Duration = Duration::from_secs(15);
@@ -230,6 +236,15 @@ impl Mounts {
         Ok(hosted.supervisor.browse(socket, BROWSE)?)
     }
 
+    fn snapshot(&self, id: &MountId, message: WirePath, answer: &Answer) -> Result<()> {
+        let hosted = self.find(id)?;
+        let done = hosted.supervisor.snapshot(message, SNAPSHOT_IDLE, &mut |progress| {
+            answer.send(Reply::SnapshotProgress(progress));
+        })?;
+        answer.send(Reply::SnapshotDone(done));
+        Ok(())
+    }
+
     fn export(&self, id: &MountId, delete: bool, mut fds: Vec<OwnedFd>, answer: &Answer) -> Result<()> {
         let hosted = self.find(id)?;
         let (Some(destination), true) = (fds.pop(), fds.is_empty()) else {
@@ -262,6 +277,13 @@ impl Host for Mounts {
             Request::Browse { mount } => self.browse(&mount, fds).map(|()| {
                 answer.send(Reply::Browsing {});
             }),
+            Request::Freeze { mount } => {
+                let frozen = self.find(&mount).and_then(|hosted| Ok(hosted.supervisor.freeze(FREEZE)?));
+                frozen.map(|()| {
+                    answer.send(Reply::Frozen {});
+                })
+            }
+            Request::Snapshot { mount, message } => self.snapshot(&mount, message, answer),
             Request::Export { mount, delete } => self.export(&mount, delete, fds, answer),
             Request::Mount { .. } | Request::Restore {} | Request::End {} => {
                 Err(CliError::usage("this process holds one mount and makes no others")

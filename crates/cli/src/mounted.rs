@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 use selvedge_store::{Repository, ThreadRef};
 
 use crate::context::Context;
-use crate::control::Client;
 use crate::control::client::ConnectError;
+use crate::control::{Client, Reply, Request};
 use crate::error::{CliError, Result};
 use crate::record::MountId;
 use crate::standing::live_mounts;
 
 /// How long the process that holds a mount may take to greet.
 const GREETING: Duration = Duration::from_secs(5);
+
+/// How long a worker may take to freeze its thread.
+const FREEZE: Duration = Duration::from_secs(40);
 
 /// A connection to the process that holds the mount of `thread`, which `holder` has locked.
 pub fn reach(
@@ -41,4 +44,24 @@ pub fn reach(
             error => error.into(),
         })?;
     Ok((client, record.id))
+}
+
+/// Lets the worker of a mounted thread freeze it, so that its reference tells all of it.
+pub fn freeze(
+    context: &Context,
+    repository: &Repository,
+    thread: &ThreadRef,
+    holder: Option<u32>,
+) -> Result<()> {
+    let (mut client, mount) = reach(context, repository, thread, holder)?;
+    match client.ask(Request::Freeze { mount }, &[], Instant::now() + FREEZE)? {
+        Reply::Frozen {} => Ok(()),
+        other => Err(nonsense("a freeze", &other)),
+    }
+}
+
+/// An answer that is none to what was asked.
+pub fn nonsense(what: &str, reply: &Reply) -> CliError {
+    CliError::failed(format!("{what} was answered with {reply:?}"))
+        .hint("use the version of selvedge that made the mount")
 }

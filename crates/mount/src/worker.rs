@@ -11,6 +11,7 @@ mod refusal;
 mod resume;
 mod serve;
 mod setup;
+mod snapshot;
 mod unmount;
 
 use std::fs::File;

@@ -226,21 +226,19 @@ impl Refs {
     ) -> Result<ThreadRef, RefsError> {
         let id = ThreadId::random().map_err(RefsError::Random)?;
         self.write("cannot create a thread", |transaction| {
-            if name_taken(transaction, name)? {
-                return Err(RefsError::Exists { name: name.clone() }.into());
+            insert_thread(transaction, &id, name, snapshot, layers)
+        })
+    }
+
+    /// Makes a thread without an upper that has the snapshot and the frozen layers which `from` has now.
+    pub fn fork_thread(&self, name: &ThreadName, from: &ThreadRef) -> Result<ThreadRef, RefsError> {
+        let id = ThreadId::random().map_err(RefsError::Random)?;
+        self.write("cannot create a thread", |transaction| {
+            let now = self.find(transaction, &from.name)?;
+            if now.id != from.id {
+                return Err(RefsError::Replaced { name: from.name.clone() }.into());
             }
-            transaction
-                .prepare_cached("INSERT INTO threads VALUES (?1, ?2, ?3, NULL, 1)")?
-                .execute(params![id.as_bytes(), name.as_str(), snapshot.as_bytes()])?;
-            write_layers(transaction, &id, layers)?;
-            Ok(ThreadRef {
-                name: name.clone(),
-                id,
-                snapshot: *snapshot,
-                layers: layers.to_vec(),
-                upper: None,
-                revision: 1,
-            })
+            insert_thread(transaction, &id, name, &now.snapshot, &now.layers)
         })
     }
 
@@ -418,6 +416,32 @@ impl Refs {
             revision: revision.cast_unsigned(),
         })
     }
+}
+
+fn insert_thread(
+    transaction: &Transaction<'_>,
+    id: &ThreadId,
+    name: &ThreadName,
+    snapshot: &ObjectId,
+    layers: &[LayerId],
+) -> Result<ThreadRef, Failure> {
+    if name_taken(transaction, name)? {
+        return Err(RefsError::Exists { name: name.clone() }.into());
+    }
+    transaction.prepare_cached("INSERT INTO threads VALUES (?1, ?2, ?3, NULL, 1)")?.execute(params![
+        id.as_bytes(),
+        name.as_str(),
+        snapshot.as_bytes()
+    ])?;
+    write_layers(transaction, id, layers)?;
+    Ok(ThreadRef {
+        name: name.clone(),
+        id: *id,
+        snapshot: *snapshot,
+        layers: layers.to_vec(),
+        upper: None,
+        revision: 1,
+    })
 }
 
 fn name_taken(transaction: &Transaction<'_>, name: &ThreadName) -> rusqlite::Result<bool> {

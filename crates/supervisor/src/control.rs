@@ -42,6 +42,8 @@ pub(crate) enum Input {
     Export { dest: OwnedFd, delete: bool, reply: mpsc::Sender<ExportUpdate> },
     /// Somebody wants to look at the tree, through a socket that goes to the worker.
     Browse { socket: OwnedFd, reply: mpsc::Sender<Result<(), CallError>>, until: Instant },
+    /// Somebody has a command whose answers are passed on as they come.
+    Ask { command: Command, reply: mpsc::Sender<Result<Event, CallError>> },
     /// Somebody wants it to end.
     Stop { mode: StopMode, reply: mpsc::Sender<Result<StopReport, StopError>> },
 }
@@ -68,6 +70,9 @@ enum Pending {
     Browse {
         reply: mpsc::Sender<Result<(), CallError>>,
         until: Instant,
+    },
+    Ask {
+        reply: mpsc::Sender<Result<Event, CallError>>,
     },
     Stop,
     /// Whether a worker that does not answer `Stop` yet is at work on it.
@@ -215,6 +220,7 @@ impl Running {
             Input::Status { reply, until } => self.ask_status(reply, until),
             Input::Export { dest, delete, reply } => self.ask_export(&dest, delete, reply),
             Input::Browse { socket, reply, until } => self.ask_browse(&socket, reply, until),
+            Input::Ask { command, reply } => self.ask(command, reply),
             Input::Stop { mode, reply } => self.stop(mode, reply),
         }
     }
@@ -258,6 +264,29 @@ impl Running {
             Err(error) => {
                 let _ = reply.send(ExportUpdate::Failed(error));
             }
+        }
+    }
+
+    fn ask(&mut self, command: Command, reply: mpsc::Sender<Result<Event, CallError>>) {
+        if self.succession.is_open() {
+            return drop(reply.send(Err(CallError::Recovering)));
+        }
+        match self.send(command, None) {
+            Ok(id) => {
+                self.pending.insert(id, Pending::Ask { reply });
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Passes an answer on; the last one settles the question.
+    fn answered(&mut self, id: u64, event: Event, last: bool) {
+        if let Some(Pending::Ask { reply }) = self.pending.get(&id)
+            && (reply.send(Ok(event)).is_err() || last)
+        {
+            self.pending.remove(&id);
         }
     }
 
@@ -308,6 +337,8 @@ impl Running {
                     let _ = reply.send(Ok(()));
                 }
             }
+            event @ Event::SnapshotProgress(_) => self.answered(id, event, false),
+            event @ (Event::SnapshotDone(_) | Event::Frozen {}) => self.answered(id, event, true),
             Event::Failed(failure) => self.failed(id, failure),
             Event::MountReady(ready) if self.succession.is_awaited() => self.take_over(&ready),
             Event::MountError(failure) if self.succession.is_awaited() => {
@@ -343,6 +374,9 @@ impl Running {
             Some(Pending::Export { reply }) => {
                 let _ = reply.send(ExportUpdate::Failed(error(failure)));
             }
+            Some(Pending::Ask { reply }) => {
+                let _ = reply.send(Err(error(failure)));
+            }
             Some(Pending::Stop) => self.refused(&StopError::Failed(failure)),
             Some(Pending::Probe) => self.at_work(),
             None => tracing::warn!(
@@ -363,6 +397,7 @@ impl Running {
                 Pending::Status { reply, .. } => drop(reply.send(Err(nonsense))),
                 Pending::Browse { reply, .. } => drop(reply.send(Err(nonsense))),
                 Pending::Export { reply } => drop(reply.send(ExportUpdate::Failed(nonsense))),
+                Pending::Ask { reply } => drop(reply.send(Err(nonsense))),
                 Pending::Stop | Pending::Probe => {}
             }
         }

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use selvedge_mountpoint::{MountIdentity, take_down};
-use selvedge_worker_proto::{ErrorKind, ExportNoted, ExportProgress, MountReady, SendError, StatusOk};
+use selvedge_worker_proto::{
+    Command, ErrorKind, Event, ExportNoted, ExportProgress, MountReady, SendError, SnapshotDone,
+    SnapshotProgress, StatusOk, WirePath,
+};
 
 use crate::control::{self, Control, ExportUpdate, Input};
 use crate::life::{Life, Restart};
@@ -207,6 +210,52 @@ impl Supervisor {
         let until = Instant::now() + timeout;
         self.input.send(Input::Browse { socket, reply, until }).map_err(|_| CallError::Ended)?;
         answer.recv_timeout(timeout).map_err(|error| no_answer(error, timeout))?
+    }
+
+    /// Lets the worker freeze its thread, so that another can share what it says.
+    pub fn freeze(&self, within: Duration) -> Result<(), CallError> {
+        match self.ask(Command::Freeze {}, within, &mut |_| false)? {
+            Event::Frozen {} => Ok(()),
+            other => Err(CallError::Nonsense(format!("a freeze was answered with {other:?}"))),
+        }
+    }
+
+    /// Lets the worker make a snapshot of its thread, which says `message` of itself. Fails if nothing is heard of it
+    /// for `idle`; then it may still be made.
+    pub fn snapshot(
+        &self,
+        message: WirePath,
+        idle: Duration,
+        progress: &mut dyn FnMut(SnapshotProgress),
+    ) -> Result<SnapshotDone, CallError> {
+        let mut pass_on = |event: &Event| match event {
+            Event::SnapshotProgress(now) => {
+                progress(*now);
+                true
+            }
+            _ => false,
+        };
+        match self.ask(Command::Snapshot { message }, idle, &mut pass_on)? {
+            Event::SnapshotDone(done) => Ok(done),
+            other => Err(CallError::Nonsense(format!("a snapshot was answered with {other:?}"))),
+        }
+    }
+
+    /// Asks the worker, and waits for the first answer that `passing` does not take.
+    fn ask(
+        &self,
+        command: Command,
+        idle: Duration,
+        passing: &mut dyn FnMut(&Event) -> bool,
+    ) -> Result<Event, CallError> {
+        let (reply, answers) = mpsc::channel();
+        self.input.send(Input::Ask { command, reply }).map_err(|_| CallError::Ended)?;
+        loop {
+            let event = answers.recv_timeout(idle).map_err(|error| no_answer(error, idle))??;
+            if !passing(&event) {
+                return Ok(event);
+            }
+        }
     }
 
     /// Lets the worker write its thread's tree into the directory `dest`, removing what else is there if

@@ -104,6 +104,7 @@ impl State {
     /// Makes a frozen layer's catalog one file that anybody may read.
     fn close_frozen(&self, upper: &Upper) -> Result<()> {
         self.latch.guard("freeze", upper.log.sync())?;
+        upper.reserve.release();
         let directory = self.repo.layer_dir(&upper.id);
         let reopen = |catalog: Catalog| {
             catalog.close_whole(&directory)?;

@@ -198,6 +198,20 @@ impl OpenTable {
         self.inner().handles.values().any(is_writer)
     }
 
+    /// Files that somebody has open for writing, each once.
+    pub(crate) fn writers(&self) -> Vec<Ino> {
+        let mut writers: Vec<Ino> = (self.inner().handles.values())
+            .filter_map(|open| match open {
+                Open::File(file, flags) => flags.write.then_some(file.ino),
+                Open::Inherited(ino, flags) => flags.write.then_some(*ino),
+                Open::Dir(_) => None,
+            })
+            .collect();
+        writers.sort_unstable();
+        writers.dedup();
+        writers
+    }
+
     /// Whether anybody has the node open.
     pub(crate) fn in_use(&self, ino: Ino) -> bool {
         self.inner().uses.contains_key(&ino)

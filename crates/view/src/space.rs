@@ -41,6 +41,11 @@ impl View {
         self.state().open.has_writers(ino)
     }
 
+    /// Files that somebody has open for writing, and so may hold mapped.
+    pub fn writers(&self) -> Vec<Ino> {
+        self.state().open.writers()
+    }
+
     /// The next offset at or behind `offset` where data or a hole begins.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::WirePath;
 use crate::envelope::Message;
 
 /// A command. Every one is answered by at least one [`Event`](crate::Event) with the same envelope number.
@@ -27,6 +28,15 @@ pub enum Command {
     },
     /// How are you? Answered by `StatusOk`.
     Status {},
+    /// Make everything the thread says at this instant a frozen layer, so that another thread can share it. Answered
+    /// by `Frozen` or `Failed`; the thread's reference has the layer then.
+    Freeze {},
+    /// Make a snapshot of the thread as it is at one instant, while it goes on. Answered by any number of
+    /// `SnapshotProgress`, then `SnapshotDone` or `Failed`.
+    Snapshot {
+        /// What the snapshot is to say of itself: any bytes, written as paths are.
+        message: WirePath,
+    },
     /// Write the thread's tree, as it is now, into the directory whose descriptor comes with the frame (exactly
     /// one). Answered by any number of `ExportProgress` and `ExportNoted`, then `ExportDone` or `Failed`.
     Export {
@@ -42,5 +52,6 @@ pub enum Command {
 }
 
 impl Message for Command {
-    const KINDS: &'static [&'static str] = &["Hello", "Stop", "Status", "Export", "Browse"];
+    const KINDS: &'static [&'static str] =
+        &["Hello", "Stop", "Status", "Freeze", "Snapshot", "Export", "Browse"];
 }

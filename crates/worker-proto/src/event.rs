@@ -20,6 +20,12 @@ pub enum Event {
     Stopping {},
     /// Answer to `Stop`: the mount is busy and stays.
     StopRefused(StopRefused),
+    /// Answer to `Freeze`: the thread's reference has the frozen layer.
+    Frozen {},
+    /// How far a `Snapshot` has come; at least one a second while files are read.
+    SnapshotProgress(SnapshotProgress),
+    /// The last answer to a `Snapshot` that succeeded.
+    SnapshotDone(SnapshotDone),
     /// How far an `Export` has come; at least one a second while it runs.
     ExportProgress(ExportProgress),
     /// Something of an `Export` is otherwise than the user may expect.
@@ -39,6 +45,9 @@ impl Message for Event {
         "StatusOk",
         "Stopping",
         "StopRefused",
+        "Frozen",
+        "SnapshotProgress",
+        "SnapshotDone",
         "ExportProgress",
         "ExportNoted",
         "ExportDone",
@@ -189,6 +198,30 @@ pub struct Holder {
 impl Holder {
     /// The longest name kept, in bytes; the kernel's are at most 15, 63 when it is a kernel thread's.
     pub const MAX_NAME: usize = 64;
+}
+
+/// How far a snapshot has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotProgress {
+    /// Changed files read so far.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// A snapshot that was made, or found to be there already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotDone {
+    /// The thread's snapshot: 64 hexadecimal digits.
+    pub snapshot: String,
+    /// Names that came, went or stand for something else than in the snapshot before.
+    pub changed: u64,
+    /// Whether it was made; else nothing differed from the one there was.
+    pub made: bool,
+    /// Files that may have been stored to through mappings, and that the kernel did not write out in time: such stores
+    /// are not in the snapshot.
+    #[serde(default)]
+    pub mapped: u64,
 }
 
 /// How far an export has come.

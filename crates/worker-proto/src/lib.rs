@@ -25,7 +25,7 @@ pub use envelope::{DecodeError, Envelope, Message};
 pub use error_kind::ErrorKind;
 pub use event::{
     Device, Event, ExportDone, ExportNote, ExportNoted, ExportProgress, Failure, Holder, MountReady,
-    Passthrough, StatusOk, StopRefused,
+    Passthrough, SnapshotDone, SnapshotProgress, StatusOk, StopRefused,
 };
 pub use frame::{Decoder, FrameError, MAX_BODY, encode};
 pub use tree::{TreeBody, TreeName, TreeNode, TreeReply, TreeRequest, name_replies};

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use selvedge_worker_proto::{
     Command, Device, Envelope, ErrorKind, Event, ExportDone, ExportNote, ExportNoted, ExportProgress,
-    Failure, Holder, Message, MountReady, Passthrough, StatusOk, StopRefused, WirePath, encode,
+    Failure, Holder, Message, MountReady, Passthrough, SnapshotDone, SnapshotProgress, StatusOk, StopRefused,
+    WirePath, encode,
 };
 
 fn directory() -> PathBuf {
@@ -65,6 +66,8 @@ fn every_command_and_event_is_written_and_read_as_ever() {
     check("command-export", 1, Command::Export { delete: true });
     check("command-browse", 1, Command::Browse {});
     check("event-browsing", 0, Event::Browsing {});
+    check("command-freeze", 0, Command::Freeze {});
+    check("command-snapshot", 0, Command::Snapshot { message: WirePath::from("before the merge") });
     check("event-mount-ready", 3, Event::MountReady(ready()));
     check(
         "event-mount-error",
@@ -77,6 +80,10 @@ fn every_command_and_event_is_written_and_read_as_ever() {
     check("event-stopping", 0, Event::Stopping {});
     let holder = Holder { pid: 99, name: "bash".to_owned() };
     check("event-stop-refused", 0, Event::StopRefused(StopRefused::new("\"/w\" is busy", [holder])));
+    check("event-frozen", 0, Event::Frozen {});
+    check("event-snapshot-progress", 0, Event::SnapshotProgress(SnapshotProgress { files: 3, bytes: 4096 }));
+    let done = SnapshotDone { snapshot: "0123abcd".repeat(8), changed: 12, made: true, mapped: 1 };
+    check("event-snapshot-done", 0, Event::SnapshotDone(done));
     check("event-export-progress", 0, Event::ExportProgress(ExportProgress { files: 3, bytes: 4096 }));
     check(
         "event-export-noted",

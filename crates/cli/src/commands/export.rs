@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::context::{Context, absolute, lexical_file_system, refuse_repository, resolved};
 use crate::control::{Reply, Request};
 use crate::error::{CliError, Result};
-use crate::mounted::reach;
+use crate::mounted::{nonsense, reach};
 use crate::runtime::file_system_type;
 use crate::target::{Target, is_dirty};
 use crate::ui::{Ui, human_bytes, show};
@@ -155,10 +155,7 @@ fn write_mounted(
             Reply::ExportDone(done) => {
                 return Ok(ExportReport { files: done.files, bytes: done.bytes, ..report });
             }
-            other => {
-                return Err(CliError::failed(format!("an export was answered with {other:?}"))
-                    .hint("use the version of selvedge that made the mount"));
-            }
+            other => return Err(nonsense("an export", &other)),
         }
         reply = client.answer(Instant::now() + IDLE)?;
     }

@@ -10,6 +10,7 @@ pub mod list;
 pub mod log;
 pub mod mount;
 pub mod service;
+pub mod snapshot;
 pub mod status;
 pub mod thread;
 pub mod unmount;

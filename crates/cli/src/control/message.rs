@@ -3,7 +3,9 @@
 //! The frames are those of the worker's protocol: length, JSON, descriptors. One process may hold any number of
 //! mounts behind one socket, so each request names the mount it is about.
 
-use selvedge_worker_proto::{ExportDone, ExportNoted, ExportProgress, Message, Passthrough, WirePath};
+use selvedge_worker_proto::{
+    ExportDone, ExportNoted, ExportProgress, Message, Passthrough, SnapshotDone, SnapshotProgress, WirePath,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -41,6 +43,19 @@ pub enum Request {
         /// Even if processes hold it busy.
         force: bool,
     },
+    /// Make everything the mounted thread says at this instant a frozen layer. Answered by `Frozen` or `Failed`.
+    Freeze {
+        /// Which.
+        mount: MountId,
+    },
+    /// Make a snapshot of the mounted thread. Answered by any number of `SnapshotProgress`, then `SnapshotDone` or
+    /// `Failed`.
+    Snapshot {
+        /// Which.
+        mount: MountId,
+        /// What the snapshot says of itself: any bytes, written as paths are.
+        message: WirePath,
+    },
     /// Write the mounted thread, as it is now, to the directory whose descriptor comes along. Answered by any
     /// number of `ExportProgress` and `ExportNoted`, then `ExportDone` or `Failed`.
     Export {
@@ -59,7 +74,7 @@ pub enum Request {
 
 impl Message for Request {
     const KINDS: &'static [&'static str] =
-        &["Hello", "List", "Mount", "Restore", "End", "Unmount", "Export", "Browse"];
+        &["Hello", "List", "Mount", "Restore", "End", "Unmount", "Freeze", "Snapshot", "Export", "Browse"];
 }
 
 /// What a process that holds mounts answers.
@@ -95,6 +110,12 @@ pub enum Reply {
     Ended {},
     /// The mount is gone, and the thread can be mounted again.
     Unmounted {},
+    /// The mounted thread's reference has the frozen layer.
+    Frozen {},
+    /// How far a snapshot has come.
+    SnapshotProgress(SnapshotProgress),
+    /// The snapshot is there.
+    SnapshotDone(SnapshotDone),
     /// How far an export has come.
     ExportProgress(ExportProgress),
     /// Something of an export that is otherwise than the user may expect.
@@ -116,6 +137,9 @@ impl Message for Reply {
         "Ending",
         "Ended",
         "Unmounted",
+        "Frozen",
+        "SnapshotProgress",
+        "SnapshotDone",
         "ExportProgress",
         "ExportNoted",
         "ExportDone",

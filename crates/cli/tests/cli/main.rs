@@ -13,4 +13,5 @@ mod lost;
 mod mounts;
 mod sandbox;
 mod service;
+mod snapshots;
 mod unprivileged;

@@ -119,7 +119,17 @@ impl From<LockError> for Refusal {
 
 impl From<ViewError> for Refusal {
     fn from(error: ViewError) -> Self {
-        let (kind, hint) = match &error {
+        Self::of_view("the thread cannot be opened", &error)
+    }
+}
+
+impl Refusal {
+    /// What the view answered when `tried`.
+    pub(crate) fn of_view(tried: &str, error: &ViewError) -> Self {
+        let (kind, hint) = match error {
+            ViewError::ReadOnly => {
+                (ErrorKind::Conflict, "it is mounted read-only: unmount it, then try again")
+            }
             ViewError::Host { source, .. } => (kind_of_io(source), advice(source)),
             ViewError::CatalogFormat { .. } => (ErrorKind::Failed, NEWER),
             ViewError::Store(source) => (ErrorKind::Failed, of_number(source.errno())),
@@ -127,7 +137,7 @@ impl From<ViewError> for Refusal {
             error if error.is_disk_full() => (ErrorKind::Failed, of_number(Some(libc::ENOSPC))),
             _ => (ErrorKind::Failed, "look at the disk that holds .selvedge, then try again"),
         };
-        Self::new(kind, format!("the thread cannot be opened: {}", sentence(&error)), hint)
+        Self::new(kind, format!("{tried}: {}", sentence(error)), hint)
     }
 }
 

@@ -21,6 +21,7 @@ use super::browse::Askers;
 use super::export::{self, Export};
 use super::refusal::Refusal;
 use super::setup::Mounted;
+use super::snapshot::{self, Job, Wish};
 use super::unmount::{self, Attempt, Outcome};
 use super::{PEER_DEADLINE, refusal};
 
@@ -67,6 +68,13 @@ pub(crate) enum Happening {
     },
     /// The first request has been answered.
     Proved,
+    /// A freeze or snapshot has ended.
+    SnapshotEnded {
+        /// The number of its command.
+        id: u64,
+        /// The answer to it.
+        answer: Event,
+    },
     /// An export has ended.
     ExportEnded {
         /// The number of its command.
@@ -138,6 +146,7 @@ pub(crate) struct Service {
     phase: Phase,
     exporting: bool,
     askers: Askers,
+    snapshotting: bool,
 }
 
 impl Service {
@@ -156,6 +165,7 @@ impl Service {
             phase: Phase::Serving,
             exporting: false,
             askers: Askers::default(),
+            snapshotting: false,
         }
     }
 
@@ -230,6 +240,10 @@ impl Service {
                 let status = Event::StatusOk(self.status());
                 self.tell(0, status);
             }
+            Happening::SnapshotEnded { id, answer } => {
+                self.snapshotting = false;
+                self.tell(id, answer);
+            }
             Happening::ExportEnded { id, answer } => {
                 self.exporting = false;
                 self.tell(id, answer);
@@ -257,6 +271,8 @@ impl Service {
                     .map_or_else(|refusal| Event::Failed(refusal.into()), |()| Event::Browsing {});
                 self.tell(id, answer);
             }
+            Command::Freeze {} => self.snapshot(id, Wish::Freeze),
+            Command::Snapshot { message } => self.snapshot(id, Wish::Snapshot(message)),
             Command::Export { delete } => {
                 if let Err(refusal) = self.export(id, delete, fds) {
                     self.tell(id, Event::Failed(refusal.into()));
@@ -270,6 +286,9 @@ impl Service {
         let ending = Ending { urgency, asked_by: asked_by.into_iter().collect() };
         if urgency == Urgency::IfFree && self.exporting && matches!(self.phase, Phase::Serving) {
             return self.refuse(&ending.asked_by, "an export of the thread is running", Vec::new());
+        }
+        if urgency == Urgency::IfFree && self.snapshotting && matches!(self.phase, Phase::Serving) {
+            return self.refuse(&ending.asked_by, "a snapshot of the thread is being made", Vec::new());
         }
         match &mut self.phase {
             Phase::Serving => self.unmount(ending, false),
@@ -438,6 +457,23 @@ impl Service {
             // A supervisor gives up on successors that never get that far.
             let events = self.events.clone();
             self.mounted.load.when_served(move || drop(events.send(Happening::Proved)));
+        }
+    }
+
+    fn snapshot(&mut self, id: u64, wish: Wish) {
+        let started = if self.snapshotting {
+            Err(Refusal::new(
+                ErrorKind::Conflict,
+                "a snapshot or fork of the thread is being made",
+                "try again when it is there",
+            ))
+        } else {
+            let (view, pages) = (Arc::clone(&self.mounted.view), Arc::clone(&self.mounted.pages));
+            snapshot::start(Job { view, pages, wish, id }, self.sender.clone(), self.events.clone())
+        };
+        match started {
+            Ok(()) => self.snapshotting = true,
+            Err(refusal) => self.tell(id, Event::Failed(refusal.into())),
         }
     }
 

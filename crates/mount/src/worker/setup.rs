@@ -24,6 +24,7 @@ use super::refusal::Refusal;
 use super::serve::Happening;
 use crate::adapter::Adapter;
 use crate::load::Load;
+use crate::page_cache::PageCache;
 use crate::session_state::{Header, SessionState};
 use crate::{op, session};
 
@@ -51,6 +52,8 @@ pub(crate) struct Mounted {
     pub(crate) identity: MountIdentity,
     /// What the dispatch threads do.
     pub(crate) load: Arc<Load>,
+    /// What the kernel holds of its files.
+    pub(crate) pages: Arc<PageCache>,
     /// Whether it refuses changes.
     pub(crate) read_only: bool,
     /// What the supervisor is to keep for a successor; empty if it keeps it already, or there can be none.
@@ -85,6 +88,7 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     let (view, load) = (Arc::new(view), Arc::new(Load::new()));
     let state = Arc::new(SessionState::create()?);
     let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), epoch);
+    let pages = adapter.pages();
     let (session, init) = session::start(adapter, &mounted.device, args.threads)?;
     state.begin(&Header { epoch, identity: mounted.identity.clone(), init })?;
     // What is not handed over is closed here, so that the connection ends with the session.
@@ -92,7 +96,7 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     run(session, events)?;
     check_in_place(&mounted.identity)?;
     let identity = undo.keep(mounted.identity);
-    Ok(Mounted { view, identity, load, read_only: args.read_only, escrow, resumed: false })
+    Ok(Mounted { view, identity, load, pages, read_only: args.read_only, escrow, resumed: false })
 }
 
 /// What a successor needs, in the order in which it looks for it: the connection, its state, the thread's lock. Nothing

@@ -1,16 +1,20 @@
 //! `selvedge thread create`
 
-use selvedge_store::{ObjectId, ThreadName};
+use std::sync::Arc;
+
+use selvedge_store::{LockError, RefsError, Repository, ThreadLock, ThreadName, ThreadRef};
+use selvedge_view::{View, ViewOptions};
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::error::{CliError, Result};
-use crate::target::{Target, is_dirty};
+use crate::error::Result;
+use crate::mounted;
+use crate::target::Target;
 
 /// Make a thread from another, or from a snapshot
 ///
-/// The new thread starts as the other one is, and shares everything with it: no file is copied, so it takes
-/// milliseconds whatever the tree's size.
+/// The new thread starts as the other one is at this moment, changes included, mounted or not, and shares everything
+/// with it: no file is copied, so it takes milliseconds whatever the tree's size and the number of changes.
 #[derive(Debug, clap::Args)]
 pub struct CreateArgs {
     /// The new thread's name
@@ -31,27 +35,42 @@ struct Document {
 pub fn run(context: &Context, args: &CreateArgs) -> Result<()> {
     let name: ThreadName = args.name.parse()?;
     let repository = context.repository()?;
-    let snapshot = start(Target::find(&repository, &args.from)?)?;
-    let thread = repository
-        .refs()
-        .create_thread(&name, &snapshot, &[])
-        .map_err(|error| CliError::from(error).context(format!("cannot make thread {name}")))?;
+    let from = Target::find(&repository, &args.from)?;
+    let thread = make(context, repository, &name, &from)
+        .map_err(|error| error.context(format!("cannot make thread {name}")))?;
     let document = Document { name: thread.name.to_string(), snapshot: thread.snapshot.to_string() };
     context.ui.result(&document, || format!("made thread {name} from {}\n", args.from))
 }
 
-/// The snapshot to start from. A thread's changes would not come along, so a thread that has some is refused.
-fn start(from: Target) -> Result<ObjectId> {
+fn make(context: &Context, repository: Repository, name: &ThreadName, from: &Target) -> Result<ThreadRef> {
+    let repository = Arc::new(repository);
+    let refs = repository.refs();
     match from {
-        Target::Snapshot(id) => Ok(id),
-        Target::Thread(thread) if is_dirty(&thread) => Err(CliError::conflict(format!(
-            "thread {} has changes since its snapshot, and a thread can so far be made from a snapshot only",
-            thread.name
-        ))
-        .hint(format!(
-            "start from its snapshot, without the changes: --from {}; or take them along by way of a directory: selvedge export, then import --thread",
-            thread.snapshot
-        ))),
-        Target::Thread(thread) => Ok(thread.snapshot),
+        Target::Snapshot(id) => Ok(refs.create_thread(name, id, &[])?),
+        Target::Thread(thread) => {
+            if refs.thread(name).is_ok() {
+                return Err(RefsError::Exists { name: name.clone() }.into());
+            }
+            if thread.upper.is_some() {
+                freeze(context, &repository, thread)?;
+            }
+            Ok(refs.fork_thread(name, thread)?)
+        }
+    }
+}
+
+/// Lets the thread's reference tell all of it, so that the new one can share it.
+fn freeze(context: &Context, repository: &Arc<Repository>, thread: &ThreadRef) -> Result<()> {
+    match ThreadLock::try_acquire(repository, &thread.id) {
+        Ok(lock) => {
+            let thread = repository.refs().thread_again(thread)?;
+            let view = View::open(Arc::clone(repository), &thread.name, lock, ViewOptions::default())?;
+            let frozen = view.freeze();
+            let closed = view.close();
+            frozen?;
+            Ok(closed?)
+        }
+        Err(LockError::Held { pid }) => mounted::freeze(context, repository, thread, pid),
+        Err(error) => Err(error.into()),
     }
 }

@@ -1,0 +1,104 @@
+//! Freezing the thread and making snapshots of it, beside everything else.
+
+use std::os::unix::ffi::OsStrExt;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fuser::INodeNo;
+use selvedge_store::export::Progress;
+use selvedge_view::View;
+use selvedge_worker_proto::{Envelope, Event, Sender, SnapshotDone, SnapshotProgress, WirePath};
+
+use super::PEER_DEADLINE;
+use super::refusal::Refusal;
+use super::serve::Happening;
+use crate::page_cache::PageCache;
+
+/// How often the supervisor hears how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What is to be done with the thread as it is.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    /// Freeze it.
+    Freeze,
+    /// Make a snapshot that says this of itself.
+    Snapshot(WirePath),
+}
+
+/// A freeze or snapshot to be made.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Of what.
+    pub(crate) view: Arc<View>,
+    /// What the kernel may hold of its files.
+    pub(crate) pages: Arc<PageCache>,
+    /// What of it.
+    pub(crate) wish: Wish,
+    /// The command's number.
+    pub(crate) id: u64,
+}
+
+/// Starts it. How far it is goes to `sender`; its last answer to `events`, as with exports.
+pub(crate) fn start(job: Job, sender: Sender<Event>, events: mpsc::Sender<Happening>) -> Result<(), Refusal> {
+    let run = move || {
+        let id = job.id;
+        let answer = outcome(&job, &sender).unwrap_or_else(|refusal| Event::Failed(refusal.into()));
+        // The view is let go of first: whoever has the answer may ask for the end at once.
+        drop(job);
+        // Nobody listens only when the process is ending.
+        let _ = events.send(Happening::SnapshotEnded { id, answer });
+    };
+    match thread::Builder::new().name("snapshot".into()).spawn(run) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Refusal::system("cannot start a thread", &error)),
+    }
+}
+
+fn outcome(job: &Job, sender: &Sender<Event>) -> Result<Event, Refusal> {
+    let mapped = draw_out(job);
+    match &job.wish {
+        Wish::Freeze => {
+            job.view.freeze().map_err(|error| Refusal::of_view("the thread cannot be frozen", &error))?;
+            Ok(Event::Frozen {})
+        }
+        Wish::Snapshot(message) => {
+            let last = Mutex::new(Instant::now());
+            let progress = |Progress { files, bytes }| {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                if last.elapsed() >= PROGRESS_INTERVAL {
+                    *last = Instant::now();
+                    tell(sender, job.id, Event::SnapshotProgress(SnapshotProgress { files, bytes }));
+                }
+            };
+            let report = job
+                .view
+                .snapshot(message.0.as_os_str().as_bytes(), &progress)
+                .map_err(|error| Refusal::of_view("no snapshot can be made", &error))?;
+            Ok(Event::SnapshotDone(SnapshotDone {
+                snapshot: report.snapshot.to_string(),
+                changed: report.changed,
+                made: report.made,
+                mapped,
+            }))
+        }
+    }
+}
+
+/// Has the kernel write what programs stored through mappings; tells of how many files it did not in time.
+fn draw_out(job: &Job) -> u64 {
+    let slow = job.view.writers().into_iter().filter(|ino| !job.pages.write_back(INodeNo(ino.0)));
+    slow.inspect(|ino| {
+        tracing::warn!(ino = ino.0, "the kernel takes long to write what was stored through mappings");
+    })
+    .count() as u64
+}
+
+fn tell(sender: &Sender<Event>, id: u64, event: Event) {
+    let deadline = Some(Instant::now() + PEER_DEADLINE);
+    if let Err(error) = sender.send(Envelope::new(id, event), &[], deadline) {
+        tracing::warn!("the supervisor does not hear of the snapshot: {error}");
+    }
+}
