@@ -8,8 +8,8 @@ use clap::error::ErrorKind as ClapKind;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    completions, diff, doctor, export, import, init, list, log, mount, service, snapshot, status, thread,
-    unmount,
+    completions, diff, doctor, export, fsck, import, init, list, log, mount, service, snapshot, status,
+    thread, unmount,
 };
 use crate::context::Context;
 use crate::environment::Environment;
@@ -56,6 +56,7 @@ fn run(cli: Cli, ui: Ui) -> Result<ExitCode> {
         Command::List(args) => list::run(&context, args),
         Command::Service(command) => service::run(&context, command),
         Command::Doctor(args) => doctor::run(&context, args),
+        Command::Fsck(args) => fsck::run(&context, args),
         Command::Completions(args) => completions::run(&context, &args),
     };
     done.map(|()| ExitCode::SUCCESS)

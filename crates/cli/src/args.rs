@@ -6,8 +6,8 @@ use clap::builder::styling::Styles;
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    completions, diff, doctor, export, import, init, list, log, mount, service, snapshot, status, thread,
-    unmount,
+    completions, diff, doctor, export, fsck, import, init, list, log, mount, service, snapshot, status,
+    thread, unmount,
 };
 
 const AFTER_HELP: &str = "\
@@ -93,6 +93,8 @@ pub enum Command {
     Service(service::ServiceCommand),
     /// Check whether this machine can mount, and say how to fix what is wrong
     Doctor(doctor::DoctorArgs),
+    /// Check the repository for damage
+    Fsck(fsck::FsckArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }

@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use selvedge_mountpoint::escape_for_print;
-use selvedge_store::compare::{Change, Options, PathFilter, Side, compare};
-use selvedge_store::{ObjectId, Repository, ancestors};
+use selvedge_store::compare::{Change, Options, PathFilter, Side, SnapshotSide, compare};
+use selvedge_store::{ObjectId, Repository, ThreadRef, ancestors};
+use selvedge_view::{View, ViewOptions, ViewSide};
 use selvedge_worker_proto::WirePath;
 use serde::Serialize;
 
@@ -76,6 +77,31 @@ fn are_related(repository: &Repository, one: ObjectId, other: ObjectId) -> Resul
     }
     let others: HashSet<ObjectId> = ancestors(repository.store(), [other])?;
     Ok(ancestors(repository.store(), [one])?.iter().any(|id| others.contains(id)))
+}
+
+/// Whether a thread has changes since its snapshot. An upper is made by the first change after a snapshot; of frozen
+/// layers the snapshot may have all, since they stay for some seconds after it was made of them, and then nothing in
+/// them differs from it. Nobody's mount is asked. What cannot be read counts as changed.
+pub fn has_changes(context: &Context, repository: &Repository, thread: &ThreadRef) -> bool {
+    if thread.upper.is_some() || thread.layers.is_empty() {
+        return thread.upper.is_some();
+    }
+    frozen_differ(context, repository, thread).unwrap_or_else(|error| {
+        // A mount lets go of its layers once they are in a snapshot.
+        let gone = |now: ThreadRef| now.layers != thread.layers && now.layers.is_empty();
+        tracing::debug!("cannot tell what thread {} has changed: {error}", thread.name);
+        !repository.refs().thread_again(thread).is_ok_and(gone)
+    })
+}
+
+fn frozen_differ(context: &Context, repository: &Repository, thread: &ThreadRef) -> Result<bool> {
+    let (snapshot, layers) = (&thread.snapshot, &thread.layers);
+    // A view keeps its repository for itself.
+    let own = context.open_repository(repository.dir())?;
+    let frozen = ViewSide::new(View::open_frozen(own, snapshot, layers, ViewOptions::default())?)?;
+    let snapshot = SnapshotSide::new(repository.store().clone(), snapshot)?;
+    let options = Options { same_numbers: true, ..Options::default() };
+    Ok(!compare(&snapshot, &frozen, &options)?.is_empty())
 }
 
 /// A path for people; the root is a dot.

@@ -5,6 +5,7 @@ use std::io;
 use selvedge_mountpoint::{MountpointError, UnmountError};
 use selvedge_store::compare::CompareError;
 use selvedge_store::export::{ExportError, SourceError};
+use selvedge_store::fsck::FsckError;
 use selvedge_store::import::ImportError;
 use selvedge_store::{LockError, NameError, RefsError, RepositoryError, ResolveError, StoreError};
 use selvedge_supervisor::{CallError, SpawnError, StopError};
@@ -35,6 +36,15 @@ impl From<StoreError> for CliError {
                 Some(errno) => from_system(&error, &io::Error::from_raw_os_error(errno)),
                 None => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
             },
+        }
+    }
+}
+
+impl From<FsckError> for CliError {
+    fn from(error: FsckError) -> Self {
+        match error {
+            FsckError::Store(error) => error.into(),
+            FsckError::Refs(error) => error.into(),
         }
     }
 }

@@ -40,6 +40,11 @@ pub trait Backend: Send + Sync {
     /// latches the backend: it refuses all later writes.
     fn sync(&self) -> Result<(), StoreError>;
 
+    /// What is wrong with how objects are kept, whatever they hold.
+    fn check(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// The names of `kind` from `first` to `last`, both included, in order, at most `limit`.
     fn list(
         &self,

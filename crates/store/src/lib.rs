@@ -14,6 +14,7 @@ pub mod compare;
 mod entry;
 mod error;
 pub mod export;
+pub mod fsck;
 mod history;
 mod holes;
 mod id;
@@ -44,7 +45,7 @@ pub use kind::FileKind;
 pub use lock::{LockError, ThreadLock};
 pub use name::{NameError, ThreadName};
 pub use object::ObjectKind;
-pub use refs::{NewState, Refs, RefsError, ThreadRef};
+pub use refs::{EachThread, NewState, Refs, RefsError, ThreadRef};
 pub use repository::{
     Created, DIRECTORY_NAME, Discovery, FORMAT_VERSION, OpenOptions, Repository, RepositoryError,
 };

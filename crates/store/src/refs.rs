@@ -26,6 +26,9 @@ pub struct ThreadRef {
     pub revision: u64,
 }
 
+/// Threads by their names, each as it could be read.
+pub type EachThread = Vec<(String, Result<ThreadRef, RefsError>)>;
+
 /// What a thread's reference is to become.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewState {
@@ -215,6 +218,31 @@ impl Refs {
             let names = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
             names.iter().map(|name| self.find(transaction, &self.parse_name(name)?)).collect()
         })
+    }
+
+    /// All threads, each by itself: a damaged one hides no other.
+    pub fn each_thread(&self) -> Result<EachThread, RefsError> {
+        let names = self.read("cannot read the threads", |transaction| {
+            let mut statement = transaction.prepare_cached("SELECT name FROM threads ORDER BY name")?;
+            let names = statement.query_map([], |row| row.get(0))?;
+            Ok(names.collect::<Result<Vec<String>, _>>()?)
+        })?;
+        let thread = |name: &String| {
+            let name = self.parse_name(name)?;
+            self.thread(&name)
+        };
+        Ok(names
+            .into_iter()
+            .map(|name| {
+                let found = thread(&name);
+                (name, found)
+            })
+            .collect())
+    }
+
+    /// What is wrong with the database file.
+    pub fn check(&self) -> Result<Vec<String>, RefsError> {
+        self.read("cannot check the reference database", |transaction| Ok(sqlite::check(transaction)?))
     }
 
     /// Makes a thread without an upper.

@@ -80,6 +80,13 @@ pub(crate) fn errno(error: &rusqlite::Error) -> Option<i32> {
     }
 }
 
+/// What is wrong with the database file, at most so much as people read.
+pub(crate) fn check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
+    let lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+    Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}
+
 /// Whether trying again later may help and nothing on the disk is in doubt: the disk is full, or
 /// another process holds the database.
 pub(crate) fn is_passing(error: &rusqlite::Error) -> bool {

@@ -129,6 +129,10 @@ impl Store {
         }
     }
 
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
     fn get(&self, kind: ObjectKind, id: &ObjectId) -> Result<Arc<[u8]>, StoreError> {
         let bytes = self.backend.get(kind, id)?.ok_or(StoreError::Missing { kind, id: *id })?;
         let actual = kind.id(&bytes);

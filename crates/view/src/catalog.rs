@@ -280,6 +280,25 @@ impl Catalog {
         Ok(())
     }
 
+    /// What is wrong with the database file, and the rows that cannot be read.
+    pub(crate) fn problems(&self) -> Result<Vec<String>> {
+        let mut statement = self.db.prepare("PRAGMA integrity_check(20)")?;
+        let lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+        let mut problems: Vec<String> = lines.into_iter().filter(|line| line != "ok").collect();
+        let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM inodes"))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            problems.extend(read_inode(row).err().map(|error| error.to_string()));
+        }
+        let mut statement = self.db.prepare("SELECT parent, ino, kind FROM names")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let parent = Ino(unsigned(row.get(0)?));
+            problems.extend(read_name(parent, row, 1).err().map(|error| error.to_string()));
+        }
+        Ok(problems)
+    }
+
     /// Moves committed pages into the database, so that the log starts again at its beginning. The caller
     /// lets no commit run beside it.
     pub(crate) fn checkpoint(&self) -> Result<()> {

@@ -18,6 +18,7 @@ mod build;
 mod catalog;
 mod change;
 mod changed;
+mod check;
 mod claim;
 mod clock;
 mod collapse;
@@ -54,6 +55,7 @@ pub use attr::{
     AclKind, Allocate, Attr, DirEntry, RenameMode, SeekTo, SetAttr, SetId, SetTime, StatFs, XattrMode,
 };
 pub use changed::Changed;
+pub use check::check_layers;
 pub use error::{Result, ViewError};
 pub use inherit::Opened;
 pub use open_flags::OpenFlags;

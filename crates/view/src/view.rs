@@ -188,7 +188,7 @@ impl View {
 }
 
 /// The running kernel's boot, which tells a crash of processes from a loss of power.
-fn boot_id() -> Result<String> {
+pub(crate) fn boot_id() -> Result<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(ViewError::host("read the boot id"))
 }
 

@@ -107,7 +107,7 @@ fn a_comparison_finds_what_changed_and_lists_nothing_else() {
     view.unlink(&bench.request(), d3, b"6").unwrap();
     view.rename(&bench.request(), d3, b"7", ROOT, b"moved", RenameMode::Replace).unwrap();
     let chmod = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-    view.setattr(&bench.request(), walk(&view, &["3", "4", "8"]), &chmod).unwrap();
+    view.setattr(walk(&view, &["3", "4", "8"]), &chmod).unwrap();
     // A directory that moves comes along whole, unread.
     view.rename(&bench.request(), walk(&view, &["5"]), b"5", d4, b"whole", RenameMode::Replace).unwrap();
     let plain = |kind, path: &str| (kind, path.to_owned(), None);

@@ -10,9 +10,9 @@ use selvedge_store::{NewState, RefsError, Repository, ThreadLock, ThreadName, Th
 use selvedge_worker_proto::ErrorKind;
 use serde::Serialize;
 
+use crate::changes::has_changes;
 use crate::context::{Context, absolute, refuse_selvedge_mount, refuse_way_into_repository};
 use crate::error::{CliError, Result};
-use crate::target::is_dirty;
 use crate::ui::{Ui, human_bytes, show, show_os};
 
 /// Capture a directory tree as a snapshot and point a thread at it
@@ -56,7 +56,7 @@ pub fn run(context: &Context, args: &ImportArgs) -> Result<()> {
         None => repository.dir().to_owned(),
     };
     // Held until the thread points at the snapshot, so that nobody mounts it meanwhile.
-    let before = Before::of(&repository, &name)?;
+    let before = Before::of(context, &repository, &name)?;
     let message = args.message.clone().into_vec();
     let options = ImportOptions {
         source: &source,
@@ -107,7 +107,7 @@ struct Before {
 }
 
 impl Before {
-    fn of(repository: &Repository, name: &ThreadName) -> Result<Option<Self>> {
+    fn of(context: &Context, repository: &Repository, name: &ThreadName) -> Result<Option<Self>> {
         let thread = match repository.refs().thread(name) {
             Ok(thread) => thread,
             Err(RefsError::NotFound { .. }) => return Ok(None),
@@ -124,7 +124,7 @@ impl Before {
             .refs()
             .thread_again(&thread)
             .map_err(|error| CliError::from(error).context(format!("cannot import into thread {name}")))?;
-        if is_dirty(&thread) {
+        if has_changes(context, repository, &thread) {
             return Err(CliError::conflict(format!(
                 "cannot import into thread {name}: it has changes since its snapshot, which would be lost"
             ))

@@ -4,6 +4,7 @@ pub mod completions;
 pub mod diff;
 pub mod doctor;
 pub mod export;
+pub mod fsck;
 pub mod import;
 pub mod init;
 pub mod list;

@@ -6,6 +6,7 @@ mod bad_input;
 mod contract;
 mod doctor;
 mod faults;
+mod fsck;
 mod full_disk;
 mod history;
 mod hygiene;

@@ -385,6 +385,10 @@ impl Backend for LocalBackend {
             .map_err(|source| self.note(self.database_error("cannot sync the object database")(source)))
     }
 
+    fn check(&self) -> Result<Vec<String>, StoreError> {
+        self.with_reader(sqlite::check)
+    }
+
     fn list(
         &self,
         kind: ObjectKind,

@@ -5,6 +5,7 @@
 mod common;
 mod encoding;
 mod export;
+mod fsck;
 mod import;
 mod live;
 mod objects;

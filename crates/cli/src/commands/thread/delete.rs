@@ -7,9 +7,9 @@ use selvedge_worker_proto::ErrorKind;
 use serde::Serialize;
 
 use super::summary::layers;
+use crate::changes::has_changes;
 use crate::context::Context;
 use crate::error::{CliError, Result, chain};
-use crate::target::is_dirty;
 use crate::ui::{Ui, show};
 
 /// Delete a thread
@@ -45,7 +45,7 @@ pub fn run(context: &Context, args: &DeleteArgs) -> Result<()> {
     })?;
     // Looked up again: it may have changed before it was locked.
     let thread = refs.thread_again(&thread).map_err(|error| CliError::from(error).context(tried()))?;
-    if is_dirty(&thread) && !args.force {
+    if !args.force && has_changes(context, &repository, &thread) {
         return Err(CliError::conflict(format!("{}: it has changes since its snapshot", tried())).hint(
             format!(
                 "keep them with selvedge export {name} DIR, or lose them with --force; its snapshot is {}",

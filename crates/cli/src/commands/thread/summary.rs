@@ -8,10 +8,10 @@ use selvedge_store::{LayerId, Repository, ThreadRef};
 use selvedge_worker_proto::WirePath;
 use serde::Serialize;
 
+use crate::changes::has_changes;
 use crate::context::Context;
 use crate::error::Result;
 use crate::standing::live_mounts;
-use crate::target::is_dirty;
 
 /// What there is to say about a thread.
 #[derive(Debug, Serialize)]
@@ -45,7 +45,7 @@ pub(super) fn of(context: &Context, repository: &Repository, threads: &[ThreadRe
         name: thread.name.to_string(),
         snapshot: thread.snapshot.to_string(),
         mountpoint: mounted.remove(&thread.id.to_string()),
-        dirty: is_dirty(thread),
+        dirty: has_changes(context, repository, thread),
         own_bytes: layers(thread)
             .filter(|layer| users.get(layer).is_none_or(|count| *count < 2))
             .map(|layer| disk_use(&repository.layer_dir(&layer)))

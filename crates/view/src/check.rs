@@ -1,0 +1,45 @@
+//! Looking for damage in layers.
+
+use crate::catalog::Catalog;
+use crate::claim::Claim;
+use crate::error::Result;
+use crate::layers::Frozen;
+use crate::view::boot_id;
+use selvedge_store::{LayerId, Repository, ThreadLock, ThreadRef};
+
+/// What is wrong with the catalogs of a thread's layers: each with its layer. The upper is looked at only by who has
+/// the thread's lock, since nobody opens a catalog that another process writes.
+pub fn check_layers(
+    repo: &Repository,
+    thread: &ThreadRef,
+    lock: Option<&ThreadLock>,
+) -> Vec<(LayerId, String)> {
+    let mut problems = Vec::new();
+    let mut note = |layer: LayerId, found: Result<Vec<String>>| match found {
+        Ok(found) => problems.extend(found.into_iter().map(|problem| (layer, problem))),
+        Err(error) => problems.push((layer, format!("it cannot be opened: {error}"))),
+    };
+    for &layer in &thread.layers {
+        note(layer, check_frozen(repo, layer));
+    }
+    if let (Some(upper), Some(_)) = (thread.upper, lock) {
+        note(upper, check_upper(repo, upper));
+    }
+    problems
+}
+
+fn check_frozen(repo: &Repository, layer: LayerId) -> Result<Vec<String>> {
+    match Frozen::open(repo, layer, &boot_id()?)? {
+        Some((_, catalog)) => catalog.problems(),
+        None => Ok(vec!["a loss of power took a layer that it stands on".to_owned()]),
+    }
+}
+
+fn check_upper(repo: &Repository, layer: LayerId) -> Result<Vec<String>> {
+    let directory = repo.layer_dir(&layer);
+    let claim = Claim::take(&directory)?;
+    let catalog = Catalog::open_upper(&directory.join("catalog.db"))?.with_claim(claim);
+    let problems = catalog.problems()?;
+    catalog.close()?;
+    Ok(problems)
+}
