@@ -3,7 +3,9 @@
 mod figures;
 mod live;
 mod placement;
+mod programs;
 
 pub use figures::Figures;
 pub use live::{Live, Wire};
 pub use placement::Placement;
+pub use programs::{built, run};

@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use selvedge_mountpoint::{UnmountMode, mountinfo, unmount};
 use selvedge_supervisor::{SpawnSpec, Supervisor, WorkerProgram};
 use selvedge_worker_proto::{Command, Envelope, Event, PROTOCOL_VERSION, Receiver, Sender, channel};
+
+use crate::{built, run};
 
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -135,20 +137,4 @@ impl Drop for Wire {
         }
         let _ = self.child.wait();
     }
-}
-
-/// A program of this build: beside this one, or one directory up from a benchmark or test.
-fn built(name: &str) -> Result<PathBuf> {
-    let this = env::current_exe()?;
-    let places = this.ancestors().skip(1).take(2).map(|dir| dir.join(name));
-    places.into_iter().find(|path: &PathBuf| Path::is_file(path)).with_context(|| {
-        format!("{name} is not built: run `cargo build -p selvedge`, with --release for the benchmark")
-    })
-}
-
-fn run(program: &mut Program) -> Result<()> {
-    let output = program.stdin(Stdio::null()).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program:?} failed: {said}");
-    Ok(())
 }

@@ -65,6 +65,8 @@ pub fn clean_cli() {
 /// the caller's umask already), the working directory is `/`, and a crash dumps no core, because callers wait
 /// while one is written.
 pub fn clean_worker() -> io::Result<()> {
+    // Started through an open descriptor, a process is called after its number. The kernel takes 15 bytes.
+    let _ = rustix::thread::set_name(c"selvedge-fuse-w");
     signals();
     limits();
     // One byte, not none: a limit of 0 still starts the handler that `core_pattern` may name, 1 does not.
