@@ -8,14 +8,23 @@ use clap::error::ErrorKind as ClapKind;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    completions, diff, doctor, export, fsck, import, init, list, log, mount, service, snapshot, status,
-    thread, unmount,
+    bind, completions, diff, doctor, export, fsck, import, init, list, log, mount, run, service, snapshot,
+    status, thread, unmount,
 };
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
 use crate::logging;
 use crate::ui::Ui;
+
+/// Becomes the command of `selvedge run`, if that is what the process was started for: as the caller has left this
+/// process, because it is the command's to inherit. Nothing is changed otherwise.
+pub fn become_command() -> Option<ExitCode> {
+    match Cli::try_parse().ok()? {
+        Cli { global, command: Command::Run(args) } if args.is_front() => Some(run::front(&global, &args)),
+        _ => None,
+    }
+}
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -25,7 +34,7 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error, &words),
     };
     let ui = Ui { json: cli.global.json, quiet: cli.global.quiet };
-    match run(cli, ui) {
+    match carry_out(cli, ui) {
         Ok(code) => code,
         Err(error) => {
             ui.error(&error);
@@ -34,7 +43,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli, ui: Ui) -> Result<ExitCode> {
+fn carry_out(cli: Cli, ui: Ui) -> Result<ExitCode> {
     let environment = Environment::read();
     // The service's log is a file of its own.
     if !matches!(cli.command, Command::Service(service::ServiceCommand::Run)) {
@@ -52,6 +61,8 @@ fn run(cli: Cli, ui: Ui) -> Result<ExitCode> {
         Command::Snapshot(args) => snapshot::run(&context, &args),
         Command::Thread(command) => thread::run(&context, command),
         Command::Mount(args) => mount::run(&context, &args),
+        Command::Run(args) => run::prepare(&context, &args),
+        Command::Bind(args) => bind::run(&context, &args),
         Command::Unmount(args) => unmount::run(&context, &args),
         Command::List(args) => list::run(&context, args),
         Command::Service(command) => service::run(&context, command),

@@ -6,8 +6,8 @@ use clap::builder::styling::Styles;
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    completions, diff, doctor, export, fsck, import, init, list, log, mount, service, snapshot, status,
-    thread, unmount,
+    bind, completions, diff, doctor, export, fsck, import, init, list, log, mount, run, service, snapshot,
+    status, thread, unmount,
 };
 
 const AFTER_HELP: &str = "\
@@ -82,6 +82,10 @@ pub enum Command {
     Thread(thread::ThreadCommand),
     /// Mount a thread as a writable directory
     Mount(mount::MountArgs),
+    /// Run a command that sees a thread in place of a directory
+    Run(run::RunArgs),
+    /// Let a running process see a thread in place of a directory (root only)
+    Bind(bind::BindArgs),
     /// Take a mount down
     #[command(alias = "umount")]
     Unmount(unmount::UnmountArgs),

@@ -20,6 +20,9 @@ pub struct Environment {
     pub log_file: Option<PathBuf>,
     /// `SELVEDGE_RUNTIME_DIR`: where records and sockets of running mounts live.
     pub runtime_dir: Option<PathBuf>,
+    /// `SELVEDGE_RUNTIME_NAMESPACE`: which directory in there is meant by a command inside `run`, whose mount namespace
+    /// has none of its own.
+    pub runtime_namespace: Option<OsString>,
     /// `SELVEDGE_FUSE_WORKER_BIN`: the worker's program.
     pub worker_bin: Option<PathBuf>,
     /// `SELVEDGE_FUSE_WORKER_STOP_GRACE_MS`.
@@ -60,6 +63,7 @@ impl Environment {
             log: get("SELVEDGE_LOG"),
             log_file: path("SELVEDGE_LOG_FILE"),
             runtime_dir: path("SELVEDGE_RUNTIME_DIR"),
+            runtime_namespace: get("SELVEDGE_RUNTIME_NAMESPACE"),
             worker_bin: path("SELVEDGE_FUSE_WORKER_BIN"),
             stop_grace: get("SELVEDGE_FUSE_WORKER_STOP_GRACE_MS"),
             state_home: absolute("XDG_STATE_HOME"),

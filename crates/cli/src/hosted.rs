@@ -285,7 +285,7 @@ impl Host for Mounts {
             }
             Request::Snapshot { mount, message } => self.snapshot(&mount, message, answer),
             Request::Export { mount, delete } => self.export(&mount, delete, fds, answer),
-            Request::Mount { .. } | Request::Restore {} | Request::End {} => {
+            Request::Mount { .. } | Request::Lend { .. } | Request::Restore {} | Request::End {} => {
                 Err(CliError::usage("this process holds one mount and makes no others")
                     .hint("ask the background service"))
             }

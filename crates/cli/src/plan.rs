@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use selvedge_store::{Repository, ThreadRef};
 use selvedge_supervisor::{SpawnSpec, WorkerProgram};
 use selvedge_worker_proto::WirePath;
 use serde::{Deserialize, Serialize};
 
+use crate::context::{absolute, is_vouched_for};
+use crate::environment::Environment;
 use crate::error::Result;
 use crate::record::{Holder, MountId, Record};
 
@@ -27,6 +30,9 @@ pub struct Plan {
     pub mountpoint: WirePath,
     /// Whether the directory is to be made, and goes with the mount if empty.
     pub make_directory: bool,
+    /// Whether it is made to be lent to processes, and goes when nobody has it any more.
+    #[serde(default)]
+    pub lent: bool,
     /// How it shall be mounted.
     pub options: Options,
     /// The worker's program, where the caller chose one.
@@ -77,6 +83,41 @@ impl From<OnCrash> for selvedge_supervisor::OnCrash {
 }
 
 impl Plan {
+    /// A mount of `thread` as it is made when nobody asks for anything special.
+    pub fn new(
+        environment: &Environment,
+        repository: &Repository,
+        thread: &ThreadRef,
+        mountpoint: PathBuf,
+        make_directory: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            request: MountId::random()?,
+            repo: repository.dir().into(),
+            thread: thread.name.to_string(),
+            thread_id: thread.id.to_string(),
+            mountpoint: mountpoint.into(),
+            make_directory,
+            lent: false,
+            options: Options {
+                read_only: false,
+                allow_other: rustix::process::geteuid().is_root(),
+                suid: false,
+                dev: false,
+                trust_repository: is_vouched_for(repository.dir()),
+                on_crash: OnCrash::Recover,
+            },
+            worker: environment
+                .worker_bin
+                .as_ref()
+                .map(|program| absolute(program))
+                .transpose()?
+                .map(WirePath),
+            environment: wire_environment(&environment.for_worker),
+            stop_grace_ms: u64::try_from(environment.stop_grace()?.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
     /// The record of a mount that this process is about to make.
     pub fn record(&self, holder: Holder) -> Result<Record> {
         let (repo, mountpoint) = (self.repo.clone(), self.mountpoint.clone());
@@ -126,7 +167,7 @@ fn os(path: &WirePath) -> OsString {
 }
 
 /// Environment variables as they travel: any bytes.
-pub fn wire_environment(variables: &[(OsString, OsString)]) -> Vec<(WirePath, WirePath)> {
+fn wire_environment(variables: &[(OsString, OsString)]) -> Vec<(WirePath, WirePath)> {
     let wire = |text: &OsString| WirePath(PathBuf::from(text));
     variables.iter().map(|(name, value)| (wire(name), wire(value))).collect()
 }

@@ -46,6 +46,9 @@ const NETWORK: &[&str] = &[
 /// The name of the directory of mounts that shall be made again, in each boot's and namespace's directory.
 pub const WANTED: &str = "wanted";
 
+/// The name of the directory of mounts that are made to be lent to processes, in the same.
+pub const RUNS: &str = "runs";
+
 /// The longest path a Unix socket's address holds, without the final NUL.
 pub const MAX_SOCKET_PATH: usize = 107;
 
@@ -54,6 +57,7 @@ pub const MAX_SOCKET_PATH: usize = 107;
 pub struct RuntimeDir {
     base_path: PathBuf,
     path: PathBuf,
+    is_own: bool,
     base: OwnedFd,
     instance: OwnedFd,
     mounts: OwnedFd,
@@ -72,17 +76,40 @@ impl RuntimeDir {
             CliError::failed(format!("the runtime directory {} vanished", show(&base))).hint("try again")
         })?;
         refuse_selvedge_mount(base_fd.as_fd(), &base)?;
-        let name = namespace_name()?;
+        let own = namespace_name()?;
+        let name = outer_name(environment, &own).unwrap_or_else(|| own.clone());
+        let is_own = name == own;
         let path = base.join(&name);
         let instance = private_child(base_fd.as_fd(), Path::new(&name), &path)?;
         let child = |name: &str| private_child(instance.as_fd(), Path::new(name), &path.join(name));
         let (mounts, wanted) = (child("mounts")?, child(WANTED)?);
-        Ok(Self { base_path: base, path, base: base_fd, instance, mounts, wanted })
+        Ok(Self { base_path: base, path, is_own, base: base_fd, instance, mounts, wanted })
+    }
+
+    /// Whether the directory is that of this process's own mount namespace. In `run` it is that of the namespace
+    /// around it: what is recorded there is mounted there, and cannot be seen, made or removed from here.
+    pub const fn is_own(&self) -> bool {
+        self.is_own
+    }
+
+    /// A command inside `run` cannot do what concerns the mounts of the namespace around it.
+    pub fn require_own(&self, tried: &str) -> Result<()> {
+        if self.is_own {
+            return Ok(());
+        }
+        Err(CliError::conflict(format!("cannot {tried} inside selvedge run, which sees other mounts"))
+            .hint("do it outside; selvedge run works inside too"))
     }
 
     /// The directory itself, for messages.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The directory of mounts that are made to be lent to processes, made if need be.
+    pub fn make_runs(&self) -> Result<PathBuf> {
+        let path = self.path.join(RUNS);
+        private_child(self.instance.as_fd(), Path::new(RUNS), &path).map(|_| path)
     }
 
     /// Where the directory of all boots and namespaces is: what `SELVEDGE_RUNTIME_DIR` would have to say.
@@ -190,6 +217,14 @@ fn namespace_name() -> Result<String> {
         .map_err(|error| CliError::io("cannot tell the mount namespace", &error))?;
     let boot: String = boot.chars().filter(char::is_ascii_hexdigit).take(16).collect();
     Ok(format!("{boot}-{}", namespace.ino()))
+}
+
+/// The name that `run` hands to its command, if it is one of this boot.
+fn outer_name(environment: &Environment, own: &str) -> Option<String> {
+    let name = environment.runtime_namespace.as_ref()?.to_str()?;
+    let (boot, namespace) = name.split_once('-')?;
+    let is_name = !namespace.is_empty() && namespace.bytes().all(|byte| byte.is_ascii_digit());
+    (is_name && own.split_once('-').is_some_and(|(this, _)| this == boot)).then(|| name.to_owned())
 }
 
 /// What to do when a directory does not exist.

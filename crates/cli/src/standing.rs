@@ -165,6 +165,10 @@ fn look(runtime: &RuntimeDir, records: Vec<Record>) -> Vec<(Record, Standing)> {
 /// Cleans up after processes that are gone, all mounts at once. One command does so at a time: another would take
 /// away what is being mounted in the same place again.
 fn clean_dead(runtime: &RuntimeDir, dead: Vec<Record>) -> Vec<(Record, Standing)> {
+    if !runtime.is_own() {
+        // Their mounts are in another namespace, where somebody will clean up.
+        return dead.into_iter().map(|record| (record, Standing::Changing)).collect();
+    }
     let stale = |error: &CliError| Standing::Stale(error.clone());
     let _cleaning = match Lock::take(runtime, CLEAN_LOCK, Instant::now() + OTHERS) {
         Ok(Some(lock)) => lock,

@@ -1,8 +1,11 @@
 //! The system calls that have no safe form: what a process inherited and has to put right before anything else,
 //! and the system's user database.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::thread::UnshareFlags;
 
 /// The highest signal number on Linux, real-time signals included.
 const LAST_SIGNAL: libc::c_int = 64;
@@ -91,4 +94,37 @@ pub(crate) fn has_user_name(uid: libc::uid_t) -> bool {
             _ => return true,
         }
     }
+}
+
+/// Gives the calling thread its own copy of what `flags` name, which here is never the table of descriptors.
+pub(crate) fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
+    let flags = flags - UnshareFlags::FILES;
+    // SAFETY: unsafe for descriptors alone, which would mean different files in different threads; these stay shared.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// Becomes the program `words[0]`, looked for in `PATH`, with these words and this environment. Signal mask, ignored
+/// signals, limits and descriptors pass on as they are, but for SIGPIPE: Rust's runtime has had it ignored from the
+/// start. Comes back only with the reason why not.
+pub(crate) fn execute(words: &[OsString], environment: &[(OsString, OsString)]) -> io::Error {
+    let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
+    let words: Result<Vec<CString>, _> = words.iter().map(|word| text(word.as_bytes().to_vec())).collect();
+    let environment: Result<Vec<CString>, _> = environment
+        .iter()
+        .map(|(name, value)| text([name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect();
+    let (words, environment) = match (words, environment) {
+        (Ok(words), Ok(environment)) if !words.is_empty() => (words, environment),
+        (Err(error), _) | (_, Err(error)) => return error,
+        _ => return io::Error::from_raw_os_error(libc::ENOENT),
+    };
+    let pointers = |texts: &[CString]| {
+        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
+    };
+    let (arguments, variables) = (pointers(&words), pointers(&environment));
+    set_disposition(libc::SIGPIPE, libc::SIG_DFL);
+    // SAFETY: both arrays end in a null pointer, and they and the strings that they point to live until the call
+    // comes back, if it does; the first pointer is a string, because there is a word.
+    unsafe { libc::execvpe(arguments[0], arguments.as_ptr(), variables.as_ptr()) };
+    io::Error::last_os_error()
 }

@@ -1,5 +1,6 @@
 //! The commands, one to a file: its arguments and its `run`.
 
+pub mod bind;
 pub mod completions;
 pub mod diff;
 pub mod doctor;
@@ -10,6 +11,7 @@ pub mod init;
 pub mod list;
 pub mod log;
 pub mod mount;
+pub mod run;
 pub mod service;
 pub mod snapshot;
 pub mod status;

@@ -10,14 +10,13 @@ use rustix::io::Errno;
 use selvedge_mountpoint::{Mountpoint, MountpointError};
 use selvedge_store::{Repository, ThreadLock, ThreadName, ThreadRef};
 use selvedge_supervisor::WorkerProgram;
-use selvedge_worker_proto::WirePath;
 
-use crate::context::{Context, absolute, is_vouched_for, refuse_repository, resolved};
+use crate::context::{Context, absolute, refuse_repository, resolved};
 use crate::control::client::AskError;
 use crate::control::{MountDocument, Reply, Request};
 use crate::error::{CliError, Result};
-use crate::plan::{OnCrash, Options, Plan, wire_environment};
-use crate::record::{Holder, MountId, Record};
+use crate::plan::{OnCrash, Options, Plan};
+use crate::record::{Holder, Record};
 use crate::runtime::RuntimeDir;
 use crate::standing::live_mounts;
 use crate::ui::show;
@@ -84,6 +83,7 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
     // Looked for now: a missing program is better told before anything is started.
     let program = worker_program::find(&context.environment)?;
     let runtime = Arc::new(context.runtime()?);
+    runtime.require_own("mount").map_err(|error| error.context(tried()))?;
     refuse_mounted(context, &runtime, &repository, &thread).map_err(|error| error.context(tried()))?;
     let place = Place::find(directory).map_err(|error| error.context(tried()))?;
     let plan = plan(context, args, &repository, &thread, place)?;
@@ -120,33 +120,20 @@ fn plan(
     place: Place,
 ) -> Result<Plan> {
     let root = rustix::process::geteuid().is_root();
-    let environment = &context.environment;
-    // A foreground mount's worker inherits them.
-    let for_worker: &[_] = if args.foreground { &[] } else { &environment.for_worker };
-    Ok(Plan {
-        request: MountId::random()?,
-        repo: repository.dir().into(),
-        thread: thread.name.to_string(),
-        thread_id: thread.id.to_string(),
-        mountpoint: place.path.into(),
-        make_directory: place.missing,
-        options: Options {
-            read_only: args.read_only,
-            allow_other: args.allow_other || (root && !args.no_allow_other),
-            suid: args.suid,
-            dev: args.dev,
-            trust_repository: is_vouched_for(repository.dir()),
-            on_crash: args.on_crash,
-        },
-        worker: environment
-            .worker_bin
-            .as_ref()
-            .map(|program| absolute(program))
-            .transpose()?
-            .map(WirePath::from),
-        environment: wire_environment(for_worker),
-        stop_grace_ms: u64::try_from(environment.stop_grace()?.as_millis()).unwrap_or(u64::MAX),
-    })
+    let mut plan = Plan::new(&context.environment, repository, thread, place.path, place.missing)?;
+    plan.options = Options {
+        read_only: args.read_only,
+        allow_other: args.allow_other || (root && !args.no_allow_other),
+        suid: args.suid,
+        dev: args.dev,
+        on_crash: args.on_crash,
+        ..plan.options
+    };
+    if args.foreground {
+        // Its worker inherits them.
+        plan.environment.clear();
+    }
+    Ok(plan)
 }
 
 /// Has the service make the mount, and prints it.

@@ -1,6 +1,6 @@
 //! Asking a process that holds mounts.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -194,11 +194,26 @@ impl Client {
 
     /// Waits for a further answer to what was asked.
     pub fn answer(&mut self, deadline: Instant) -> Result<Reply, AskError> {
+        self.answer_with_fds(deadline).map(|(reply, _)| reply)
+    }
+
+    /// As [`Self::ask`], for an answer that brings descriptors.
+    pub fn ask_for_fds(
+        &mut self,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+        deadline: Instant,
+    ) -> Result<(Reply, Vec<OwnedFd>), AskError> {
+        self.send(request, fds, deadline)?;
+        self.answer_with_fds(deadline)
+    }
+
+    fn answer_with_fds(&mut self, deadline: Instant) -> Result<(Reply, Vec<OwnedFd>), AskError> {
         let peer = self.peer;
         match self.receiver.recv(Some(deadline)) {
             Ok(received) => match received.envelope.msg {
                 Reply::Failed(error) => Err(AskError::Failed(error)),
-                reply => Ok(reply),
+                reply => Ok((reply, received.fds)),
             },
             Err(RecvError::TimedOut) => Err(AskError::Failed(peer.silent("did not answer in time"))),
             Err(error) => Err(AskError::Lost(

@@ -31,6 +31,13 @@ pub enum Request {
         /// What it shall be.
         plan: Box<Plan>,
     },
+    /// Lend the thread's mount to the process whose pidfd comes along, and make it if there is none (the service
+    /// only). One that is made for this goes when nobody has it any more. Answered by `Mounted`, with a descriptor of
+    /// a copy of the mount where the service may make one; by `Ending` or `Failed`.
+    Lend {
+        /// What it shall be, if there is none.
+        plan: Box<Plan>,
+    },
     /// Make again what is wanted and lost (the service only). Answered by `Restored`, then one `Mounts` or more; or
     /// by `Ending`.
     Restore {},

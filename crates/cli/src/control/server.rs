@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,7 +53,12 @@ pub struct Answer {
 impl Answer {
     /// Sends one answer. `false` if the asker has gone: whatever is done for it alone may end.
     pub fn send(&self, reply: Reply) -> bool {
-        let sent = self.sender.send(Envelope::new(self.id, reply), &[], Some(Instant::now() + SEND));
+        self.send_with(reply, &[])
+    }
+
+    /// As [`Self::send`], with descriptors.
+    pub fn send_with(&self, reply: Reply, fds: &[BorrowedFd<'_>]) -> bool {
+        let sent = self.sender.send(Envelope::new(self.id, reply), fds, Some(Instant::now() + SEND));
         sent.inspect_err(|error| tracing::debug!("cannot answer a command: {error}")).is_ok()
     }
 

@@ -1,6 +1,9 @@
 //! What the service answers: it makes mounts, keeps book of what is wanted, and takes mounts down.
 
-use std::os::fd::OwnedFd;
+mod lend;
+mod restore;
+
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,10 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use selvedge_store::{OpenOptions, Repository};
 use selvedge_supervisor::{ExitReport, Restart, SpawnSpec, StopError, StopMode, WorkerProgram};
 
-use crate::context::refuse_selvedge_mount;
 use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
@@ -32,9 +33,6 @@ const CLEAN: Duration = Duration::from_secs(15);
 
 /// How long unmounting everything may take: every step of ending workers that do not obey, and cleaning up.
 const END: Duration = Duration::from_secs(100);
-
-/// How many lost mounts are made again at once.
-const AT_ONCE: usize = 8;
 
 /// How many failures are told to whoever wants lost mounts back: as many as fit a frame.
 const TOLD: usize = 8;
@@ -83,6 +81,10 @@ struct State {
 struct Place {
     plan: Plan,
     attempt: Arc<Attempt>,
+    /// How many processes it is lent to, if it was made for that.
+    borrowers: usize,
+    /// Whether it is being taken down because nobody has it any more.
+    leaving: bool,
 }
 
 /// What is done for a request.
@@ -164,22 +166,35 @@ impl Service {
     /// Carries out a plan, once. `None` if the service is ending.
     fn mount(&self, plan: &Plan) -> Result<Option<MountDocument>> {
         let tried = || format!("cannot mount thread {} on {}", plan.thread, show(plan.mountpoint.as_path()));
-        match self.admit(plan).map_err(|error| error.context(tried()))? {
-            Admission::Ending => Ok(None),
-            Admission::Known(attempt) => self.known(&attempt).map(Some),
-            Admission::New(attempt) => match self.make(plan, &attempt.starting) {
-                Ok(hosted) => Ok(Some(hosted.document(MountState::Ready))),
-                Err(error) => {
-                    *attempt.failure() = Some(error.clone());
-                    self.free(attempt.starting.id());
-                    if self.state().ending.is_some() {
-                        return Ok(None);
+        loop {
+            match self.admit(plan).map_err(|error| error.context(tried()))? {
+                Admission::Ending => return Ok(None),
+                Admission::New(attempt) => return self.attempt(plan, &attempt),
+                Admission::Known(attempt) => match self.known(&attempt)? {
+                    Some(mount) => return Ok(Some(mount)),
+                    // It went with its last borrower, and is made anew.
+                    None if plan.lent => {}
+                    None => {
+                        return Err(CliError::failed(format!("{}: it has been unmounted since", tried()))
+                            .hint("mount it again when you want it"));
                     }
-                    tracing::warn!("{error}");
-                    Err(error)
-                }
-            },
+                },
+            }
         }
+    }
+
+    fn attempt(&self, plan: &Plan, attempt: &Attempt) -> Result<Option<MountDocument>> {
+        self.make(plan, &attempt.starting).map(|hosted| Some(hosted.document(MountState::Ready))).or_else(
+            |error| {
+                *attempt.failure() = Some(error.clone());
+                self.free(attempt.starting.id());
+                if self.state().ending.is_some() {
+                    return Ok(None);
+                }
+                tracing::warn!("{error}");
+                Err(error)
+            },
+        )
     }
 
     /// Takes the thread and the directory, if they are free.
@@ -191,6 +206,9 @@ impl Service {
         for place in &state.places {
             let (other, at) = (&place.plan, show(place.plan.mountpoint.as_path()));
             if other.request == plan.request {
+                return Ok(Admission::Known(Arc::clone(&place.attempt)));
+            }
+            if plan.lent && other.is_of_thread(plan.repo.as_path(), &plan.thread_id) {
                 return Ok(Admission::Known(Arc::clone(&place.attempt)));
             }
             if other.is_of_thread(plan.repo.as_path(), &plan.thread_id) {
@@ -205,22 +223,20 @@ impl Service {
         let starting = Arc::new(Starting::new(MountId::random()?)?);
         self.mounts.add_starting(Arc::clone(&starting));
         let attempt = Arc::new(Attempt { starting, failure: Mutex::default() });
-        state.places.push(Place { plan: plan.clone(), attempt: Arc::clone(&attempt) });
+        let place = Place { plan: plan.clone(), attempt: Arc::clone(&attempt), borrowers: 0, leaving: false };
+        state.places.push(place);
         Ok(Admission::New(attempt))
     }
 
-    /// What came of a request that somebody sent before.
-    fn known(&self, attempt: &Attempt) -> Result<MountDocument> {
+    /// What came of a request that somebody sent before; `None` if the mount has come and gone.
+    fn known(&self, attempt: &Attempt) -> Result<Option<MountDocument>> {
         let deadline = Instant::now() + SAME;
         loop {
             if let Ok(hosted) = self.mounts.find(attempt.starting.id()) {
-                return Ok(hosted.document(MountState::Ready));
+                return Ok(Some(hosted.document(MountState::Ready)));
             }
             if attempt.starting.wait_ended(Instant::now() + Duration::from_millis(50)) {
-                let gone = || {
-                    CliError::failed("it has been unmounted since").hint("mount it again when you want it")
-                };
-                return Err(attempt.failure().clone().unwrap_or_else(gone));
+                return attempt.failure().clone().map_or(Ok(None), Err);
             }
             if Instant::now() >= deadline {
                 return Err(
@@ -241,7 +257,9 @@ impl Service {
         let hosted = make(&self.runtime, &record, &spec, &mut leftovers)?;
         // Before anybody can unmount it, and before the answer: what is not written down would be gone for good when
         // the service is killed.
-        if let Err(error) = self.want(plan) {
+        if !plan.lent
+            && let Err(error) = self.want(plan)
+        {
             let _ = hosted.stop(StopMode::Force);
             return Err(error);
         }
@@ -373,50 +391,6 @@ impl Service {
         self.changed.notify_all();
     }
 
-    /// Makes again what is wanted and lost, several at once. Says what could not be.
-    pub(super) fn restore(&self) -> Vec<CliError> {
-        let plans = match wanted::all(&self.runtime) {
-            Ok(plans) => plans,
-            Err(error) => return vec![error],
-        };
-        let lost: Vec<Plan> = {
-            let state = self.state();
-            // One that is just being made again is waited for.
-            let is_there = |plan: &Plan| {
-                state.places.iter().any(|place| {
-                    place.plan.request == plan.request
-                        && self.mounts.find(place.attempt.starting.id()).is_ok()
-                })
-            };
-            plans.into_iter().filter(|plan| !is_there(plan)).collect()
-        };
-        let next = Mutex::new(lost.into_iter());
-        let failures = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..AT_ONCE {
-                let work = || {
-                    while let Some(plan) = next.lock().unwrap_or_else(PoisonError::into_inner).next() {
-                        if let Err(error) = self.mount_again(plan) {
-                            failures.lock().unwrap_or_else(PoisonError::into_inner).push(error);
-                        }
-                    }
-                };
-                // Without threads there is nobody to do it, and it stays lost.
-                let _ = std::thread::Builder::new().name("restore".to_owned()).spawn_scoped(scope, work);
-            }
-        });
-        failures.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn mount_again(&self, plan: Plan) -> Result<()> {
-        let again = as_it_is_now(plan)?;
-        // Unmounted meanwhile: then it is not wanted.
-        if wanted::all(&self.runtime)?.iter().any(|plan| plan.request == again.request) {
-            self.mount(&again)?;
-        }
-        Ok(())
-    }
-
     /// Whether there has been no mount since `idle` ago; if so, none is taken any more.
     pub(super) fn ends_idle(&self, idle: Duration) -> bool {
         let mut state = self.state();
@@ -477,28 +451,6 @@ fn stop_anyway(hosted: &Hosted) {
     }
 }
 
-/// A plan of former times as it has to be carried out now: the thread may have been renamed.
-fn as_it_is_now(mut plan: Plan) -> Result<Plan> {
-    let tried = format!("cannot mount thread {} again on {}", plan.thread, show(plan.mountpoint.as_path()));
-    let now = || -> Result<String> {
-        refuse_selvedge_mount(plan.repo.as_path())?;
-        let parent = plan.mountpoint.as_path().parent().unwrap_or(Path::new("/"));
-        refuse_selvedge_mount(parent)?;
-        let vouched = [plan.repo.as_path().to_owned()];
-        let safe = if plan.options.trust_repository { &vouched[..] } else { &[] };
-        let repository = Repository::open(plan.repo.as_path(), &OpenOptions { safe })?;
-        let threads = repository.refs().threads()?;
-        let thread = threads.into_iter().find(|thread| thread.id.to_string() == plan.thread_id);
-        let thread = thread.ok_or_else(|| {
-            CliError::not_found(format!("there is no such thread in {} any more", show(plan.repo.as_path())))
-                .hint(format!("selvedge unmount {} forgets it", show(plan.mountpoint.as_path())))
-        })?;
-        Ok(thread.name.to_string())
-    };
-    plan.thread = now().map_err(|error| error.context(tried))?;
-    Ok(plan)
-}
-
 /// Whether nothing is there; a mount that may be is not asked.
 fn is_missing(path: &Path) -> bool {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -519,6 +471,15 @@ impl Host for Service {
                     && let Ok(hosted) = self.mounts.find(&id)
                 {
                     let _ = hosted.stop(StopMode::Orderly);
+                }
+            }),
+            Request::Lend { plan } => self.lend(&plan, fds).map(|lent| match lent {
+                None => {
+                    answer.send(Reply::Ending {});
+                }
+                Some((mount, copy)) => {
+                    let copy: Vec<_> = copy.iter().map(AsFd::as_fd).collect();
+                    answer.send_with(Reply::Mounted { mount: Box::new(mount) }, &copy);
                 }
             }),
             Request::Restore {} if self.state().ending.is_some() => {

@@ -66,6 +66,7 @@ pub fn connect(environment: &Environment, runtime: &RuntimeDir) -> Result<Client
         if let Some(client) = running(runtime)? {
             return Ok(client);
         }
+        runtime.require_own("start the service")?;
         if let Some(starting) = not_held(Lock::try_take(runtime, START_LOCK))? {
             // It may have come up before the lock was free.
             if let Some(client) = running(runtime)? {
@@ -148,7 +149,9 @@ fn command(environment: &Environment, runtime: &RuntimeDir, lock: Lock) -> Comma
     }
     // What a caller sets for a mount must not reach everybody's mounts.
     let of_the_mount = environment.for_worker.iter().map(|(name, _)| name.clone());
-    for name in of_the_mount.chain(["SELVEDGE_REPO", "SELVEDGE_LOG_FILE"].map(OsString::from)) {
+    for name in of_the_mount
+        .chain(["SELVEDGE_REPO", "SELVEDGE_LOG_FILE", "SELVEDGE_RUNTIME_NAMESPACE"].map(OsString::from))
+    {
         command.env_remove(name);
     }
     command

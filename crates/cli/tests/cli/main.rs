@@ -12,6 +12,7 @@ mod history;
 mod hygiene;
 mod lost;
 mod mounts;
+mod run;
 mod sandbox;
 mod service;
 mod snapshots;

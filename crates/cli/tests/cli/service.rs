@@ -308,6 +308,7 @@ fn a_request_that_is_sent_again_is_carried_out_once() {
         thread_id: record["thread_id"].as_str().unwrap().to_owned(),
         mountpoint: sandbox.path("m").into(),
         make_directory: true,
+        lent: false,
         options: Options {
             read_only: false,
             allow_other: false,

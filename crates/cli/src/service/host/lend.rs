@@ -1,0 +1,129 @@
+//! Lending a thread's mount to processes that have it in a mount namespace of their own.
+
+use std::os::fd::OwnedFd;
+use std::sync::Weak;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use selvedge_mountpoint::holders;
+use selvedge_supervisor::StopMode;
+
+use super::{SAME, STACK, Service};
+use crate::control::MountDocument;
+use crate::error::{CliError, Result};
+use crate::plan::Plan;
+use crate::record::MountId;
+
+/// The pause between two looks whether anybody still has a mount that was lent, doubled up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+impl Service {
+    /// Lends the thread's mount to the process whose pidfd comes along; `None` if the service is ending. Where the
+    /// service may make one, a copy of the mount comes with it, for namespaces that do not see the mount itself.
+    pub(super) fn lend(
+        &self,
+        plan: &Plan,
+        mut fds: Vec<OwnedFd>,
+    ) -> Result<Option<(MountDocument, Option<OwnedFd>)>> {
+        let (Some(borrower), true) = (fds.pop(), fds.is_empty()) else {
+            return Err(CliError::usage("a loan needs exactly one descriptor, the borrower's pidfd")
+                .hint("use the version of selvedge that started the service"));
+        };
+        self.wait_cleaned();
+        let deadline = Instant::now() + SAME;
+        let mount = loop {
+            let Some(mount) = self.mount(plan)? else { return Ok(None) };
+            if self.borrow(&mount.id) {
+                break mount;
+            }
+            // It is just being taken down, and can be made again then.
+            if Instant::now() >= deadline {
+                return Err(CliError::timed_out(format!(
+                    "thread {} is still being unmounted from its last use",
+                    plan.thread
+                ))
+                .hint("selvedge list shows how it stands; try again"));
+            }
+            thread::sleep(FIRST_PAUSE);
+        };
+        self.watch_borrower(&mount.id, borrower);
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        // Refused where only the helper may mount.
+        let copy = open_tree(CWD, mount.mountpoint.as_path(), flags).ok();
+        Ok(Some((mount, copy)))
+    }
+
+    /// Counts one more borrower; `false` if the mount is going.
+    fn borrow(&self, id: &MountId) -> bool {
+        let mut state = self.state();
+        match state.places.iter_mut().find(|place| place.attempt.starting.id() == id) {
+            Some(place) if !place.leaving => {
+                place.borrowers += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Waits, in a thread of its own, for the borrower's end.
+    fn watch_borrower(&self, id: &MountId, borrower: OwnedFd) {
+        let me = Weak::clone(&self.me);
+        let waited = id.clone();
+        let wait = move || {
+            while poll(&mut [PollFd::new(&borrower, PollFlags::IN)], None) == Err(Errno::INTR) {}
+            if let Some(me) = me.upgrade() {
+                me.give_back(&waited);
+            }
+        };
+        let started = thread::Builder::new().name("borrower".to_owned()).stack_size(STACK).spawn(wait);
+        if let Err(error) = started {
+            // It stays until somebody unmounts it.
+            tracing::warn!("the mount {id} is lent without a watch: {error}");
+        }
+    }
+
+    /// A borrower has ended. The last one's mount goes, once no process has it any more that the borrower left.
+    fn give_back(&self, id: &MountId) {
+        let is_unused = |count: &dyn Fn(&mut usize)| {
+            let mut state = self.state();
+            let place = state.places.iter_mut().find(|place| place.attempt.starting.id() == id);
+            place.is_some_and(|place| {
+                count(&mut place.borrowers);
+                place.plan.lent && place.borrowers == 0
+            })
+        };
+        let mut unused = is_unused(&|borrowers| *borrowers = borrowers.saturating_sub(1));
+        let mut pause = FIRST_PAUSE;
+        while unused && let Ok(hosted) = self.mounts.find(id) {
+            let identity = hosted.record().identity();
+            if identity.is_some_and(|identity| holders(&identity).is_empty()) && self.set_leaving(id, true) {
+                if hosted.stop(StopMode::Orderly).is_ok() {
+                    return;
+                }
+                self.set_leaving(id, false);
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            unused = is_unused(&|_| ());
+        }
+    }
+
+    /// Marks a mount as going, unless it has been lent again meanwhile.
+    fn set_leaving(&self, id: &MountId, leaving: bool) -> bool {
+        let mut state = self.state();
+        match state.places.iter_mut().find(|place| place.attempt.starting.id() == id) {
+            Some(place) if place.borrowers == 0 => {
+                place.leaving = leaving;
+                true
+            }
+            _ => false,
+        }
+    }
+}
