@@ -134,7 +134,7 @@ impl From<Failure> for CliError {
             ("", _) => "try again; with -v selvedge logs what leads to it",
             (hint, _) => hint,
         };
-        Self::new(failure.kind, failure.message).hint(hint)
+        Self::new(failure.kind, without_numbers(&failure.message)).hint(hint)
     }
 }
 
@@ -186,6 +186,12 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::NotPermitted);
         assert_eq!(error.message, "cannot open /x: Permission denied");
         assert!(error.hint.contains("ls -ld"), "{}", error.hint);
+    }
+
+    #[test]
+    fn what_a_worker_says_is_without_numbers_too() {
+        let failure = Failure::new(ErrorKind::Failed, "a: b (os error 5)").hint("c");
+        assert_eq!(CliError::from(failure), CliError::failed("a: b").hint("c"));
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::process::Signal;
 use selvedge_test_support::{Fault, FaultyDisk};
 
-use crate::sandbox::{Outcome, Sandbox, finish};
+use crate::sandbox::{Held, Outcome, Sandbox, finish};
 
 /// More calls than any of these commands makes.
 const ENDLESS: u64 = 2_000;
@@ -197,4 +198,84 @@ fn an_export_that_cannot_read_says_so() {
         bench.run(repository, &words).ok();
         assert_eq!(fs::read(out.join("file")).unwrap(), b"old\n", "{told}");
     });
+}
+
+/// Works in a mount until something fails; says how many steps were acknowledged.
+fn work(mount: &Path) -> usize {
+    let steps: [&dyn Fn() -> std::io::Result<()>; 8] = [
+        &|| fs::write(mount.join("new"), "new\n"),
+        &|| fs::File::open(mount.join("new"))?.sync_all(),
+        &|| fs::create_dir(mount.join("directory")),
+        &|| fs::rename(mount.join("new"), mount.join("directory/moved")),
+        &|| fs::write(mount.join("file"), "changed\n"),
+        &|| fs::File::open(mount.join("file"))?.sync_all(),
+        &|| std::os::unix::fs::symlink("file", mount.join("link")),
+        &|| fs::remove_file(mount.join("link")),
+    ];
+    steps.iter().take_while(|step| step().is_ok()).count()
+}
+
+/// Fails unless the first `done` steps of [`work`] are there. The one after them may be, for it was not answered.
+fn assert_worked(mount: &Path, done: usize, told: &str) {
+    let read = |name: &str| fs::read_to_string(mount.join(name)).ok();
+    match done {
+        0 => {}
+        1..=3 => {
+            assert!([read("new"), read("directory/moved")].contains(&Some("new\n".to_owned())), "{told}")
+        }
+        _ => assert_eq!(read("directory/moved").as_deref(), Some("new\n"), "{told}"),
+    }
+    assert!(done < 3 || mount.join("directory").is_dir(), "{told}");
+    let file = read("file").unwrap_or_else(|| panic!("{told}: no file"));
+    match done {
+        // Truncated, and then not written.
+        4 => assert!(["old\n", "changed\n", ""].contains(&&*file), "{told}: {file:?}"),
+        0..4 => assert_eq!(file, "old\n", "{told}"),
+        _ => assert_eq!(file, "changed\n", "{told}"),
+    }
+    assert!(done < 8 || mount.join("link").symlink_metadata().is_err(), "{told}");
+}
+
+#[test]
+fn a_mount_on_a_disk_that_fails_at_any_odd_call_keeps_what_it_acknowledged() {
+    fail_under_a_mount(1);
+}
+
+#[test]
+fn a_mount_on_a_disk_that_fails_at_any_even_call_keeps_what_it_acknowledged() {
+    fail_under_a_mount(2);
+}
+
+/// Every second call fails from the one numbered `first` on, each in a mount of its own.
+fn fail_under_a_mount(first: u64) {
+    let bench = Bench::new();
+    let place = bench.sandbox.path("m");
+    let mount = |repository: &Path| {
+        let mut command = bench.sandbox.command();
+        command.current_dir("/").arg("--repo").arg(repository);
+        command.args(["--json", "mount", "main"]).arg(&place).arg("--foreground");
+        Held::start(command)
+    };
+    for nth in (first..ENDLESS).step_by(2) {
+        let repository = bench.repository();
+        bench.disk.fail_at(nth, Fault::Io);
+        let (done, told) = match mount(&repository) {
+            Ok(held) => {
+                let done = work(&place);
+                (done, format!("{done} steps, {:?}", held.stop(Signal::TERM)))
+            }
+            Err(outcome) => (0, format!("no mount, {:?}", outcome.fails(1))),
+        };
+        let Some(fired) = bench.disk.heal() else {
+            assert!(nth > 40 && done == 8, "{nth} calls: {told}");
+            return;
+        };
+        let told = format!("call {nth}, {fired}: {told}");
+        assert!(bench.sandbox.mounts().is_empty() && bench.sandbox.records().is_empty(), "{told}");
+        let held = mount(&repository).unwrap_or_else(|outcome| panic!("{told}: {outcome:?}"));
+        assert_worked(&place, done, &told);
+        fs::write(place.join("later"), "later\n").unwrap();
+        held.stop(Signal::TERM).ok();
+    }
+    panic!("no end of calls");
 }
