@@ -26,11 +26,16 @@ impl Figures {
             once()?;
             times.push(begun.elapsed());
         }
+        Ok(Self::of(times))
+    }
+
+    /// The figures of what was measured.
+    pub fn of(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         let at = |hundredths: usize| {
             times.get(times.len() * hundredths / 100).or(times.last()).copied().unwrap_or_default()
         };
-        Ok(Self { median: at(50), p99: at(99), max: times.last().copied().unwrap_or_default() })
+        Self { median: at(50), p99: at(99), max: times.last().copied().unwrap_or_default() }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use selvedge_mountpoint::{UnmountMode, mountinfo, unmount};
-use selvedge_supervisor::{SpawnSpec, Supervisor, WorkerProgram};
+use selvedge_supervisor::{OnCrash, SpawnSpec, Supervisor, WorkerProgram};
 use selvedge_worker_proto::{Command, Envelope, Event, PROTOCOL_VERSION, Receiver, Sender, channel};
 
 use crate::{built, run};
@@ -29,6 +29,11 @@ impl Live {
     /// Makes them with the built `selvedge`. The worker is `$SELVEDGE_FUSE_WORKER_BIN`, else the one built beside
     /// this program.
     pub fn new() -> Result<Self> {
+        Self::with_files(0)
+    }
+
+    /// As [`new`](Self::new), with so many more files in the tree.
+    pub fn with_files(files: usize) -> Result<Self> {
         let worker = match env::var_os("SELVEDGE_FUSE_WORKER_BIN") {
             Some(path) => PathBuf::from(path),
             None => built("selvedge-fuse-worker")?,
@@ -38,6 +43,11 @@ impl Live {
         fs::create_dir(&source)?;
         fs::create_dir(live.mountpoint()?)?;
         fs::write(source.join("hello"), "hello\n")?;
+        for number in 0..files {
+            let directory = source.join(format!("{}", number / 100));
+            fs::create_dir_all(&directory)?;
+            fs::write(directory.join(format!("{number}")), format!("{number}\n"))?;
+        }
         for command in [["init"], ["import"]] {
             run(Program::new(built("selvedge")?).args(command).current_dir(&source))?;
         }
@@ -65,10 +75,20 @@ impl Live {
         Ok(arguments.into())
     }
 
-    /// A worker with its supervisor, as `mount --foreground` has it.
+    /// A worker with its supervisor, as `mount --foreground --on-crash unmount` has it.
     pub fn supervised(&self) -> Result<Supervisor> {
+        self.supervised_with(OnCrash::Unmount)
+    }
+
+    /// A worker with its supervisor, who replaces it when it dies.
+    pub fn recovering(&self) -> Result<Supervisor> {
+        self.supervised_with(OnCrash::Recover)
+    }
+
+    fn supervised_with(&self, on_crash: OnCrash) -> Result<Supervisor> {
         let mut spec = SpawnSpec::new(WorkerProgram::Path(self.worker.clone()), self.mountpoint()?);
         spec.args = self.arguments()?;
+        spec.on_crash = on_crash;
         Ok(Supervisor::spawn(&spec)?)
     }
 

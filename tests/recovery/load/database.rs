@@ -13,7 +13,7 @@ const EACH: i64 = 1000;
 fn open(dir: &Path) -> Connection {
     let db = Connection::open(dir.join("accounts.db")).unwrap();
     // A successor is there much sooner; a time-out here would be a call that failed.
-    db.busy_timeout(Duration::from_secs(60)).unwrap();
+    db.busy_timeout(Duration::from_mins(1)).unwrap();
     db.pragma_update(None, "journal_mode", "wal").unwrap();
     db.pragma_update(None, "synchronous", "full").unwrap();
     db.pragma_update(None, "wal_autocheckpoint", 100).unwrap();
