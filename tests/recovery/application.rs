@@ -32,6 +32,8 @@ const ROLES: &[(&str, Role)] = &[
     ("operations", crate::load::operations),
     ("system calls", crate::load::system_calls),
     ("programs", crate::load::programs),
+    ("poisoned", crate::poison::poisoned),
+    ("innocent", crate::poison::innocent),
     ("sleeper", sleeper),
 ];
 

@@ -22,6 +22,7 @@ mod model;
 mod open;
 #[path = "../crash/operation.rs"]
 mod operation;
+mod poison;
 #[path = "../crash/random.rs"]
 mod random;
 mod scene;

@@ -42,6 +42,7 @@ use crate::errno::errno_of;
 use crate::load::Load;
 use crate::op::{self, Op};
 use crate::page_cache::PageCache;
+use crate::poison::{self, Poison};
 use crate::reply::{GENERATION, Refuse, TTL, accept_attr, accept_entry, accept_ok, accept_xattr};
 use crate::resident::MAX_WRITE;
 use crate::session_state::SessionState;
@@ -75,14 +76,21 @@ pub struct Adapter {
     load: Arc<Load>,
     pages: Arc<PageCache>,
     session: Arc<SessionState>,
+    poison: Poison,
     epoch: u64,
 }
 
 impl Adapter {
     /// An adapter for the connection `epoch`, which counts its requests in `load` and keeps in `session` what a
-    /// successor has to know.
-    pub fn new(view: Arc<View>, load: Arc<Load>, session: Arc<SessionState>, epoch: u64) -> Self {
-        Self { view, load, pages: Arc::default(), session, epoch }
+    /// successor has to know. What `poison` names is answered with EIO.
+    pub fn new(
+        view: Arc<View>,
+        load: Arc<Load>,
+        session: Arc<SessionState>,
+        poison: Poison,
+        epoch: u64,
+    ) -> Self {
+        Self { view, load, pages: Arc::default(), session, poison, epoch }
     }
 
     /// The kernel's page cache, to which the session's notifier is attached when there is one.
@@ -131,12 +139,24 @@ impl Adapter {
     /// One operation from request to reply: `work` asks the view, `accept` tells the kernel.
     fn serve<R: Refuse, T>(
         &self,
+        from: &fuser::Request,
         op: &'static Op,
         mut reply: R,
         work: impl FnOnce(&View, &mut R) -> Result<T, ViewError>,
         accept: impl FnOnce(R, T),
     ) {
         let _in_flight = self.load.enter();
+        let unique = from.unique().0 & !RESENT;
+        if self.poison.contains(unique) {
+            tracing::error!(
+                operation = op.name,
+                pid = from.pid(),
+                uid = from.uid(),
+                "a request is refused that two workers died of"
+            );
+            return reply.refuse(Errno::EIO);
+        }
+        let _blamed = poison::at_work_on(unique, op.name);
         crash::point(op.enter);
         let outcome = work(&self.view, &mut reply);
         crash::point(op.reply);
@@ -239,8 +259,9 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.serve(
+            from,
             op::LOOKUP,
             reply,
             |view, _| match view.lookup(self.node(parent), name.as_bytes()) {
@@ -259,13 +280,13 @@ impl Filesystem for Adapter {
         crash::point(op::FORGET.reply);
     }
 
-    fn getattr(&self, _request: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.serve(op::GETATTR, reply, |view, _| view.getattr(self.node(ino)), accept_attr);
+    fn getattr(&self, from: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.serve(from, op::GETATTR, reply, |view, _| view.getattr(self.node(ino)), accept_attr);
     }
 
     fn setattr(
         &self,
-        request: &fuser::Request,
+        from: &fuser::Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -282,8 +303,9 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let (pid, caller_gid) = (request.pid(), request.gid());
+        let (pid, caller_gid) = (from.pid(), from.gid());
         self.serve(
+            from,
             op::SETATTR,
             reply,
             |view, _| {
@@ -304,8 +326,9 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn readlink(&self, _request: &fuser::Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, from: &fuser::Request, ino: INodeNo, reply: ReplyData) {
         self.serve(
+            from,
             op::READLINK,
             reply,
             |view, _| view.readlink(self.node(ino)),
@@ -315,7 +338,7 @@ impl Filesystem for Adapter {
 
     fn mknod(
         &self,
-        request: &fuser::Request,
+        from: &fuser::Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -323,8 +346,9 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let request = self.making(request, umask);
+        let request = self.making(from, umask);
         self.serve(
+            from,
             op::MKNOD,
             reply,
             |view, _| {
@@ -337,15 +361,16 @@ impl Filesystem for Adapter {
 
     fn mkdir(
         &self,
-        request: &fuser::Request,
+        from: &fuser::Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let request = self.making(request, umask);
+        let request = self.making(from, umask);
         self.serve(
+            from,
             op::MKDIR,
             reply,
             |view, _| view.mkdir(&request, self.node(parent), name.as_bytes(), mode & 0o7777),
@@ -353,9 +378,10 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn unlink(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let request = self.request(request);
+    fn unlink(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let request = self.request(from);
         self.serve(
+            from,
             op::UNLINK,
             reply,
             |view, _| view.unlink(&request, self.node(parent), name.as_bytes()),
@@ -363,9 +389,10 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn rmdir(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let request = self.request(request);
+    fn rmdir(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let request = self.request(from);
         self.serve(
+            from,
             op::RMDIR,
             reply,
             |view, _| view.rmdir(&request, self.node(parent), name.as_bytes()),
@@ -375,15 +402,16 @@ impl Filesystem for Adapter {
 
     fn symlink(
         &self,
-        request: &fuser::Request,
+        from: &fuser::Request,
         parent: INodeNo,
         link_name: &OsStr,
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let request = self.request(request);
+        let request = self.request(from);
         let target = target.as_os_str().as_bytes();
         self.serve(
+            from,
             op::SYMLINK,
             reply,
             |view, _| view.symlink(&request, self.node(parent), link_name.as_bytes(), target),
@@ -393,7 +421,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        request: &fuser::Request,
+        from: &fuser::Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -401,9 +429,10 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let request = self.request(request);
+        let request = self.request(from);
         let (parent, newparent) = (self.node(parent), self.node(newparent));
         self.serve(
+            from,
             op::RENAME,
             reply,
             |view, _| {
@@ -416,14 +445,15 @@ impl Filesystem for Adapter {
 
     fn link(
         &self,
-        request: &fuser::Request,
+        from: &fuser::Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let request = self.request(request);
+        let request = self.request(from);
         self.serve(
+            from,
             op::LINK,
             reply,
             |view, _| view.link(&request, self.node(ino), self.node(newparent), newname.as_bytes()),
@@ -431,10 +461,11 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn open(&self, request: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let request = self.request(request);
+    fn open(&self, from: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let request = self.request(from);
         let flags = selvedge_view::OpenFlags::from_bits(flags.0);
         self.serve(
+            from,
             op::OPEN,
             reply,
             |view, _| {
@@ -448,7 +479,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &fuser::Request,
+        from: &fuser::Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -458,6 +489,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.serve(
+            from,
             op::READ,
             reply,
             |view, _| view.read(Handle(fh.0), offset, size),
@@ -467,7 +499,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &fuser::Request,
+        from: &fuser::Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -477,23 +509,29 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.serve(op::WRITE, reply, |view, _| view.write(Handle(fh.0), offset, data), ReplyWrite::written);
+        self.serve(
+            from,
+            op::WRITE,
+            reply,
+            |view, _| view.write(Handle(fh.0), offset, data),
+            ReplyWrite::written,
+        );
     }
 
     fn flush(
         &self,
-        _request: &fuser::Request,
+        from: &fuser::Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.serve(op::FLUSH, reply, |_, _| Ok(()), accept_ok);
+        self.serve(from, op::FLUSH, reply, |_, _| Ok(()), accept_ok);
     }
 
     fn release(
         &self,
-        _request: &fuser::Request,
+        from: &fuser::Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -502,6 +540,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.serve(
+            from,
             op::RELEASE,
             reply,
             |_, _| {
@@ -512,20 +551,14 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn fsync(
-        &self,
-        _request: &fuser::Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.serve(op::FSYNC, reply, |view, _| view.fsync(Handle(fh.0), datasync), accept_ok);
+    fn fsync(&self, from: &fuser::Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.serve(from, op::FSYNC, reply, |view, _| view.fsync(Handle(fh.0), datasync), accept_ok);
     }
 
-    fn opendir(&self, request: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let request = self.request(request);
+    fn opendir(&self, from: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let request = self.request(from);
         self.serve(
+            from,
             op::OPENDIR,
             reply,
             |view, _| {
@@ -538,13 +571,14 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _request: &fuser::Request,
+        from: &fuser::Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
         self.serve(
+            from,
             op::READDIR,
             reply,
             |view, reply| {
@@ -570,13 +604,14 @@ impl Filesystem for Adapter {
 
     fn releasedir(
         &self,
-        _request: &fuser::Request,
+        from: &fuser::Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
         self.serve(
+            from,
             op::RELEASEDIR,
             reply,
             |_, _| {
@@ -589,17 +624,18 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _request: &fuser::Request,
+        from: &fuser::Request,
         _ino: INodeNo,
         fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve(op::FSYNCDIR, reply, |view, _| view.fsyncdir(Handle(fh.0)), accept_ok);
+        self.serve(from, op::FSYNCDIR, reply, |view, _| view.fsyncdir(Handle(fh.0)), accept_ok);
     }
 
-    fn statfs(&self, _request: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, from: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
         self.serve(
+            from,
             op::STATFS,
             reply,
             |view, _| view.statfs(),
@@ -613,7 +649,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        request: &fuser::Request,
+        from: &fuser::Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -621,9 +657,10 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let pid = request.pid();
-        let request = self.request(request);
+        let pid = from.pid();
+        let request = self.request(from);
         self.serve(
+            from,
             op::SETXATTR,
             reply,
             |view, _| {
@@ -638,8 +675,9 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn getxattr(&self, _request: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, from: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.serve(
+            from,
             op::GETXATTR,
             reply,
             |view, _| view.getxattr(self.node(ino), name.as_bytes()),
@@ -647,9 +685,10 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn listxattr(&self, request: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let pid = request.pid();
+    fn listxattr(&self, from: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let pid = from.pid();
         self.serve(
+            from,
             op::LISTXATTR,
             reply,
             |view, _| Ok(caller::visible(pid, view.listxattr(self.node(ino))?)),
@@ -657,9 +696,10 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn removexattr(&self, request: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let request = self.request(request);
+    fn removexattr(&self, from: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let request = self.request(from);
         self.serve(
+            from,
             op::REMOVEXATTR,
             reply,
             |view, _| view.removexattr(&request, self.node(ino), name.as_bytes()),
@@ -673,7 +713,7 @@ impl Filesystem for Adapter {
 
     fn create(
         &self,
-        request: &fuser::Request,
+        from: &fuser::Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -681,9 +721,10 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let request = self.making(request, umask);
+        let request = self.making(from, umask);
         let flags = selvedge_view::OpenFlags::from_bits(flags);
         self.serve(
+            from,
             op::CREATE,
             reply,
             |view, _| {
@@ -762,7 +803,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &fuser::Request,
+        from: &fuser::Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -771,6 +812,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.serve(
+            from,
             op::FALLOCATE,
             reply,
             |view, _| view.allocate(Handle(fh.0), allocate_mode(mode)?, offset, length),
@@ -780,7 +822,7 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _request: &fuser::Request,
+        from: &fuser::Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: i64,
@@ -788,6 +830,7 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         self.serve(
+            from,
             op::LSEEK,
             reply,
             |view, _| {

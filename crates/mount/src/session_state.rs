@@ -1,7 +1,8 @@
 //! What a worker leaves for a successor that is nowhere else: which connection it serves, and what is open on it.
 //!
 //! A memory file, whose descriptor lies with the supervisor. It begins with a header, written once before anything
-//! is open, and the number of workers that have taken the connection over; then come slots of 32 bytes, one for each open handle. A slot is written before the OPEN is answered and
+//! is open, what workers died of ([`poison`](crate::poison)), and the number of workers that have taken the connection
+//! over; then come slots of 32 bytes, one for each open handle. A slot is written before the OPEN is answered and
 //! emptied when the handle is released, so what a dead worker left says at least what the kernel knows:
 //!
 //! - A slot that was torn by the death belongs to an OPEN that was not answered, and comes again; or to a RELEASE
@@ -22,6 +23,7 @@ use selvedge_mountpoint::{Device, MountIdentity};
 use selvedge_store::Ino;
 use selvedge_view::{Handle, OpenFlags, Opened};
 
+use crate::poison::{self, Poison};
 use crate::session::InitExchange;
 
 /// The first bytes: what this is, and which version of it.
@@ -29,6 +31,9 @@ const MAGIC: [u8; 8] = *b"SLVGSES1";
 
 /// Where the slots begin. The header has a path and two messages, which together are far shorter.
 const SLOTS: u64 = 64 * 1024;
+
+/// Where the causes of deaths stand.
+const DEATHS: u64 = SLOTS - 4096;
 
 /// Where the number of takeovers stands: the last eight bytes before the slots.
 const TAKEOVERS: u64 = SLOTS - 8;
@@ -112,7 +117,7 @@ impl SessionState {
     /// Writes the header.
     pub fn begin(&self, header: &Header) -> Result<(), SessionStateError> {
         let bytes = header.encode();
-        if bytes.len() as u64 > TAKEOVERS {
+        if bytes.len() as u64 > DEATHS {
             return Err(SessionStateError::Damaged("it does not fit"));
         }
         self.memory.write_all_at(&bytes, 0).map_err(failed("write"))
@@ -131,6 +136,19 @@ impl SessionState {
     /// The memory file, for a successor.
     pub const fn memory(&self) -> &File {
         &self.memory
+    }
+
+    /// What the latest workers died of.
+    pub fn poison(&self) -> Result<Poison, SessionStateError> {
+        let mut bytes = [0; Poison::BYTES];
+        // Until the first takeover the file may end before.
+        read_some(&self.memory, &mut bytes, DEATHS).map_err(failed("read"))?;
+        Ok(Poison::of(&bytes))
+    }
+
+    /// Has this process note what it dies of, as worker number `takeovers` of the connection.
+    pub fn blame(&self, takeovers: u64) {
+        poison::note_deaths(&self.memory, DEATHS, takeovers);
     }
 
     /// Counts a takeover, and says the how manieth it is.
@@ -337,7 +355,7 @@ impl<'a> Fields<'a> {
 }
 
 /// FNV-1a: each byte's step is a bijection, so no change of a single byte goes unnoticed.
-fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))

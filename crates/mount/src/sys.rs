@@ -3,7 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::io::DupFlags;
 use rustix::mm::{Advice, madvise};
@@ -59,6 +60,52 @@ fn populate(start: *mut u8, layout: Layout) {
     // allocation, because `USED` is smaller than `BUFFER`. Populating writes to no byte: it only breaks
     // copy-on-write, so a page that is shared with a neighbour keeps its content.
     let _ = unsafe { madvise(start.sub(before).cast(), USED + before, Advice::LinuxPopulateWrite) };
+}
+
+/// Signals by which a process dies of what it does itself.
+const FAULTS: [libc::c_int; 5] = [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+
+/// Where [`on_fault`] notes what this process dies of; -1 is nowhere.
+static NOTES: AtomicI32 = AtomicI32::new(-1);
+
+/// Has faults of this process noted through `notes`, a duplicate that is never closed.
+pub(crate) fn note_faults(notes: OwnedFd) {
+    if NOTES.swap(notes.into_raw_fd(), Ordering::AcqRel) >= 0 {
+        return;
+    }
+    for signal in FAULTS {
+        // SAFETY: zeroed memory is a valid `sigaction` (integers, and an optional function pointer).
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = on_fault as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND;
+        // SAFETY: `on_fault` has the type that SA_SIGINFO asks for and does only what a handler may; the old action is
+        // not asked for.
+        unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    }
+}
+
+/// The descriptor for notes.
+pub(crate) fn notes() -> Option<BorrowedFd<'static>> {
+    let number = NOTES.load(Ordering::Acquire);
+    // SAFETY: whoever stored the number gave the descriptor away for good, so it stays open as long as this process.
+    (number >= 0).then(|| unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// Notes the request that this thread is at, unless the signal came from another process, and lets the signal do what it
+/// does: the action is the default one again (`SA_RESETHAND`), a fault happens again on return, and what was sent is
+/// sent again.
+extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: with SA_SIGINFO the kernel passes a valid `siginfo_t`; who sent it is set for every code up to 0, and
+    // `getpid` and `raise` may be called in a handler.
+    unsafe {
+        let sent = (*info).si_code <= 0;
+        if !sent || (*info).si_pid() == libc::getpid() {
+            crate::poison::note();
+        }
+        if sent {
+            libc::raise(signal);
+        }
+    }
 }
 
 #[cfg(test)]

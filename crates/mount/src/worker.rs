@@ -27,7 +27,7 @@ use selvedge_worker_proto::{
     Command, Envelope, ErrorKind, Event, PROTOCOL_VERSION, Receiver, Sender, channel,
 };
 
-use crate::sys;
+use crate::{poison, sys};
 use args::Args;
 use refusal::Refusal;
 use serve::Service;
@@ -56,6 +56,7 @@ pub fn main() -> ExitCode {
 fn abort_on_panic() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
+        poison::note();
         print(panic);
         std::process::abort();
     }));

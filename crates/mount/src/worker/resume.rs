@@ -44,7 +44,10 @@ pub(crate) fn resume(
         ));
     };
     let Resumed { state, header, open } = SessionState::resume(File::from(memory))?;
-    arm_crash_points(state.taken_over()?)?;
+    let takeover = state.taken_over()?;
+    let poison = state.poison()?;
+    state.blame(takeover);
+    arm_crash_points(takeover)?;
     crash::point("resume.read");
     let name = setup::thread_name(args)?;
     let repository = setup::open_repository(args)?;
@@ -63,7 +66,7 @@ pub(crate) fn resume(
     }
     crash::point("resume.opened");
     let (view, load, state) = (Arc::new(view), Arc::new(Load::new()), Arc::new(state));
-    let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), state, header.epoch);
+    let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), state, poison, header.epoch);
     let pages = adapter.pages();
     let session = session::resume(adapter, &device, &header.init, args.threads)?;
     crash::point("resume.joined");

@@ -25,6 +25,7 @@ use super::serve::Happening;
 use crate::adapter::Adapter;
 use crate::load::Load;
 use crate::page_cache::PageCache;
+use crate::poison::Poison;
 use crate::session_state::{Header, SessionState};
 use crate::{op, session};
 
@@ -87,7 +88,9 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     let undo = Undo(Some(mounted.identity.clone()));
     let (view, load) = (Arc::new(view), Arc::new(Load::new()));
     let state = Arc::new(SessionState::create()?);
-    let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), epoch);
+    state.blame(0);
+    let poison = Poison::default();
+    let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), poison, epoch);
     let pages = adapter.pages();
     let (session, init) = session::start(adapter, &mounted.device, args.threads)?;
     state.begin(&Header { epoch, identity: mounted.identity.clone(), init })?;
