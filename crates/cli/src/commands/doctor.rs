@@ -14,14 +14,15 @@ use crate::environment::{Environment, is_executable};
 use crate::error::{CliError, Result};
 use crate::record::Record;
 use crate::runtime::RuntimeDir;
+use crate::service::{self, Probe};
 use crate::sys;
 use crate::ui::{show, show_os};
-use crate::worker_program;
+use crate::{wanted, worker_program};
 
 /// Check whether this machine can mount, and say how to fix what is wrong
 ///
 /// Looks at /dev/fuse, the mount helper, the permission to mount, the worker's program, the runtime directory,
-/// mounts that were left behind, and the repository. Changes nothing. Exits 1 if something is wrong.
+/// mounts that were left behind or lost, the background service, and the repository. Changes nothing. Exits 1 if something is wrong.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {}
 
@@ -62,6 +63,8 @@ pub fn run(context: &Context, DoctorArgs {}: DoctorArgs) -> Result<()> {
         worker(&context.environment),
         runtime_directory(&runtime),
         stale_mounts(&runtime),
+        background_service(&runtime),
+        lost_mounts(&runtime),
         repository(context),
     ];
     context.ui.result(&checks, || checks.iter().map(text).collect())?;
@@ -237,6 +240,60 @@ fn stale_mounts(runtime: &Result<RuntimeDir>) -> Check {
         })
         .collect();
     Check::bad(name, told.join("; "), "run selvedge list, which cleans up what was left behind")
+}
+
+/// Whether the service, if it is there, answers.
+fn background_service(runtime: &Result<RuntimeDir>) -> Check {
+    let name = "service";
+    let Ok(runtime) = runtime else {
+        return Check::bad(name, "cannot tell without the runtime directory", "see runtime_dir");
+    };
+    match service::probe(runtime) {
+        Probe::Down => Check::good(name, "not running; the first mount starts it"),
+        Probe::Silent(error) | Probe::Version(error) => Check::from_error(name, error),
+        Probe::Running(client) => {
+            let pid = client.pid();
+            Check::good(name, format!("running (process {pid}){}", of_a_session(pid)))
+        }
+    }
+}
+
+/// What log-out would do to the process.
+fn of_a_session(pid: u32) -> &'static str {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    if groups.contains("/session-") {
+        "; it belongs to a login session: where log-out ends what a session started (KillUserProcesses in logind.conf), it ends the mounts"
+    } else {
+        ""
+    }
+}
+
+/// Mounts that nobody unmounted and that are gone. Only told here.
+fn lost_mounts(runtime: &Result<RuntimeDir>) -> Check {
+    let name = "lost_mounts";
+    let Ok(runtime) = runtime else {
+        return Check::bad(name, "cannot tell without the runtime directory", "see runtime_dir");
+    };
+    let lost = match Record::all(runtime).and_then(|records| wanted::lost(runtime, &records)) {
+        Ok(lost) => lost,
+        Err(error) => return Check::from_error(name, error),
+    };
+    let earlier = wanted::earlier(runtime);
+    let mut told: Vec<String> = lost
+        .iter()
+        .map(|plan| format!("thread {} on {}", plan.thread, show(plan.mountpoint.as_path())))
+        .collect();
+    if earlier > 0 {
+        told.push(format!("from before the machine was restarted: {earlier}"));
+    }
+    if told.is_empty() {
+        return Check::good(name, "none");
+    }
+    Check::bad(
+        name,
+        told.join("; "),
+        "selvedge mount --restore makes them again, selvedge unmount forgets one",
+    )
 }
 
 /// Mounts of the caller that no record knows. They may be another runtime directory's, so nothing is wrong yet.

@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::sandbox::{Outcome, SELVEDGE, Sandbox, fields, finish, kill_both};
+use crate::sandbox::{Outcome, SELVEDGE, Sandbox, eventually, fields, finish, kill_both, signal};
 
 fn check<'a>(document: &'a Value, name: &str) -> &'a Value {
     let checks = document.as_array().expect("an array");
@@ -43,7 +44,17 @@ fn a_machine_that_can_mount_is_well() {
         assert_eq!(fields(check), ["check", "detail", "fix", "ok"]);
         assert_eq!(check["ok"], json!(true), "{check}");
     }
-    for name in ["device", "helper", "permission", "worker", "runtime_dir", "stale_mounts", "repository"] {
+    for name in [
+        "device",
+        "helper",
+        "permission",
+        "worker",
+        "runtime_dir",
+        "stale_mounts",
+        "service",
+        "lost_mounts",
+        "repository",
+    ] {
         check(&document, name);
     }
     assert!(sandbox.run(["doctor"]).ok().stdout.contains("ok "));
@@ -170,4 +181,22 @@ fn a_strangers_mount_of_our_type_is_left_alone_and_printed_escaped() {
     let outcome = finish(&mut command).ok();
     assert!(outcome.stdout.starts_with("[]\n"), "{outcome:?}");
     assert!(outcome.stdout.contains("does not know") && !outcome.stdout.contains('\u{1b}'), "{outcome:?}");
+}
+
+#[test]
+fn a_lost_mount_and_a_service_that_hangs_are_said() {
+    let sandbox = Sandbox::new();
+    sandbox.background("main", "m");
+    let pid = sandbox.service_pid();
+    let document = sandbox.json(["doctor"]);
+    assert!(check(&document, "service")["detail"].as_str().unwrap().contains(&pid.to_string()));
+    signal(pid, Signal::STOP);
+    let outcome = finish(sandbox.command().args(["--json", "doctor"]));
+    assert_bad(&outcome, "service", "did not answer");
+    signal(pid, Signal::KILL);
+    eventually("everything has ended", || sandbox.processes().is_empty());
+    sandbox.run(["list"]).ok();
+    assert_bad(&finish(sandbox.command().args(["--json", "doctor"])), "lost_mounts", "thread main");
+    sandbox.run(["unmount", "main"]).ok();
+    sandbox.run(["doctor"]).ok();
 }

@@ -1,13 +1,14 @@
 //! What is left when everything was killed: cleaned up by the next command, and mounted again where it was wanted.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, eventually, finish, runs, signal, wait};
+use crate::sandbox::{Sandbox, WORKER, eventually, finish, runs, signal, wait};
 
 /// Kills the service, and waits until its workers have unmounted by themselves.
 fn kill_service(sandbox: &Sandbox) {
@@ -200,6 +201,90 @@ fn sigterm_leaves_what_was_wanted_to_the_next_service() {
     assert_eq!(states(&sandbox), [(json!("main"), json!("lost"))]);
     sandbox.run(["service", "start"]).ok();
     eventually("it is back", || states(&sandbox) == [(json!("main"), json!("ready"))]);
+}
+
+#[test]
+fn service_and_workers_killed_together_are_cleaned_up_by_the_next_command() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["thread", "create", "try"]).ok();
+    let mounts = [sandbox.background("main", "m"), sandbox.background("try", "n")];
+    fs::write(sandbox.path("m/kept"), "1").unwrap();
+    let pid = sandbox.service_pid();
+    signal(pid, Signal::STOP);
+    for mount in &mounts {
+        signal(u32::try_from(mount["worker_pid"].as_u64().unwrap()).unwrap(), Signal::KILL);
+    }
+    signal(pid, Signal::KILL);
+    eventually("all have ended", || sandbox.processes().is_empty());
+    assert_eq!(sandbox.mounts().len(), 2, "mounts without a server are there");
+    let list = sandbox.run(["list", "--json"]).ok();
+    assert_eq!(list.stderr.matches("cleaned up the mount").count(), 2, "{list:?}");
+    assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty() && !sandbox.path("m").exists());
+    sandbox.run(["mount", "--restore"]).ok();
+    assert_eq!(states(&sandbox), ["main", "try"].map(|name| (json!(name), json!("ready"))));
+    assert_eq!(fs::read_to_string(sandbox.path("m/kept")).unwrap(), "1");
+}
+
+#[test]
+fn a_record_of_a_pid_that_is_another_process_by_now_ends_nobody() {
+    let sandbox = Sandbox::new();
+    sandbox.background("main", "m");
+    let path = sandbox.records().pop().unwrap();
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    sandbox.run(["service", "stop"]).ok();
+    // This very process has the numbers, but not the start times, of the ones that are gone.
+    for process in ["supervisor", "worker"] {
+        record[process] = json!({ "pid": std::process::id(), "start": 1 });
+    }
+    record["mount"]["worker"] = record["worker"].clone();
+    record["made_directory"] = json!(false);
+    fs::write(&path, record.to_string()).unwrap();
+    let outcome = sandbox.run(["list"]).ok();
+    assert!(outcome.stderr.contains("cleaned up"), "{outcome:?}");
+    assert!(sandbox.records().is_empty());
+}
+
+#[test]
+fn a_command_that_is_interrupted_leaves_no_mount() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["service", "start"]).ok();
+    let slow = sandbox.path("slow-worker");
+    fs::write(&slow, format!("#!/bin/sh\nsleep 1\nexec {WORKER} \"$@\"\n")).unwrap();
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = sandbox.command();
+    command.args(["mount", "main", "../m"]).env("SELVEDGE_FUSE_WORKER_BIN", &slow);
+    let mut child = command.spawn().unwrap();
+    thread::sleep(Duration::from_millis(400));
+    signal(child.id(), Signal::INT);
+    assert!(!wait(&mut child, Duration::from_secs(10)).expect("an end").success());
+    eventually("the service gives it up", || {
+        sandbox.json(["list"]) == json!([]) && sandbox.mounts().is_empty() && sandbox.records().is_empty()
+    });
+    thread::sleep(Duration::from_millis(1500));
+    assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty() && !sandbox.path("m").exists());
+    assert_eq!(sandbox.json(["list"]), json!([]));
+}
+
+#[test]
+fn a_full_disk_is_named_and_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let runtime = sandbox.runtime();
+    fs::create_dir(&runtime).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut tmpfs = sandbox.program("mount");
+    finish(tmpfs.args(["-t", "tmpfs", "-o", "size=64k,mode=700", "none"]).arg(&runtime)).ok();
+    sandbox.run(["service", "status"]).ok();
+    let filler = runtime.join("filler");
+    // Everything but a page or none.
+    let _ = fs::write(&filler, vec![0; 1 << 20]);
+    let refused = sandbox.run(["mount", "main", "../m"]).fails(1);
+    refused.saying("No space left on device").saying("hint: ");
+    assert!(!sandbox.path("m").exists() && sandbox.processes().is_empty());
+    assert_eq!(sandbox.mounts().len(), 1, "the disk itself");
+    fs::remove_file(&filler).unwrap();
+    sandbox.background("main", "m");
+    sandbox.run(["service", "stop"]).ok();
+    finish(sandbox.program("umount").arg(&runtime)).ok();
 }
 
 /// A number from `from` up to `below`, other than the last one.

@@ -194,6 +194,19 @@ fn commands_inside_speak_with_the_service_outside_and_mount_nothing_there() {
 }
 
 #[test]
+fn a_command_goes_on_when_the_worker_behind_it_dies() {
+    let sandbox = Sandbox::new();
+    let script = "exec 9> open; echo before >&9; kill -KILL $(pidof_worker); echo after >&9; cat open file";
+    let script = script.replace(
+        "$(pidof_worker)",
+        &format!("$({SELVEDGE} --json list | sed 's/.*\"worker_pid\":\\([0-9]*\\).*/\\1/')"),
+    );
+    let outcome = finish(&mut shell(&sandbox, "main", &script)).ok();
+    assert_eq!(outcome.stdout, "before\nafter\ncontent\n");
+    assert_gone(&sandbox);
+}
+
+#[test]
 fn an_ordinary_user_runs_in_a_user_namespace() {
     let sandbox = Sandbox::unprivileged();
     let script = "id -u; cat file; echo mine > new; stat -c %u new; cat /proc/self/uid_map";
