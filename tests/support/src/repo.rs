@@ -23,7 +23,12 @@ pub struct Repo {
 impl Repo {
     /// A repository whose thread has the tree that `fill` makes in the directory it is given.
     pub fn with_tree(fill: impl FnOnce(&Path)) -> Self {
-        let dir = tempfile::Builder::new().prefix("selvedge-test-").tempdir().unwrap();
+        Self::with_tree_in(&std::env::temp_dir(), fill)
+    }
+
+    /// As [`with_tree`](Self::with_tree), below the directory `parent`.
+    pub fn with_tree_in(parent: &Path, fill: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::Builder::new().prefix("selvedge-test-").tempdir_in(parent).unwrap();
         let repo = Self { dir: Some(dir) };
         fs::create_dir(repo.source()).unwrap();
         fs::create_dir(repo.path()).unwrap();
