@@ -26,7 +26,7 @@ fn place(number: u64) -> usize {
 }
 
 fn mark(number: u64) -> Vec<u8> {
-    Seed::new(number ^ 0xabcdef).bytes(MARK)
+    Seed::new(number ^ 0xcdef).bytes(MARK)
 }
 
 impl Touch {
