@@ -8,7 +8,7 @@ use crate::state::State;
 use crate::tables::Node;
 use selvedge_store::export::Progress;
 use selvedge_store::{
-    Content, Entry, FileKind, Ino, Meta, ObjectId, Store, StoreError, Tree, TreeBuilder, WrittenBlob,
+    Content, Entry, FileKind, Ino, LayerId, Meta, ObjectId, Store, StoreError, Tree, TreeBuilder, WrittenBlob,
 };
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -59,21 +59,50 @@ enum Child {
     Directory(usize),
 }
 
+impl Built {
+    /// What is known when only files were read.
+    pub(crate) fn of_files(state: &State, files: HashMap<Ino, Content>) -> Self {
+        Self {
+            root: state.base().root_entry().clone(),
+            changed: 0,
+            trees: HashMap::new(),
+            made: HashSet::new(),
+            files,
+            parents: Vec::new(),
+            spoken_of: Changed::default(),
+        }
+    }
+}
+
+/// Files whose bytes were read before, and the layers that those lay in.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    pub(crate) layers: Vec<LayerId>,
+    pub(crate) files: HashMap<Ino, Content>,
+}
+
+impl Known {
+    /// What the node's bytes are, if its working file was read before: one in a frozen layer never changes.
+    fn of(&self, node: &Node) -> Option<&Content> {
+        match &node.inode.body {
+            Body::File { layer } if self.layers.contains(layer) => self.files.get(&node.inode.ino),
+            _ => None,
+        }
+    }
+}
+
 /// Encodes what `state`, a view of frozen layers alone, shows, and puts what is new into its store.
-pub(crate) fn build(state: &State, progress: &(dyn Fn(Progress) + Sync)) -> Result<Built> {
+pub(crate) fn build(state: &State, known: &Known, progress: &(dyn Fn(Progress) + Sync)) -> Result<Built> {
     let spoken_of = state.changed()?;
     let directories = plan(state, &spoken_of)?;
-    let files = put_files(state, &directories, progress)?;
+    let entries = directories.iter().flat_map(|directory| &directory.entries);
+    let nodes = entries.filter_map(|(_, child)| match child {
+        Child::Node(node) => Some(node),
+        Child::Base(_) | Child::Directory(_) => None,
+    });
+    let files = put_files(state, nodes, known, progress)?;
     let store = state.repo.store();
-    let mut built = Built {
-        root: state.base().root_entry().clone(),
-        changed: 0,
-        trees: HashMap::new(),
-        made: HashSet::new(),
-        files,
-        parents: Vec::new(),
-        spoken_of,
-    };
+    let mut built = Built { spoken_of, ..Built::of_files(state, files) };
     let mut finished: HashMap<usize, Entry> = HashMap::new();
     // Children come after their parents.
     for (at, directory) in directories.into_iter().enumerate().rev() {
@@ -222,23 +251,24 @@ fn entry(state: &State, node: &Node, files: &HashMap<Ino, Content>) -> Result<En
     Ok(Entry { meta: meta(state, node)?, content })
 }
 
-/// Reads, hashes and keeps the files whose bytes are in a layer, several at once.
-fn put_files(
+/// Reads, hashes and keeps the files among `nodes` whose bytes are in a layer, several at once.
+pub(crate) fn put_files<'a>(
     state: &State,
-    directories: &[Directory],
+    nodes: impl Iterator<Item = &'a Node>,
+    known: &Known,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<HashMap<Ino, Content>> {
-    let mut seen = HashSet::new();
-    let entries = directories.iter().flat_map(|directory| &directory.entries);
-    let nodes: Vec<&Node> = entries
-        .filter_map(|(_, child)| match child {
-            Child::Node(node) if matches!(node.inode.body, Body::File { .. }) => Some(node),
-            _ => None,
-        })
-        .filter(|node| seen.insert(node.inode.ino))
-        .collect();
+    let mut found: HashMap<Ino, Content> = HashMap::new();
+    let mut unread: HashMap<Ino, &Node> = HashMap::new();
+    for node in nodes.filter(|node| matches!(node.inode.body, Body::File { .. })) {
+        match known.of(node) {
+            Some(content) => drop(found.insert(node.inode.ino, content.clone())),
+            None => drop(unread.insert(node.inode.ino, node)),
+        }
+    }
+    let nodes: Vec<&Node> = unread.into_values().collect();
     let (next, files, bytes) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let put: Mutex<Result<HashMap<Ino, Content>>> = Mutex::new(Ok(HashMap::new()));
+    let put: Mutex<Result<HashMap<Ino, Content>>> = Mutex::new(Ok(found));
     let work = || {
         let mut buffer = vec![0; BLOCK];
         while let Some(node) = nodes.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -210,6 +210,25 @@ impl Catalog {
         rows.next()?.map(|row| read_name(parent, row, 0)).transpose()
     }
 
+    /// The nodes that this layer has a row of.
+    pub(crate) fn numbers(&self) -> Result<Vec<Ino>> {
+        let mut statement = self.db.prepare("SELECT ino FROM inodes")?;
+        let rows = statement.query_map([], |row| row.get(0))?;
+        rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
+    }
+
+    /// Everything this layer says of names.
+    pub(crate) fn all_names(&self) -> Result<Vec<(Ino, Vec<u8>, NameRow)>> {
+        let mut statement = self.db.prepare("SELECT parent, name, ino, kind FROM names")?;
+        let mut rows = statement.query([])?;
+        let mut names = Vec::new();
+        while let Some(row) = rows.next()? {
+            let parent = Ino(unsigned(row.get(0)?));
+            names.push((parent, row.get(1)?, read_name(parent, row, 2)?));
+        }
+        Ok(names)
+    }
+
     /// Everything this layer says of the names in `parent`.
     pub(crate) fn names(&self, parent: Ino) -> Result<Vec<(Vec<u8>, NameRow)>> {
         let mut statement = self.db.prepare_cached("SELECT name, ino, kind FROM names WHERE parent = ?1")?;

@@ -1,5 +1,6 @@
 //! Doing without frozen layers that a snapshot has.
 
+use crate::build::Known;
 use crate::catalog::Catalog;
 use crate::commit::Commit;
 use crate::crash;
@@ -25,6 +26,13 @@ pub(crate) struct Leaving {
 /// The catalogs of layers that are not used any more: open, they keep others from removing the layers.
 type Retired = Vec<(LayerId, Catalog)>;
 
+impl Leaving {
+    /// Whether layers are about to go by themselves.
+    pub(crate) fn is_due(&self) -> bool {
+        self.covered.is_some()
+    }
+}
+
 impl State {
     /// Takes note of layers that a snapshot has.
     pub(crate) fn note_covered(&self, covered: Covered) {
@@ -41,7 +49,7 @@ impl State {
                 return Ok(Some(left));
             }
             if let Some((_, covered)) = leaving.covered.take() {
-                self.collapse(&covered, &mut leaving)?;
+                self.collapse(covered, &mut leaving)?;
             }
         }
         let Some((since, _)) = &leaving.retired else { return Ok(None) };
@@ -56,7 +64,7 @@ impl State {
     pub(crate) fn collapse_now(&self) -> Result<()> {
         let mut leaving = self.leaving();
         if let Some((_, covered)) = leaving.covered.take() {
-            self.collapse(&covered, &mut leaving)?;
+            self.collapse(covered, &mut leaving)?;
         }
         self.let_go_of_retired(&mut leaving);
         Ok(())
@@ -69,26 +77,36 @@ impl State {
         covered.is_some_and(|(_, covered)| covered.snapshot == snapshot && covered.layers == layers)
     }
 
-    fn leaving(&self) -> MutexGuard<'_, Leaving> {
+    /// The files that the last snapshot has read, if their layers may be in the next one.
+    pub(crate) fn known(&self) -> Known {
+        let leaving = self.leaving();
+        let covered = leaving.covered.as_ref().map(|(_, covered)| covered);
+        covered.map_or_else(Known::default, |covered| Known {
+            layers: covered.layers.clone(),
+            files: covered.built.files.clone(),
+        })
+    }
+
+    pub(crate) fn leaving(&self) -> MutexGuard<'_, Leaving> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stands the upper on the snapshot instead of the layers that it has. Not when other layers were frozen above
-    /// them: what those say of directories is true only over these.
+    /// Stands the upper on what covers its layers, instead of them. Not when other layers were frozen above them: what
+    /// those say is true only over these. Tells whether it is done.
     ///
-    /// Its rows are rewritten first, so that they are true over both; then the thread's reference lets go.
-    fn collapse(&self, covered: &Covered, leaving: &mut Leaving) -> Result<()> {
+    /// The upper's rows are rewritten first, so that they are true over both; then the thread's reference lets go.
+    pub(crate) fn collapse(&self, covered: Covered, leaving: &mut Leaving) -> Result<bool> {
         let mut thread = self.thread();
-        let Some(thread) = thread.as_mut() else { return Ok(()) };
+        let Some(thread) = thread.as_mut() else { return Ok(false) };
         if thread.snapshot != covered.snapshot || thread.layers != covered.layers {
-            return Ok(());
+            return Ok(false);
         }
         self.let_go_of_retired(leaving);
         self.check_writable()?;
         let mut tables = self.tables();
         let mut layers = self.shut_gate();
         if let (Some(upper), Some(catalog)) = (layers.upper.clone(), tables.upper()) {
-            let commit = rewritten(&upper, catalog, &layers, covered)?;
+            let commit = rewritten(&upper, catalog, &layers, &covered)?;
             catalog.set_unfounded(false)?;
             tables.commit(&commit)?;
             upper.log.committed();
@@ -97,22 +115,24 @@ impl State {
             upper.unfounded.store(false, Ordering::Release);
         }
         crash::point("collapse.before-ref");
-        let new = NewState { snapshot: thread.snapshot, layers: Vec::new(), upper: thread.upper };
+        let Covered { snapshot, built, by, .. } = covered;
+        let left = by.iter().map(|(frozen, _)| frozen.id).collect();
+        let new = NewState { snapshot: thread.snapshot, layers: left, upper: thread.upper };
         *thread = self.repo.refs().update_thread(thread, &new)?;
         crash::point("collapse.after-ref");
-        let Covered { snapshot, built, .. } = covered;
-        let base =
-            layers.base.followed_by(snapshot, &built.spoken_of.directories, &built.trees, &built.parents);
         // From here on the reference and what is in memory must not part.
-        let base = self.latch.guard("collapse", base)?;
-        leaving.retired = Some((Instant::now(), tables.forget_frozen()));
-        *layers = Arc::new(Layers {
-            base: Arc::new(base),
-            frozen: Vec::new(),
-            retired: layers.frozen.clone(),
-            upper: layers.upper.clone(),
-        });
-        Ok(())
+        let (base, frozen, catalogs) = if let Some((frozen, catalog)) = by {
+            let id = frozen.id;
+            (Arc::clone(&layers.base), vec![Arc::new(frozen)], vec![(id, catalog)])
+        } else {
+            let spoken_of = &built.spoken_of.directories;
+            let base = layers.base.followed_by(&snapshot, spoken_of, &built.trees, &built.parents);
+            (Arc::new(self.latch.guard("collapse", base)?), Vec::new(), Vec::new())
+        };
+        leaving.retired = Some((Instant::now(), tables.replace_frozen(catalogs)));
+        *layers =
+            Arc::new(Layers { base, frozen, retired: layers.frozen.clone(), upper: layers.upper.clone() });
+        Ok(true)
     }
 
     /// Closes layers that are not used any more, and removes those that no thread refers to. The caller holds none of

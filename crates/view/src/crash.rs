@@ -32,6 +32,8 @@ pub const POINTS: &[&str] = &[
     "snapshot.built",
     "snapshot.before-ref",
     "snapshot.after-ref",
+    "merge.read",
+    "merge.written",
     "collapse.before-ref",
     "collapse.after-ref",
     "checkpoint.before",

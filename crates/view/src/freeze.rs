@@ -12,6 +12,7 @@ use crate::view::View;
 use selvedge_store::{NewState, ThreadRef};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 impl View {
     /// Makes everything the thread says at this instant a frozen layer, which is never changed again; what follows
@@ -62,6 +63,7 @@ impl State {
     fn freeze_now(&self, thread: &mut ThreadRef, spare: Option<(Upper, Catalog)>) -> Result<Outcome> {
         let mut tables = self.tables();
         let mut layers = self.shut_gate();
+        let shut = Instant::now();
         let Some(upper) = layers.upper.clone() else { return Ok(Outcome::Unchanged) };
         let Some(catalog) = tables.upper() else { return Ok(Outcome::Unchanged) };
         if !catalog.says_anything()? {
@@ -98,6 +100,7 @@ impl State {
         self.volatile.forget_all();
         self.all_dirty.store(false, Ordering::Release);
         self.logged.store(0, Ordering::Relaxed);
+        tracing::debug!(layer = %upper.id, gate_shut = ?shut.elapsed(), "frozen");
         Ok(Outcome::Frozen(upper))
     }
 

@@ -34,6 +34,7 @@ mod inode;
 mod latch;
 mod layers;
 mod log_sync;
+mod merge;
 mod names;
 mod open_flags;
 mod open_table;

@@ -1,13 +1,16 @@
 //! Snapshots of a thread as it is at one instant, and what becomes of the layers that are in one.
 
 use crate::build::{Built, build};
+use crate::catalog::Catalog;
 use crate::crash;
 use crate::error::Result;
+use crate::layers::Frozen;
 use crate::state::State;
 use crate::view::{View, ViewOptions};
 use selvedge_store::export::Progress;
 use selvedge_store::{LayerId, NewState, ObjectId, Snapshot, Timestamp};
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 /// What a snapshot came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,14 +24,16 @@ pub struct SnapshotReport {
     pub made: bool,
 }
 
-/// Frozen layers all of which a snapshot has, and how to do without them.
+/// Frozen layers all of which a snapshot or another layer has, and how to do without them.
 #[derive(Debug)]
 pub(crate) struct Covered {
-    /// The snapshot.
+    /// The thread's snapshot.
     pub(crate) snapshot: ObjectId,
     /// Bottom first.
     pub(crate) layers: Vec<LayerId>,
     pub(crate) built: Built,
+    /// What they are replaced by, if the snapshot is not the thread's.
+    pub(crate) by: Option<(Frozen, Catalog)>,
 }
 
 impl View {
@@ -44,14 +49,17 @@ impl View {
         let state = self.state();
         let _one = state.snapshotting.lock().unwrap_or_else(PoisonError::into_inner);
         let time = Timestamp::now();
+        let began = Instant::now();
         let thread = state.freeze()?;
+        let frozen_after = began.elapsed();
         if thread.layers.is_empty() || state.is_covered(thread.snapshot, &thread.layers) {
             return Ok(SnapshotReport { snapshot: thread.snapshot, changed: 0, made: false });
         }
         crash::point("snapshot.frozen");
         let options = ViewOptions { boot_id: Some(state.boot_id.clone()), ..ViewOptions::default() };
         let frozen = Self::open_frozen(Arc::clone(&state.repo), &thread.snapshot, &thread.layers, options)?;
-        let built = build(frozen.state(), progress)?;
+        let built = build(frozen.state(), &state.known(), progress)?;
+        let built_after = began.elapsed();
         crash::point("snapshot.built");
         let store = state.repo.store();
         let before = store.snapshot(&thread.snapshot)?;
@@ -66,8 +74,9 @@ impl View {
         store.sync()?;
         crash::point("snapshot.before-ref");
         let changed = built.changed;
-        state.point_at(Covered { snapshot, layers: thread.layers, built })?;
+        state.point_at(Covered { snapshot, layers: thread.layers, built, by: None })?;
         crash::point("snapshot.after-ref");
+        tracing::debug!(%snapshot, changed, ?frozen_after, ?built_after, durable_after = ?began.elapsed(), "snapshot");
         state.collapse_when_due()?;
         Ok(SnapshotReport { snapshot, changed, made })
     }

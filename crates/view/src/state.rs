@@ -49,6 +49,8 @@ pub(crate) struct State {
     /// How long layers stay in use after a snapshot has them: a request that was carried out before may have its key in
     /// one of them until it is answered.
     pub(crate) answered_after: Duration,
+    /// More frozen layers than this are made one.
+    pub(crate) deepest: usize,
     /// Held by whoever makes a snapshot.
     pub(crate) snapshotting: Mutex<()>,
     pub(crate) leaving: Mutex<Leaving>,
@@ -69,6 +71,7 @@ pub(crate) struct Parts {
     pub(crate) tables: Tables,
     pub(crate) boot_id: String,
     pub(crate) answered_after: Duration,
+    pub(crate) deepest: usize,
     pub(crate) all_dirty: bool,
 }
 
@@ -88,6 +91,7 @@ impl State {
             logged: AtomicU64::new(0),
             boot_id: parts.boot_id,
             answered_after: parts.answered_after,
+            deepest: parts.deepest,
             snapshotting: Mutex::new(()),
             leaving: Mutex::default(),
             tables: Mutex::new(parts.tables),

@@ -5,11 +5,14 @@ use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
 use crate::inode::Inode;
 use selvedge_store::{FileKind, Ino, LayerId};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Rows kept decoded.
 const CACHED_ROWS: usize = 16_384;
+
+/// A directory, a name, and what a layer says of it.
+pub(crate) type Named = (Ino, Vec<u8>, NameRow);
 
 /// Where a node's metadata comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,10 +124,23 @@ impl Tables {
         Ok(())
     }
 
-    /// Lets go of the frozen layers, whose content the base has now.
-    pub(crate) fn forget_frozen(&mut self) -> Vec<(LayerId, Catalog)> {
+    /// Replaces the frozen layers by others, top first, that with the base say the same.
+    pub(crate) fn replace_frozen(&mut self, frozen: Vec<(LayerId, Catalog)>) -> Vec<(LayerId, Catalog)> {
         self.rows.clear();
-        std::mem::take(&mut self.frozen)
+        std::mem::replace(&mut self.frozen, frozen)
+    }
+
+    /// Everything that all layers say: of each node and each name what the highest of them does.
+    pub(crate) fn merged(&self) -> Result<(Vec<Ino>, Vec<Named>)> {
+        let (mut nodes, mut names) = (BTreeSet::new(), BTreeMap::new());
+        for (_, catalog) in self.layers() {
+            nodes.extend(catalog.numbers()?);
+            for (parent, name, row) in catalog.all_names()? {
+                names.entry((parent, name)).or_insert(row);
+            }
+        }
+        let names = names.into_iter().map(|((parent, name), row)| (parent, name, row));
+        Ok((nodes.into_iter().collect(), names.collect()))
     }
 
     /// Replaces the catalog of a frozen layer by what `reopen` makes of it.

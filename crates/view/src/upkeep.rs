@@ -175,6 +175,7 @@ impl State {
         self.latch.check()?;
         self.seal()?;
         let due = self.collapse_when_due()?;
+        self.merge_if_deep()?;
         let Some(upper) = self.layers().upper.clone() else { return Ok(due) };
         // Each step is tried: on a full disk the ones that free room must not wait for those that need some.
         let steps =

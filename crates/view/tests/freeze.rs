@@ -208,3 +208,50 @@ fn after_a_power_cut_an_upper_over_a_layer_that_was_not_durable_does_not_count()
         view.close().unwrap();
     }
 }
+
+#[test]
+fn the_layers_of_a_long_chain_of_forks_become_one() {
+    let mut bench = Bench::new(&base());
+    bench.deepest = 100;
+    let mut name = support::main();
+    for link in 0..20u8 {
+        let view = bench.open_thread(&name, false);
+        let (_, handle) = view.create(&bench.request(), view.root(), &[b'a' + link], 0o600, RW).unwrap();
+        view.write(handle, 0, &[link; 3000]).unwrap();
+        view.release(handle);
+        match link {
+            3 => view.unlink(&bench.request(), view.root(), b"other").unwrap(),
+            7 => view.unlink(&bench.request(), view.root(), b"b").unwrap(),
+            _ => {}
+        }
+        name = bench.fork(&view.freeze().unwrap(), &format!("fork{link}")).name;
+        view.close().unwrap();
+    }
+    let layers = |bench: &Bench| bench.repo().refs().thread(&name).unwrap().layers.len();
+    assert_eq!(layers(&bench), 20);
+    bench.deepest = 4;
+    let view = bench.open_thread(&name, false);
+    let seen = names(&bench, &view);
+    let handle = open(&bench, &view, view.lookup(view.root(), b"k").unwrap().ino);
+    view.write(handle, 0, b"upper").unwrap();
+    view.unlink(&bench.request(), view.root(), b"c").unwrap();
+    view.tidy().unwrap();
+    assert_eq!(layers(&bench), 1);
+    view.write(handle, 5, b" and on").unwrap();
+    view.release(handle);
+    view.close().unwrap();
+    let view = bench.open_thread(&name, false);
+    let mut expected = seen.clone();
+    expected.retain(|name| name != b"c");
+    assert_eq!(names(&bench, &view), expected);
+    for link in (0..20u8).filter(|link| ![1, 2, 10].contains(link)) {
+        let attr = view.lookup(view.root(), &[b'a' + link]).unwrap();
+        assert_eq!(read(&bench, &view, attr.ino), [link; 3000], "{link}");
+    }
+    let changed = view.lookup(view.root(), b"k").unwrap();
+    assert!(read(&bench, &view, changed.ino).starts_with(b"upper and on\x0a\x0a"));
+    let other = bench.open_thread(&"fork9".parse().unwrap(), false);
+    let layers = bench.repo().refs().thread(&"fork9".parse().unwrap()).unwrap().layers;
+    assert_eq!(layers.len(), 11, "other threads keep theirs");
+    assert_eq!(names(&bench, &other).len(), 1 + 10);
+}

@@ -102,6 +102,8 @@ enum Op {
     CloseAndFreeze,
     Kill,
     Freeze,
+    /// Makes one of many frozen layers, among other things.
+    Tidy,
     Snapshot,
     /// Goes on in a fork.
     Fork,
@@ -139,6 +141,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::CloseAndFreeze),
         1 => Just(Op::Kill),
         3 => Just(Op::Freeze),
+        3 => Just(Op::Tidy),
         3 => Just(Op::Snapshot),
         1 => Just(Op::Fork),
     ]
@@ -210,6 +213,8 @@ impl World {
         let base = base();
         let mut bench = Bench::new(&base);
         bench.answered_after = answered_after;
+        // Any frozen layer is made another that says the same.
+        bench.deepest = 0;
         let view = bench.open();
         let model = Model::new(&base);
         let mut world = Self {
@@ -403,6 +408,12 @@ impl World {
             Op::Freeze => {
                 let before = self.attrs();
                 self.view().freeze().unwrap();
+                assert_eq!(before, self.attrs());
+                self.check_all_held();
+            }
+            Op::Tidy => {
+                let before = self.attrs();
+                self.view().tidy().unwrap();
                 assert_eq!(before, self.attrs());
                 self.check_all_held();
             }

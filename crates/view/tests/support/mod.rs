@@ -24,6 +24,8 @@ pub struct Bench {
     pub boot_id: String,
     /// How long layers stay after a snapshot has them.
     pub answered_after: Duration,
+    /// How many frozen layers a thread may have before they are made one.
+    pub deepest: usize,
 }
 
 /// A node of a base tree.
@@ -80,6 +82,7 @@ impl Bench {
             unique: AtomicU64::new(2),
             boot_id: "boot-1".to_owned(),
             answered_after: Duration::ZERO,
+            deepest: 1,
         };
         std::fs::create_dir(bench.dir()).unwrap();
         let (repo, _) = Repository::init(&bench.dir()).unwrap();
@@ -138,6 +141,7 @@ impl Bench {
             epoch: EPOCH,
             boot_id: Some(self.boot_id.clone()),
             answered_after: Some(self.answered_after),
+            deepest: Some(self.deepest),
             ..ViewOptions::default()
         };
         View::open(repo, name, lock, options).unwrap()
