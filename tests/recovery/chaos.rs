@@ -1,10 +1,12 @@
 //! Programs at work while the worker is killed again and again: at any instant, by any signal.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use selvedge_supervisor::State;
+use selvedge_supervisor::{CallError, State};
 use selvedge_test_support::{Mounted, Mounting, wait_until};
+use selvedge_worker_proto::WirePath;
 
 use crate::application::Application;
 use crate::random::Random;
@@ -32,6 +34,17 @@ fn wait_served(mount: &Mounted) {
 /// Kills the worker `kills` times while everything runs. `longest` is the longest pause before a death, in
 /// milliseconds.
 fn chaos(role: &'static str, mounting: Mounting, kills: u32, longest: usize) {
+    chaos_beside(role, mounting, kills, longest, &|_, _| {});
+}
+
+/// The same with something else that happens to the mount, until it is told that it is enough.
+fn chaos_beside(
+    role: &'static str,
+    mounting: Mounting,
+    kills: u32,
+    longest: usize,
+    beside: &(dyn Fn(&Mounted, &AtomicBool) + Sync),
+) {
     let seed = setting("SELVEDGE_TEST_SEED", 1);
     eprintln!("seed {seed}, {kills} kills");
     let mut random = Random::new(seed);
@@ -39,18 +52,59 @@ fn chaos(role: &'static str, mounting: Mounting, kills: u32, longest: usize) {
     let mut load = Application::start(role, mount.path(), seed);
     load.wait_started();
     let begun = Instant::now();
-    for number in 0..kills {
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| beside(&mount, &enough));
+        let _enough = Enough(&enough);
+        for number in 0..kills {
+            wait_served(&mount);
+            std::thread::sleep(Duration::from_millis(1 + random.below(longest) as u64));
+            assert!(!load.has_ended(), "after {number} kills");
+            assert_eq!(
+                mount.restarts(),
+                number,
+                "a worker died that nobody killed: {:?}",
+                mount.last_cause()
+            );
+            kill(&mount, DEATHS[random.below(DEATHS.len())]);
+        }
         wait_served(&mount);
-        std::thread::sleep(Duration::from_millis(1 + random.below(longest) as u64));
-        assert!(!load.has_ended(), "after {number} kills");
-        assert_eq!(mount.restarts(), number, "a worker died that nobody killed: {:?}", mount.last_cause());
-        kill(&mount, DEATHS[random.below(DEATHS.len())]);
-    }
-    wait_served(&mount);
-    load.end();
+        load.end();
+    });
     assert_eq!(mount.restarts(), kills);
     eprintln!("{kills} kills in {:?}", begun.elapsed());
     mount.stop();
+}
+
+/// Tells that it is enough when it goes, whyever.
+struct Enough<'a>(&'a AtomicBool);
+
+impl Drop for Enough<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A snapshot that meets a death is not made, or is made and not told of; nobody else notices either.
+#[test]
+fn nobody_notices_that_workers_die_while_they_make_snapshots() {
+    let repo = repo();
+    let kills = setting("SELVEDGE_TEST_KILLS", KILLS.into());
+    let made = AtomicU32::new(0);
+    let snapshots = |mount: &Mounted, enough: &AtomicBool| {
+        while !enough.load(Ordering::Relaxed) {
+            match mount.snapshot(WirePath::from("x"), Duration::from_secs(20), &mut |_| {}) {
+                Ok(_) => drop(made.fetch_add(1, Ordering::Relaxed)),
+                Err(CallError::Recovering | CallError::Ended | CallError::Send(_)) => {}
+                Err(error) => panic!("no snapshot: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    chaos_beside("system calls", mounting(&repo), kills.try_into().unwrap(), 1000, &snapshots);
+    let made = made.into_inner();
+    eprintln!("{made} snapshots");
+    assert!(made > 2);
 }
 
 #[test]
