@@ -836,7 +836,7 @@ impl Filesystem for Adapter {
             |view, _| {
                 let (offset, to) = seek_to(offset, whence)?;
                 let node = self.node(ino);
-                if view.has_writers(node) && !self.pages.write_back(ino) {
+                if view.has_writers(node) && !self.pages.write_back(&[ino]).is_empty() {
                     // What the kernel holds back may fill any hole: all of the file counts as data.
                     let size = view.getattr(node)?.size;
                     let found = if to == SeekTo::Data { offset } else { size };

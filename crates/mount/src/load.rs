@@ -1,9 +1,10 @@
 //! How much a worker has done and what it is doing, readable without any lock of the view.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// More dispatch threads than this share slots, and the age of the oldest request may then be understated.
@@ -23,7 +24,12 @@ pub struct Load {
     when_served: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// For each thread the start of its request in nanoseconds after `epoch`; 0 when idle.
     since: [AtomicU64; SLOTS],
+    /// For each thread its number in the kernel; 0 before its first request.
+    thread: [AtomicU32; SLOTS],
 }
+
+/// Below this age nothing counts as stuck, and nobody looks.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 impl fmt::Debug for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,6 +51,7 @@ impl Load {
             served: AtomicU64::new(0),
             when_served: OnceLock::new(),
             since: [const { AtomicU64::new(0) }; SLOTS],
+            thread: [const { AtomicU32::new(0) }; SLOTS],
         }
     }
 
@@ -62,7 +69,12 @@ impl Load {
 
     /// Notes that this thread starts a request, which ends when the guard is dropped.
     pub(crate) fn enter(&self) -> InFlight<'_> {
-        let slot = &self.since[slot()];
+        let number = slot();
+        let slot = &self.since[number];
+        if self.thread[number].load(Ordering::Relaxed) == 0 {
+            let thread = rustix::thread::gettid().as_raw_nonzero().get();
+            self.thread[number].store(thread.unsigned_abs(), Ordering::Relaxed);
+        }
         slot.store(self.now(), Ordering::Relaxed);
         InFlight { load: self, slot }
     }
@@ -77,6 +89,28 @@ impl Load {
         let starts = self.since.iter().map(|since| since.load(Ordering::Acquire));
         let first = starts.filter(|start| *start != 0).min()?;
         Some(Duration::from_nanos(self.now().saturating_sub(first)))
+    }
+
+    /// Age of the oldest request that gets nowhere: its thread sleeps, nobody at work on another request runs, and no
+    /// thread of this process waits for the disk, for which all others may wait.
+    pub fn stuck(&self) -> Option<Duration> {
+        self.oldest().filter(|age| *age >= PATIENCE)?;
+        let states = thread_states();
+        if states.values().any(|state| *state == 'D') {
+            return None;
+        }
+        let now = self.now();
+        let mut oldest = None;
+        for (since, thread) in self.since.iter().zip(&self.thread) {
+            let since = since.load(Ordering::Acquire);
+            if since != 0 {
+                match states.get(&thread.load(Ordering::Relaxed)) {
+                    Some('R') | None => return None,
+                    Some(_) => oldest = oldest.max(Some(now.saturating_sub(since))),
+                }
+            }
+        }
+        oldest.map(Duration::from_nanos).filter(|age| *age >= PATIENCE)
     }
 
     /// Nanoseconds since `epoch`, never 0.
@@ -106,6 +140,18 @@ impl Drop for InFlight<'_> {
     }
 }
 
+/// What each thread of this process does, as `proc_pid_stat(5)` has it.
+fn thread_states() -> HashMap<u32, char> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let state = |entry: std::fs::DirEntry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name before it may have spaces and brackets of its own.
+        Some((number, stat.rsplit_once(") ")?.1.chars().next()?))
+    };
+    threads.filter_map(state).collect()
+}
+
 fn slot() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     SLOT.with(|slot| {
@@ -131,9 +177,30 @@ mod tests {
             scope.spawn(|| drop(load.enter()));
         });
         assert!(load.oldest().unwrap() >= Duration::from_millis(20));
+        assert_eq!(load.stuck(), None, "a thread that runs");
         assert_eq!(load.served(), 1);
         drop(first);
         assert_eq!(load.oldest(), None);
         assert_eq!(load.served(), 2);
+    }
+
+    #[test]
+    fn a_request_whose_thread_sleeps_is_stuck() {
+        let load = Load::new();
+        let (wake, asleep) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _request = load.enter();
+                let _ = asleep.recv();
+            });
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while load.stuck().is_none() {
+                assert!(Instant::now() < deadline);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            assert!(load.stuck().is_some_and(|age| age >= PATIENCE));
+            drop(wake);
+        });
+        assert_eq!(load.stuck(), None);
     }
 }

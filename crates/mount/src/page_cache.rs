@@ -3,50 +3,143 @@
 //! Stores reach a worker only at msync(2), fsync(2), close or when the kernel sees fit; until then a page that is
 //! full of data in the kernel may be a hole in the working file. So whoever asks where a file's data is while it
 //! may be mapped has the kernel write its pages first, by invalidating them.
+//!
+//! That is another process's work: this program again, with the connection as its standard input. The kernel waits
+//! for our answers to its writes, and lets nothing interrupt that wait. A worker that waited so in a thread of its own
+//! could not die, and so could not be replaced by one that answers.
 
-use std::io;
+use std::ffi::OsString;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::OnceLock;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fuser::{INodeNo, Notifier};
+use fuser::INodeNo;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
-/// How long a caller waits for the kernel to write a file's pages. The kernel waits for our answers meanwhile, so
-/// when every dispatch thread is in this wait nobody answers until it is over.
+/// The first argument of the program as the other process; the nodes follow.
+const ROLE: &str = "--write-back";
+
+/// How long a caller waits for the kernel to write a file's pages. When every dispatch thread is in this wait nobody
+/// answers until it is over.
 const DEADLINE: Duration = Duration::from_secs(1);
+
+/// Nodes for one process: far fewer than there is room for on a command line.
+const BATCH: usize = 1000;
+
+/// What the other process says of a node.
+const DONE: u8 = b'+';
+const FAILED: u8 = b'-';
 
 /// The kernel's page cache of one mount.
 #[derive(Debug, Default)]
 pub(crate) struct PageCache {
-    notifier: OnceLock<Notifier>,
+    connection: OnceLock<OwnedFd>,
 }
 
 impl PageCache {
     /// Takes note of how to reach the kernel, once there is a connection.
-    pub(crate) fn attach(&self, notifier: Notifier) {
-        let _ = self.notifier.set(notifier);
+    pub(crate) fn attach(&self, connection: BorrowedFd<'_>) -> io::Result<()> {
+        let _ = self.connection.set(connection.try_clone_to_owned()?);
+        Ok(())
     }
 
-    /// Has the kernel write what it holds of a file; tells whether it has. The kernel's writes are requests to
-    /// this worker, so a thread of its own waits for them.
-    pub(crate) fn write_back(&self, ino: INodeNo) -> bool {
-        let Some(notifier) = self.notifier.get().cloned() else { return false };
-        let (done, outcome) = mpsc::sync_channel(1);
-        let started = thread::Builder::new().name("write-back".to_owned()).spawn(move || {
-            // Nobody listens any more when it took too long.
-            let _ = done.send(notifier.inval_inode(ino, 0, 0));
-        });
-        if started.is_err() {
-            return false;
+    /// Has the kernel write what it holds of these files; tells of which it has not, in time or at all.
+    pub(crate) fn write_back(&self, nodes: &[INodeNo]) -> Vec<INodeNo> {
+        let mut left = Vec::new();
+        for batch in nodes.chunks(BATCH) {
+            let said = self.have_written(batch).unwrap_or_else(|error| {
+                tracing::warn!("the kernel cannot be asked to write its pages: {error}");
+                Vec::new()
+            });
+            let done = |at: usize| said.get(at) == Some(&DONE);
+            left.extend(batch.iter().enumerate().filter(|(at, _)| !done(*at)).map(|(_, node)| *node));
         }
-        match outcome.recv_timeout(DEADLINE) {
-            Ok(Ok(())) => true,
-            // A node the kernel has forgotten has no pages.
-            Ok(Err(error)) => error.kind() == io::ErrorKind::NotFound,
-            Err(_) => false,
+        left
+    }
+
+    fn have_written(&self, nodes: &[INodeNo]) -> io::Result<Vec<u8>> {
+        let connection = self.connection.get().ok_or(io::ErrorKind::NotConnected)?;
+        let mut child = Command::new("/proc/self/exe")
+            .arg(ROLE)
+            .args(nodes.iter().map(|node| node.0.to_string()))
+            .stdin(Stdio::from(connection.try_clone()?))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let said = child.stdout.take().map_or(Ok(Vec::new()), |answers| hear(answers, nodes.len()));
+        // It ends as soon as the kernel lets it, and nobody has to wait for that.
+        let _ = child.kill();
+        reap(child);
+        said
+    }
+}
+
+/// Reads an answer for each node, as long as they keep coming.
+fn hear(mut answers: ChildStdout, count: usize) -> io::Result<Vec<u8>> {
+    let mut said = vec![0; count];
+    let mut heard = 0;
+    let mut deadline = Instant::now() + DEADLINE;
+    while heard < count && readable(answers.as_fd(), deadline)? {
+        match answers.read(&mut said[heard..])? {
+            0 => break,
+            more => heard += more,
+        }
+        deadline = Instant::now() + DEADLINE;
+    }
+    said.truncate(heard);
+    Ok(said)
+}
+
+fn readable(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout)) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other? > 0),
         }
     }
+}
+
+/// Waits for the end of the process: at once if it has ended, else in a thread, which does not keep this process alive.
+fn reap(mut child: Child) {
+    if !matches!(child.try_wait(), Ok(Some(_))) {
+        let _ = std::thread::Builder::new().name("reap".to_owned()).spawn(move || child.wait());
+    }
+}
+
+/// The other process, if this is it: has the kernel write the pages of the nodes named by the arguments.
+pub(crate) fn other_process(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    if arguments.next().is_none_or(|first| first != ROLE) {
+        return None;
+    }
+    let connection = io::stdin();
+    for node in arguments.filter_map(|node| node.to_str()?.parse().ok()) {
+        let answer = match invalidate(connection.as_fd(), node) {
+            // A node the kernel has forgotten has no pages.
+            Ok(()) | Err(Errno::NOENT) => DONE,
+            Err(_) => FAILED,
+        };
+        if rustix::io::write(io::stdout(), &[answer]).is_err() {
+            return Some(ExitCode::FAILURE);
+        }
+    }
+    Some(ExitCode::SUCCESS)
+}
+
+/// `FUSE_NOTIFY_INVAL_INODE` of all a node's pages: a `fuse_out_header` with the notification's number where replies
+/// have their error, then node, offset and length.
+fn invalidate(connection: BorrowedFd<'_>, node: u64) -> Result<(), Errno> {
+    const LENGTH: usize = 16 + 24;
+    const NOTIFY_INVAL_INODE: i32 = 2;
+    let mut message = [0; LENGTH];
+    message[..4].copy_from_slice(&40_u32.to_ne_bytes());
+    message[4..8].copy_from_slice(&NOTIFY_INVAL_INODE.to_ne_bytes());
+    message[16..24].copy_from_slice(&node.to_ne_bytes());
+    rustix::io::retry_on_intr(|| rustix::io::write(connection, &message)).map(drop)
 }
 
 #[cfg(test)]
@@ -55,6 +148,14 @@ mod tests {
 
     #[test]
     fn without_a_connection_nothing_is_promised() {
-        assert!(!PageCache::default().write_back(INodeNo(5)));
+        assert_eq!(PageCache::default().write_back(&[INodeNo(5), INodeNo(7)]), [INodeNo(5), INodeNo(7)]);
+    }
+
+    #[test]
+    fn a_worker_is_not_taken_for_the_other_process() {
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        assert!(other_process(words(&["--repo", "/r"]).into_iter()).is_none());
+        assert!(other_process(words(&[]).into_iter()).is_none());
+        assert!(other_process(words(&[ROLE]).into_iter()).is_some());
     }
 }

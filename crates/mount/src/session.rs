@@ -99,7 +99,7 @@ pub fn start(
     write_whole(device.as_fd(), &reply).map_err(failed("answer INIT"))?;
     sys::replace(session.as_fd(), device.as_fd(), DupFlags::CLOEXEC)
         .map_err(failed("join the connection"))?;
-    pages.attach(session.notifier());
+    pages.attach(session.as_fd()).map_err(failed("duplicate a descriptor"))?;
     Ok((session, InitExchange { request, reply }))
 }
 
@@ -119,7 +119,7 @@ pub fn resume(
     }
     sys::replace(session.as_fd(), device.as_fd(), DupFlags::CLOEXEC)
         .map_err(failed("join the connection"))?;
-    pages.attach(session.notifier());
+    pages.attach(session.as_fd()).map_err(failed("duplicate a descriptor"))?;
     resend(device.as_fd()).map_err(failed("ask for unanswered requests"))?;
     Ok(session)
 }

@@ -27,7 +27,7 @@ use selvedge_worker_proto::{
     Command, Envelope, ErrorKind, Event, PROTOCOL_VERSION, Receiver, Sender, channel,
 };
 
-use crate::{poison, sys};
+use crate::{page_cache, poison, sys};
 use args::Args;
 use refusal::Refusal;
 use serve::Service;
@@ -64,6 +64,9 @@ fn abort_on_panic() {
 
 fn run() -> ExitCode {
     let started = Instant::now();
+    if let Some(code) = page_cache::other_process(std::env::args_os().skip(1)) {
+        return code;
+    }
     let args = match Args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(error) => return usage(&error.to_string()),

@@ -15,6 +15,7 @@ use selvedge_worker_proto::{
     StatusOk,
 };
 
+use crate::heartbeat::Heartbeat;
 use crate::launch::Launch;
 use crate::life::Life;
 use crate::spawn::{DEATH, TAKE_DOWN, Worker, thread_named};
@@ -77,6 +78,8 @@ enum Pending {
     Stop,
     /// Whether a worker that does not answer `Stop` yet is at work on it.
     Probe,
+    /// Whether a worker that is left alone gets on.
+    Heartbeat,
 }
 
 /// An attempt to end the worker.
@@ -109,6 +112,7 @@ pub(crate) struct Control {
     pub(crate) launch: Launch,
     /// What the worker sent with `MountReady`, for its successor, and not looked into. Empty: there will be none.
     pub(crate) escrow: Vec<OwnedFd>,
+    pub(crate) hang_limit: Option<Duration>,
     pub(crate) restart_budget: u32,
     pub(crate) handshake_deadline: Duration,
     pub(crate) stop_grace: Duration,
@@ -141,7 +145,16 @@ impl Control {
     /// Runs until the mount has ended and is cleaned up after.
     pub(crate) fn run(self) {
         let succession = Succession::new(self.restart_budget);
-        Running { control: self, pending: HashMap::new(), last_id: HELLO, ending: None, succession }.run();
+        let heartbeat = Heartbeat::new(self.hang_limit);
+        Running {
+            control: self,
+            pending: HashMap::new(),
+            last_id: HELLO,
+            ending: None,
+            succession,
+            heartbeat,
+        }
+        .run();
     }
 }
 
@@ -151,6 +164,7 @@ pub(crate) struct Running {
     last_id: u64,
     pub(crate) ending: Option<Ending>,
     pub(crate) succession: Succession,
+    pub(crate) heartbeat: Heartbeat,
 }
 
 impl Running {
@@ -172,13 +186,36 @@ impl Running {
     fn until_reaped(&mut self) -> ExitStatus {
         loop {
             let ending = self.ending.as_ref().and_then(|ending| ending.due);
-            let due = [ending, self.succession.due()].into_iter().flatten().min();
+            let succession = self.succession.due();
+            let heartbeat = self.is_watched().then(|| self.heartbeat.due()).flatten();
+            let due = [ending, succession, heartbeat].into_iter().flatten().min();
+            let passed = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
             match self.next(due) {
                 Some(Input::Reaped(status)) => return status,
                 Some(input) => self.handle(input),
-                None if ending.is_some_and(|ending| ending <= Instant::now()) => self.escalate(),
-                None => self.successor_is_late(),
+                None if passed(ending) => self.escalate(),
+                None if passed(succession) => self.successor_is_late(),
+                None => self.check_on(),
             }
+        }
+    }
+
+    /// Whether the worker's hanging is our business: it can be replaced, and nobody is ending it.
+    fn is_watched(&self) -> bool {
+        self.may_have_successor() && !self.succession.is_open() && self.ending.is_none()
+    }
+
+    /// Asks the worker how it gets on.
+    fn check_on(&mut self) {
+        match self.heartbeat.tick() {
+            // One that reads nothing is waited for like one that answers nothing.
+            Ok(true) => {
+                if let Ok(id) = self.send(Command::Status {}, None) {
+                    self.pending.insert(id, Pending::Heartbeat);
+                }
+            }
+            Ok(false) => {}
+            Err(why) => self.end_hanging(why),
         }
     }
 
@@ -324,6 +361,13 @@ impl Running {
             Event::StatusOk(status) => match self.pending.remove(&id) {
                 Some(Pending::Status { reply, .. }) => drop(reply.send(Ok(status))),
                 Some(Pending::Probe) => self.at_work(),
+                Some(Pending::Heartbeat) => {
+                    if let Err(why) = self.heartbeat.answered(&status)
+                        && self.is_watched()
+                    {
+                        self.end_hanging(why);
+                    }
+                }
                 _ => {}
             },
             Event::ExportProgress(progress) => self.export_goes_on(id, ExportUpdate::Progress(progress)),
@@ -379,6 +423,7 @@ impl Running {
             }
             Some(Pending::Stop) => self.refused(&StopError::Failed(failure)),
             Some(Pending::Probe) => self.at_work(),
+            Some(Pending::Heartbeat) => {}
             None => tracing::warn!(
                 pid = self.control.worker.process.pid(),
                 message = failure.message,
@@ -398,7 +443,7 @@ impl Running {
                 Pending::Browse { reply, .. } => drop(reply.send(Err(nonsense))),
                 Pending::Export { reply } => drop(reply.send(ExportUpdate::Failed(nonsense))),
                 Pending::Ask { reply } => drop(reply.send(Err(nonsense))),
-                Pending::Stop | Pending::Probe => {}
+                Pending::Stop | Pending::Probe | Pending::Heartbeat => {}
             }
         }
     }

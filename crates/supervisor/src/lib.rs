@@ -10,6 +10,7 @@
 mod cancel;
 mod control;
 mod exit;
+mod heartbeat;
 mod launch;
 mod life;
 mod process;
@@ -25,7 +26,10 @@ mod supervisor;
 pub use cancel::Cancel;
 pub use exit::{ExitReport, ExitStatus};
 pub use life::Restart;
-pub use spec::{DEFAULT_RESTART_BUDGET, DEFAULT_STOP_GRACE, OnCrash, SpawnError, SpawnSpec, WorkerProgram};
+pub use spec::{
+    DEFAULT_HANG_LIMIT, DEFAULT_RESTART_BUDGET, DEFAULT_STOP_GRACE, OnCrash, SpawnError, SpawnSpec,
+    WorkerProgram,
+};
 pub use state::State;
 pub use stop::{Step, StopError, StopMode, StopReport};
 pub use supervisor::{CallError, ExportReport, Supervisor};

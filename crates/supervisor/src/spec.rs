@@ -35,6 +35,9 @@ pub enum OnCrash {
 /// How many successors in a row may die before they have served anything, unless the specification says otherwise.
 pub const DEFAULT_RESTART_BUDGET: u32 = 5;
 
+/// How long a worker may hang before it is replaced, unless the specification says otherwise.
+pub const DEFAULT_HANG_LIMIT: Duration = Duration::from_secs(30);
+
 /// A worker to start.
 #[derive(Debug)]
 pub struct SpawnSpec {
@@ -57,6 +60,9 @@ pub struct SpawnSpec {
     pub cancel: Option<Cancel>,
     /// What becomes of the mount if a worker dies.
     pub on_crash: OnCrash,
+    /// How long a worker that may be replaced may answer nothing, or have a request that neither runs nor waits for the
+    /// disk; then it is killed. `None`: for ever.
+    pub hang_limit: Option<Duration>,
     /// How many successors in a row may die before they have served anything; then the mount is taken down.
     pub restart_budget: u32,
 }
@@ -75,6 +81,7 @@ impl SpawnSpec {
             flush_deadline: Duration::from_secs(30),
             cancel: None,
             on_crash: OnCrash::Unmount,
+            hang_limit: Some(DEFAULT_HANG_LIMIT),
             restart_budget: DEFAULT_RESTART_BUDGET,
         }
     }

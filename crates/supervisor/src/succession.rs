@@ -105,6 +105,12 @@ impl Succession {
         }
     }
 
+    /// The worker hangs and has been killed.
+    fn hung(&mut self, why: String) {
+        self.refused(why);
+        self.phase = Phase::Silent(Deadline { at: Some(Instant::now() + DEATH), killed: true });
+    }
+
     /// The worker is reaped.
     pub(crate) fn died(&mut self) {
         self.phase = Phase::Between;
@@ -230,12 +236,22 @@ impl Running {
             return self.control.worker.process.signal(Signal::KILL);
         }
         self.succession.phase = Phase::Serving;
+        self.heartbeat.begin();
         self.succession.ready_at = Some(Instant::now());
         self.control.life.restarted();
         tracing::info!(pid, restarts = self.control.life.restarts(), "a successor serves");
         if let Some(ending) = &self.ending {
             self.ask_to_stop(ending.mode);
         }
+    }
+
+    /// Kills a worker that hangs: its successor does what it does not.
+    pub(crate) fn end_hanging(&mut self, why: String) {
+        let process = &self.control.worker.process;
+        tracing::error!(pid = process.pid(), "the worker hangs and is killed: {why}");
+        process.signal(Signal::KILL);
+        self.succession.hung(why);
+        self.control.life.set_state(State::Recovering);
     }
 
     /// A worker that does not serve has had its time.

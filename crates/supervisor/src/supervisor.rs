@@ -107,6 +107,7 @@ impl Supervisor {
             identity: identity.clone(),
             launch,
             escrow,
+            hang_limit: spec.hang_limit,
             restart_budget: spec.restart_budget,
             handshake_deadline: spec.handshake_deadline,
             stop_grace: spec.stop_grace,

@@ -53,6 +53,7 @@ fn status() -> StatusOk {
         mount_path: WirePath(PathBuf::from(OsString::from_vec(b"/w/\xff".to_vec()))),
         requests: 123_456,
         oldest_request_ms: Some(12),
+        stuck_ms: None,
         uptime_ms: 60_000,
         read_only: true,
     }

@@ -36,6 +36,7 @@ pub struct Mounting {
     grace: Duration,
     on_crash: OnCrash,
     restart_budget: Option<u32>,
+    hang_limit: Option<Duration>,
     lifetime: Duration,
 }
 
@@ -60,6 +61,7 @@ impl Mounting {
             grace: Duration::from_secs(2),
             on_crash: OnCrash::Unmount,
             restart_budget: None,
+            hang_limit: None,
             lifetime: LIFETIME,
         }
     }
@@ -122,6 +124,13 @@ impl Mounting {
         self
     }
 
+    /// With a successor for a worker that hangs so long.
+    #[must_use]
+    pub fn hang_limit(mut self, limit: Duration) -> Self {
+        self.hang_limit = Some(limit);
+        self
+    }
+
     /// To live longer than a test usually takes.
     #[must_use]
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
@@ -144,6 +153,7 @@ impl Mounting {
         spec.handshake_deadline = self.handshake;
         spec.stop_grace = self.grace;
         spec.on_crash = self.on_crash;
+        spec.hang_limit = self.hang_limit.or(spec.hang_limit);
         spec.restart_budget = self.restart_budget.unwrap_or(spec.restart_budget);
         let supervisor = Arc::new(Supervisor::spawn(&spec)?);
         let ready = supervisor.ready();

@@ -498,6 +498,7 @@ impl Service {
             mount_path: WirePath(self.mounted.identity.path.clone()),
             requests: load.served(),
             oldest_request_ms: oldest.map(milliseconds),
+            stuck_ms: load.stuck().map(milliseconds),
             uptime_ms: milliseconds(self.started.elapsed()),
             read_only: self.mounted.read_only,
         }

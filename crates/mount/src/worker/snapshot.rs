@@ -89,11 +89,12 @@ fn outcome(job: &Job, sender: &Sender<Event>) -> Result<Event, Refusal> {
 
 /// Has the kernel write what programs stored through mappings; tells of how many files it did not in time.
 fn draw_out(job: &Job) -> u64 {
-    let slow = job.view.writers().into_iter().filter(|ino| !job.pages.write_back(INodeNo(ino.0)));
-    slow.inspect(|ino| {
-        tracing::warn!(ino = ino.0, "the kernel takes long to write what was stored through mappings");
-    })
-    .count() as u64
+    let writers: Vec<_> = job.view.writers().into_iter().map(|ino| INodeNo(ino.0)).collect();
+    let slow = job.pages.write_back(&writers);
+    for node in &slow {
+        tracing::warn!(ino = node.0, "the kernel takes long to write what was stored through mappings");
+    }
+    slow.len() as u64
 }
 
 fn tell(sender: &Sender<Event>, id: u64, event: Event) {

@@ -204,6 +204,7 @@ impl Worker<'_> {
             mount_path: WirePath::from(self.mounted.identity.path.clone()),
             requests: 42,
             oldest_request_ms: None,
+            stuck_ms: None,
             uptime_ms: 1,
             read_only: false,
         })
