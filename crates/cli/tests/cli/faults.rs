@@ -221,7 +221,7 @@ fn assert_worked(mount: &Path, done: usize, told: &str) {
     match done {
         0 => {}
         1..=3 => {
-            assert!([read("new"), read("directory/moved")].contains(&Some("new\n".to_owned())), "{told}")
+            assert!([read("new"), read("directory/moved")].contains(&Some("new\n".to_owned())), "{told}");
         }
         _ => assert_eq!(read("directory/moved").as_deref(), Some("new\n"), "{told}"),
     }
