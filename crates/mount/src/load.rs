@@ -189,7 +189,8 @@ mod tests {
         let load = Load::new();
         let (wake, asleep) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
-            scope.spawn(|| {
+            let load = &load;
+            scope.spawn(move || {
                 let _request = load.enter();
                 let _ = asleep.recv();
             });
