@@ -98,6 +98,12 @@ impl Hosted {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Its record as it has to be written now: with the worker that serves at present.
+    pub fn record_now(&self) -> Record {
+        let worker = self.supervisor.worker_pid();
+        worker.and_then(|pid| self.record.with_worker(pid)).unwrap_or_else(|| self.record.clone())
+    }
+
     /// The mount as `mount` and `list` show it, in the given state.
     pub fn document(&self, state: MountState) -> MountDocument {
         MountDocument {
@@ -169,6 +175,11 @@ impl Mounts {
     pub fn remove(&self, id: &MountId) {
         self.starting().retain(|starting| starting.id() != id);
         self.hosted().retain(|hosted| hosted.record.id != *id);
+    }
+
+    /// The mounts that are there.
+    pub fn all(&self) -> Vec<Arc<Hosted>> {
+        self.hosted().clone()
     }
 
     /// Calls off every mount that is being made, and gives back those that are there.

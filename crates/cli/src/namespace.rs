@@ -1,6 +1,6 @@
 //! Mount namespaces of their own, with a thread's mount in them.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_bind, mount_change, move_mount,
 };
-use rustix::thread::{CapabilitySet, UnshareFlags};
-use selvedge_mountpoint::{covering_mount, mountinfo};
+use rustix::thread::{CapabilitySet, ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
+use selvedge_mountpoint::{Device, covering_mount, mountinfo};
 
 use crate::error::{CliError, Result};
 use crate::runtime::RUNS;
@@ -91,17 +91,37 @@ pub(crate) fn put(copy: Option<&OwnedFd>, source: &Path, at: &Path) -> Result<()
         .hint("name another directory with --at"))
 }
 
-/// Takes out of this namespace the copies of mounts that were made for other runs, which it would keep alive. Where
-/// that is not allowed, in a user namespace, they live until this one ends.
-pub(crate) fn let_go_of_other_runs(base: &Path) {
+/// Takes out of this namespace the copies of Selvedge mounts that the process in it has no business with, and would keep
+/// alive: those that were made for other runs, and all but those in `keep`. Where that is not allowed, in a user
+/// namespace, they live until this one ends.
+pub(crate) fn let_go_of_others(base: &Path, keep: &[Device]) {
     let Ok(mounts) = mountinfo::read() else { return };
-    for mount in mounts {
-        let of_a_run = mount
+    for mount in mounts.iter().filter(|mount| mount.is_selvedge()) {
+        let is_of_a_run = mount
             .mount_point
             .strip_prefix(base)
             .is_ok_and(|rest| rest.components().nth(1).is_some_and(|part| part.as_os_str() == RUNS));
-        if of_a_run && mount.is_selvedge() {
-            let _ = rustix::mount::unmount(&mount.mount_point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        if is_of_a_run || !keep.contains(&mount.device) {
+            let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+            let _ = rustix::mount::unmount(&mount.mount_point, flags);
         }
+    }
+}
+
+/// Goes, with the calling thread alone, into the mount namespace of `process`.
+pub(crate) fn enter(process: BorrowedFd<'_>) -> Result<()> {
+    // Threads share the working directory, which a namespace brings along.
+    sys::unshare(UnshareFlags::FS).map_err(|errno| CliError::io("cannot leave the others", &errno.into()))?;
+    move_into_thread_name_spaces(process, ThreadNameSpaceType::MOUNT)
+        .map_err(|errno| CliError::io("cannot enter its mount namespace", &errno.into()))
+}
+
+/// Unmounts what has the number `device` in the mount namespace that the calling thread is in, unless it is in use
+/// there.
+pub(crate) fn unmount_copies(device: Device) {
+    let Ok(mounts) = mountinfo::read_from(Path::new("/proc/thread-self/mountinfo")) else { return };
+    // The uppermost first.
+    for mount in mounts.iter().rev().filter(|mount| mount.is_selvedge() && mount.device == device) {
+        let _ = rustix::mount::unmount(&mount.mount_point, UnmountFlags::NOFOLLOW);
     }
 }

@@ -16,6 +16,7 @@ use selvedge_mountpoint::{FS_TYPE, mountinfo};
 use crate::context::lexical_file_system;
 use crate::environment::Environment;
 use crate::error::{CliError, Problem, Result};
+use crate::sys;
 use crate::ui::show;
 
 /// File systems that other machines may see or that wait for a network.
@@ -84,6 +85,23 @@ impl RuntimeDir {
         let child = |name: &str| private_child(instance.as_fd(), Path::new(name), &path.join(name));
         let (mounts, wanted) = (child("mounts")?, child(WANTED)?);
         Ok(Self { base_path: base, path, is_own, base: base_fd, instance, mounts, wanted })
+    }
+
+    /// Puts `anew`, which has been made in the place of this one after somebody removed it, into its place for everybody
+    /// who uses it.
+    pub fn replace(&self, anew: &Self) -> Result<()> {
+        let pairs = [
+            (&self.base, &anew.base),
+            (&self.instance, &anew.instance),
+            (&self.mounts, &anew.mounts),
+            (&self.wanted, &anew.wanted),
+        ];
+        for (old, new) in pairs {
+            sys::replace(old.as_fd(), new.as_fd()).map_err(|error| {
+                CliError::io(format!("cannot go over to the new {}", show(&self.path)), &error)
+            })?;
+        }
+        Ok(())
     }
 
     /// Whether the directory is that of this process's own mount namespace. In `run` it is that of the namespace

@@ -3,6 +3,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::thread::UnshareFlags;
@@ -93,6 +94,18 @@ pub(crate) fn has_user_name(uid: libc::uid_t) -> bool {
             0 | libc::ENOENT | libc::ESRCH => return !found.is_null(),
             _ => return true,
         }
+    }
+}
+
+/// Makes the open descriptor `old` refer to what `new` does, for everybody who uses it, at once.
+pub(crate) fn replace(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: `old` stays open, under its number and with its owner; only what it refers to changes, as if it had been
+    // opened anew. The callers have directories on both sides, used by name alone, so nobody holds a position or a
+    // mapping of the one before.
+    if unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) } >= 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

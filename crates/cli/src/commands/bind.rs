@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 use selvedge_store::ThreadName;
 use selvedge_worker_proto::WirePath;
 use serde::Serialize;
@@ -13,7 +12,6 @@ use crate::context::{Context, absolute};
 use crate::error::{CliError, Result};
 use crate::lending::{Lent, lend};
 use crate::namespace;
-use crate::sys;
 use crate::ui::show;
 
 /// Let a running process see a thread in place of a directory (root only)
@@ -86,11 +84,7 @@ fn require_own_namespace(pid: i32) -> Result<()> {
 /// Puts the mount at its place in the namespace of `process`, by a thread that goes there and ends.
 fn inside(process: &OwnedFd, copy: &OwnedFd, mountpoint: &Path, at: &Path) -> Result<()> {
     let go = || {
-        // Threads share the working directory, which a namespace brings along.
-        sys::unshare(UnshareFlags::FS)
-            .map_err(|errno| CliError::io("cannot leave the others", &errno.into()))?;
-        move_into_thread_name_spaces(process.as_fd(), ThreadNameSpaceType::MOUNT)
-            .map_err(|errno| CliError::io("cannot enter its mount namespace", &errno.into()))?;
+        namespace::enter(process.as_fd())?;
         namespace::put(Some(copy), mountpoint, at)
     };
     std::thread::scope(|scope| {

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -18,6 +19,9 @@ use crate::service::{self, Probe};
 use crate::sys;
 use crate::ui::{show, show_os};
 use crate::{wanted, worker_program};
+
+/// How long the service may take to answer.
+const SETTLE: Duration = Duration::from_millis(400);
 
 /// Check whether this machine can mount, and say how to fix what is wrong
 ///
@@ -248,7 +252,7 @@ fn background_service(runtime: &Result<RuntimeDir>) -> Check {
     let Ok(runtime) = runtime else {
         return Check::bad(name, "cannot tell without the runtime directory", "see runtime_dir");
     };
-    match service::probe(runtime) {
+    match service::settle(runtime, Instant::now() + SETTLE) {
         Probe::Down => Check::good(name, "not running; the first mount starts it"),
         Probe::Silent(error) | Probe::Version(error) => Check::from_error(name, error),
         Probe::Running(client) => {

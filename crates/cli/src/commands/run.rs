@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{PidfdFlags, getppid, pidfd_open};
+use selvedge_mountpoint::Device;
 use selvedge_store::ThreadName;
 use selvedge_worker_proto::{Envelope, Message, WirePath, channel};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use crate::context::{Context, absolute};
 use crate::error::{CliError, Result};
 use crate::lending::{Lent, lend};
 use crate::namespace;
+use crate::record::Record;
 use crate::sys;
 use crate::ui::{Ui, show, show_os};
 
@@ -74,6 +76,8 @@ enum Prepared {
         mountpoint: WirePath,
         /// Where it shall be seen.
         at: WirePath,
+        /// The device numbers of the caller's mounts.
+        keep: Vec<(u32, u32)>,
         /// What CMD's commands get as `SELVEDGE_RUNTIME_DIR`.
         runtime: WirePath,
         /// What they get as `SELVEDGE_RUNTIME_NAMESPACE`.
@@ -110,14 +114,15 @@ pub fn front(global: &GlobalArgs, args: &RunArgs) -> ExitCode {
 /// Has the mount made, and goes into a namespace that has it at its place.
 fn enter(global: &GlobalArgs, args: &RunArgs) -> Result<Option<Inside>> {
     let Some((prepared, copy)) = prepare_elsewhere(global, args)? else { return Ok(None) };
-    let Prepared::Ready { mountpoint, at, runtime, namespace } = prepared;
+    let Prepared::Ready { mountpoint, at, keep, runtime, namespace } = prepared;
     let at = at.as_path();
     // The path, because the descriptor of the directory beneath stays what it is.
     let here = std::env::current_dir().ok();
     namespace::leave()?;
     namespace::put(copy.as_ref(), mountpoint.as_path(), at)?;
     drop(copy);
-    namespace::let_go_of_other_runs(runtime.as_path());
+    let keep: Vec<Device> = keep.into_iter().map(|(major, minor)| Device { major, minor }).collect();
+    namespace::let_go_of_others(runtime.as_path(), &keep);
     if let Some(here) = here.filter(|here| here.starts_with(at))
         && std::env::set_current_dir(&here).is_err()
     {
@@ -174,9 +179,11 @@ pub fn prepare(context: &Context, args: &RunArgs) -> Result<()> {
         None => directory,
     };
     let namespace = runtime.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let records = Record::all(&runtime)?;
     let ready = Prepared::Ready {
         mountpoint: mountpoint.into(),
         at: at.into(),
+        keep: records.iter().filter_map(|record| record.mount.as_ref()).map(|mount| mount.device).collect(),
         runtime: runtime.base_path().into(),
         namespace: namespace.to_owned(),
     };

@@ -62,6 +62,8 @@ pub(super) struct Service {
     mounts: Mounts,
     state: Mutex<State>,
     changed: Condvar,
+    /// The processes that mounts are lent to, and which.
+    borrowers: Mutex<Vec<(MountId, Arc<OwnedFd>)>>,
     end: Sender<EndAsked>,
 }
 
@@ -132,6 +134,7 @@ impl Service {
             mounts: Mounts::default(),
             state,
             changed: Condvar::new(),
+            borrowers: Mutex::default(),
             end,
         })
     }
@@ -377,6 +380,19 @@ impl Service {
         self.free(&record.id);
     }
 
+    /// Writes every mount down again, in a runtime directory that was made anew.
+    pub(super) fn write_down_again(&self) {
+        let plans: Vec<Plan> = {
+            let state = self.state();
+            state.places.iter().filter(|place| !place.plan.lent).map(|place| place.plan.clone()).collect()
+        };
+        let records = self.mounts.all().into_iter().map(|hosted| hosted.record_now().write(&self.runtime));
+        let wanted = plans.iter().map(|plan| wanted::write(&self.runtime, plan));
+        for error in records.chain(wanted).filter_map(Result::err) {
+            tracing::error!("{error}");
+        }
+    }
+
     /// Nothing is left of a mount.
     fn free(&self, id: &MountId) {
         self.mounts.remove(id);
@@ -498,7 +514,12 @@ impl Host for Service {
             Request::End {} => self.ask_for_the_end().map(|()| {
                 answer.send(Reply::Ended {});
             }),
-            other => return self.mounts.answer(other, fds, answer),
+            other => {
+                if let Request::Unmount { mount, .. } = &other {
+                    self.unmount_copies(mount);
+                }
+                return self.mounts.answer(other, fds, answer);
+            }
         };
         if let Err(error) = result {
             answer.fail(error);

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fstat, openat, statat};
@@ -81,6 +82,14 @@ impl Lock {
         let held = is_linked(runtime, name, &file)
             && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
         held.then_some(Self { file })
+    }
+
+    /// Whether whoever opens `path` comes to this lock: neither it nor a directory above has been removed or moved.
+    pub fn is_at(&self, path: &Path) -> bool {
+        match (rustix::fs::lstat(path), fstat(self.file.as_fd())) {
+            (Ok(named), Ok(open)) => (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino),
+            _ => false,
+        }
     }
 
     /// Writes this process's number into the file, for messages.

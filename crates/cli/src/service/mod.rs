@@ -4,6 +4,7 @@
 //! itself, [`host`] what it answers. Which process is the service is decided by a lock alone, never by a file or a
 //! socket that lies there.
 
+mod home;
 mod host;
 mod log;
 mod probe;

@@ -2,23 +2,20 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, unlinkat};
-use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::home::Home;
 use super::host::{EndAsked, Ending, Service};
 use super::lock::{Lock, TryLockError};
 use super::log::Log;
-use super::{LOG, SERVICE_LOCK, SOCKET};
+use super::{LOG, SERVICE_LOCK};
 use crate::config::UserConfig;
 use crate::context::Context;
-use crate::control::{Host, Server};
 use crate::error::{CliError, Result};
 use crate::runtime::RuntimeDir;
 use crate::standing;
@@ -27,8 +24,8 @@ use crate::ui::show;
 /// How long commands that are being answered at the end may take to get their answer.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How long the loop sleeps when nothing ends the service by itself.
-const LONG: Duration = Duration::from_hours(1);
+/// The pause between two looks whether the runtime directory is still there.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What can happen to the service.
 #[derive(Debug)]
@@ -57,24 +54,19 @@ pub fn run(context: &Context) -> Result<()> {
     let (events, happening) = mpsc::channel();
     watch_signals(&events)?;
     let service = Service::new(Arc::clone(&runtime), &context.environment, hear_of_the_end(&events)?);
-    let socket = Socket::bind(&runtime)?;
-    let listener = socket.listener.try_clone().map_err(|error| CliError::io("cannot serve", &error))?;
-    let server = Server::start(listener, Arc::clone(&service) as Arc<dyn Host>)
-        .map_err(|error| CliError::io("cannot serve the control socket", &error))?;
+    let mut home = Home::open(&runtime, lock, &service)?;
     tracing::info!("the service is ready (process {})", std::process::id());
     if in_background {
         // Letting go of the pipe tells whoever started this process that it is ready.
-        let file = log.to_file(&runtime);
-        let file = file.map_err(|error| CliError::io(format!("cannot open the log {LOG}"), &error))?;
-        rustix::stdio::dup2_stderr(file)
-            .map_err(|errno| CliError::io("cannot redirect standard error", &errno.into()))?;
+        redirect(&log, &runtime)?;
+        home.log = Some(log);
     }
     let restoring = Arc::clone(&service);
     start_thread("restore", move || bring_back(&restoring, &runtime))?;
 
-    let (ending, asked) = wait(context, &service, &happening);
+    let (ending, asked) = wait(context, &service, &mut home, &happening);
     // From here on commands find no service; those that want one wait for the lock.
-    drop(socket);
+    home.close();
     let ended = service.end(ending);
     tracing::info!("the service ends");
     for asked in asked {
@@ -82,9 +74,16 @@ pub fn run(context: &Context) -> Result<()> {
         let _ = asked.send(ended.clone());
     }
     answer_late(&happening, &ended);
-    server.drain(Instant::now() + DRAIN);
-    drop(lock);
+    home.drain(Instant::now() + DRAIN);
     ended
+}
+
+/// Logs, and says what else there is to say, to the log file from now on.
+pub(super) fn redirect(log: &Log, runtime: &Arc<RuntimeDir>) -> Result<()> {
+    let file = log.to_file(runtime);
+    let file = file.map_err(|error| CliError::io(format!("cannot open the log {LOG}"), &error))?;
+    rustix::stdio::dup2_stderr(file)
+        .map_err(|errno| CliError::io("cannot redirect standard error", &errno.into()))
 }
 
 /// The lock: handed over as standard input by the command that starts the service in the background, else taken.
@@ -125,10 +124,15 @@ fn bring_back(service: &Service, runtime: &RuntimeDir) {
 }
 
 /// Runs until something ends the service: why it does, and who wants to know how that went.
-fn wait(context: &Context, service: &Service, happening: &Receiver<Event>) -> (Ending, Vec<EndAsked>) {
+fn wait(
+    context: &Context,
+    service: &Arc<Service>,
+    home: &mut Home,
+    happening: &Receiver<Event>,
+) -> (Ending, Vec<EndAsked>) {
     let mut idle = idle_limit(context);
     loop {
-        match happening.recv_timeout(idle.unwrap_or(LONG).min(LONG)) {
+        match happening.recv_timeout(idle.unwrap_or(LOOK).min(LOOK)) {
             Ok(Event::EndAsked(asked)) => return (Ending::Stopped, vec![asked]),
             Ok(Event::Signal(SIGHUP)) => {
                 idle = idle_limit(context);
@@ -139,6 +143,7 @@ fn wait(context: &Context, service: &Service, happening: &Receiver<Event>) -> (E
                 return (Ending::Terminated, Vec::new());
             }
             Err(RecvTimeoutError::Timeout) => {
+                home.keep(context, service);
                 if idle.is_some_and(|idle| service.ends_idle(idle)) {
                     return (Ending::Terminated, Vec::new());
                 }
@@ -200,31 +205,4 @@ fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
         .spawn(run)
         .map(drop)
         .map_err(|error| CliError::io("cannot start a thread", &error))
-}
-
-/// The service's socket, removed when dropped.
-struct Socket {
-    runtime: Arc<RuntimeDir>,
-    listener: UnixListener,
-}
-
-impl Socket {
-    /// Binds it in the place of one that a killed service left: the lock says that it is nobody's.
-    fn bind(runtime: &Arc<RuntimeDir>) -> Result<Self> {
-        let tried = || format!("cannot make the service's socket in {}", show(runtime.path()));
-        match unlinkat(runtime.instance(), SOCKET, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(CliError::io(tried(), &errno.into())),
-        }
-        let listener = UnixListener::bind(runtime.instance_socket_path(SOCKET))
-            .map_err(|error| CliError::io(tried(), &error))?;
-        Ok(Self { runtime: Arc::clone(runtime), listener })
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // What cannot be removed is swept by the next command.
-        let _ = unlinkat(self.runtime.instance(), SOCKET, AtFlags::empty());
-    }
 }

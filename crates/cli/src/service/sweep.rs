@@ -27,12 +27,17 @@ pub fn sweep(runtime: &RuntimeDir) -> Option<String> {
     Some("removed the socket of the background service, which was killed".to_owned())
 }
 
-/// Looks for the service, and waits until `deadline` for one that is just coming up or going down.
+/// Looks for the service, and waits until `deadline` for one that is just coming up or going down, or is slow to
+/// answer.
 pub fn settle(runtime: &RuntimeDir, deadline: Instant) -> Probe {
     loop {
         let found = probe(runtime);
-        let is_changing = matches!(found, Probe::Down)
-            && [START_LOCK, SERVICE_LOCK].iter().any(|name| lock::holder(runtime, name).is_some());
+        let is_held = |name: &&str| lock::holder(runtime, name).is_some();
+        let is_changing = match found {
+            Probe::Running(_) | Probe::Version(_) => false,
+            Probe::Silent(_) => true,
+            Probe::Down => [START_LOCK, SERVICE_LOCK].iter().any(is_held),
+        };
         if !is_changing || Instant::now() >= deadline {
             return found;
         }

@@ -120,6 +120,34 @@ fn a_mount_that_is_there_is_used_and_stays() {
 }
 
 #[test]
+fn another_thread_is_unmounted_while_a_run_goes_on_unless_it_is_used_there() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["thread", "create", "try"]).ok();
+    sandbox.background("try", "n");
+    let other = sandbox.path("n");
+    let mut command = sandbox.command();
+    let run = Stray::start(command.args(["run", "main", "--", "sleep", "60"]));
+    let name = format!("/proc/{}/comm", run.pid());
+    eventually("it is the command", || fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n"));
+    // It sees the caller's other mounts.
+    let inside = format!("/proc/{}/root{}/file", run.pid(), other.display());
+    assert_eq!(fs::read_to_string(inside).unwrap(), "content\n");
+    let mut user = sandbox.program("nsenter");
+    user.args(["--mount", "--target", &run.pid().to_string(), "sh", "-c", "cd \"$0\"; exec sleep 60"]);
+    let user = Stray::start(user.arg(&other));
+    let name = format!("/proc/{}/comm", user.pid());
+    eventually("it is used", || fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n"));
+    sandbox.run(["unmount", "try"]).fails(4).saying("sleep");
+    drop(user);
+    sandbox.run(["unmount", "try"]).ok();
+    sandbox.background("try", "n");
+    sandbox.run(["unmount", "try"]).ok();
+    sandbox.run(["unmount", "main"]).fails(4).saying("sleep");
+    drop(run);
+    assert_gone(&sandbox);
+}
+
+#[test]
 fn what_the_command_leaves_running_keeps_the_mount_until_it_ends() {
     let sandbox = Sandbox::new();
     let mut command = shell(&sandbox, "main", "sleep 60 > /dev/null 2>&1 & echo $!");
@@ -223,7 +251,9 @@ fn an_ordinary_user_runs_in_a_user_namespace() {
 fn a_running_process_is_given_a_thread() {
     let sandbox = Sandbox::new();
     let mut other = sandbox.program("unshare");
-    let other = Stray::start(other.args(["--mount", "--propagation", "private", "sleep", "60"]));
+    // Without the copies of other tests' mounts, which it would keep alive.
+    let script = "findmnt -rn -t fuse.selvedge -o TARGET | xargs -r umount -l; exec sleep 60";
+    let other = Stray::start(other.args(["--mount", "--propagation", "private", "sh", "-c", script]));
     let name = format!("/proc/{}/comm", other.pid());
     eventually("it is in its namespace", || fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n"));
     let pid = other.pid().to_string();

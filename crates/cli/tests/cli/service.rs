@@ -490,6 +490,26 @@ fn another_user_is_turned_away_on_both_ends() {
     sandbox.run(["unmount", "main"]).ok();
 }
 
+#[test]
+fn a_runtime_directory_that_was_removed_is_made_anew() {
+    let sandbox = Sandbox::new();
+    let mount = sandbox.background("main", "m");
+    let pid = sandbox.service_pid();
+    fs::remove_dir_all(sandbox.runtime()).unwrap();
+    eventually("it is found again", || sandbox.json(["list"]).as_array().is_some_and(|list| list.len() == 1));
+    let list = sandbox.json(["list"]);
+    for field in ["id", "state", "worker_pid", "supervisor_pid"] {
+        assert_eq!(list[0][field], mount[field], "{field}");
+    }
+    assert_eq!(fs::read_dir(sandbox.instance().join("wanted")).unwrap().count(), 1);
+    assert!(fs::read_to_string(sandbox.instance().join("service.log")).unwrap().contains("made anew"));
+    sandbox.run(["unmount", "main"]).ok();
+    assert!(sandbox.records().is_empty() && sandbox.mounts().is_empty());
+    assert_eq!(sandbox.service_pid(), pid);
+    sandbox.run(["service", "stop"]).ok();
+    assert!(!socket(&sandbox).exists());
+}
+
 /// Writes and reads back through a mount, enough to see that it is this thread's and whole.
 fn load(mount: &Path, thread: &str) {
     for number in 0..20 {

@@ -1,7 +1,7 @@
 //! Lending a thread's mount to processes that have it in a mount namespace of their own.
 
-use std::os::fd::OwnedFd;
-use std::sync::Weak;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use selvedge_supervisor::StopMode;
 use super::{SAME, STACK, Service};
 use crate::control::MountDocument;
 use crate::error::{CliError, Result};
+use crate::namespace;
 use crate::plan::Plan;
 use crate::record::MountId;
 
@@ -75,10 +76,12 @@ impl Service {
     /// Waits, in a thread of its own, for the borrower's end.
     fn watch_borrower(&self, id: &MountId, borrower: OwnedFd) {
         let me = Weak::clone(&self.me);
-        let waited = id.clone();
+        let (waited, borrower) = (id.clone(), Arc::new(borrower));
+        self.borrowers().push((id.clone(), Arc::clone(&borrower)));
         let wait = move || {
             while poll(&mut [PollFd::new(&borrower, PollFlags::IN)], None) == Err(Errno::INTR) {}
             if let Some(me) = me.upgrade() {
+                me.borrowers().retain(|(_, other)| !Arc::ptr_eq(other, &borrower));
                 me.give_back(&waited);
             }
         };
@@ -86,6 +89,38 @@ impl Service {
         if let Err(error) = started {
             // It stays until somebody unmounts it.
             tracing::warn!("the mount {id} is lent without a watch: {error}");
+        }
+    }
+
+    fn borrowers(&self) -> MutexGuard<'_, Vec<(MountId, Arc<OwnedFd>)>> {
+        self.borrowers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Unmounts the copies that the namespaces of runs have of a mount that was not lent to them, unless they are in
+    /// use there: a namespace begins with copies of everything, which would keep it alive. Does nothing where only
+    /// the helper may unmount.
+    pub(super) fn unmount_copies(&self, id: &MountId) {
+        let Some(device) =
+            self.mounts.find(id).ok().and_then(|hosted| hosted.record().identity()).map(|m| m.device)
+        else {
+            return;
+        };
+        let others: Vec<Arc<OwnedFd>> = self
+            .borrowers()
+            .iter()
+            .filter(|(lent, _)| lent != id)
+            .map(|(_, process)| Arc::clone(process))
+            .collect();
+        for process in others {
+            let go = || {
+                if namespace::enter(process.as_fd()).is_ok() {
+                    namespace::unmount_copies(device);
+                }
+            };
+            thread::scope(|scope| {
+                // What cannot be done makes the unmount say who has the mount.
+                let _ = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, go);
+            });
         }
     }
 
