@@ -8,8 +8,8 @@ use clap::error::ErrorKind as ClapKind;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    bind, completions, diff, doctor, export, fsck, import, init, list, log, mount, run, service, snapshot,
-    status, thread, unmount,
+    bind, completions, diff, doctor, export, fsck, gc, import, init, list, log, mount, run, service,
+    snapshot, status, thread, unmount,
 };
 use crate::context::Context;
 use crate::environment::Environment;
@@ -67,6 +67,7 @@ fn carry_out(cli: Cli, ui: Ui) -> Result<ExitCode> {
         Command::List(args) => list::run(&context, args),
         Command::Service(command) => service::run(&context, command),
         Command::Doctor(args) => doctor::run(&context, args),
+        Command::Gc(args) => gc::run(&context, args),
         Command::Fsck(args) => fsck::run(&context, args),
         Command::Completions(args) => completions::run(&context, &args),
     };

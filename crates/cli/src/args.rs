@@ -6,8 +6,8 @@ use clap::builder::styling::Styles;
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    bind, completions, diff, doctor, export, fsck, import, init, list, log, mount, run, service, snapshot,
-    status, thread, unmount,
+    bind, completions, diff, doctor, export, fsck, gc, import, init, list, log, mount, run, service,
+    snapshot, status, thread, unmount,
 };
 
 const AFTER_HELP: &str = "\
@@ -97,6 +97,8 @@ pub enum Command {
     Service(service::ServiceCommand),
     /// Check whether this machine can mount, and say how to fix what is wrong
     Doctor(doctor::DoctorArgs),
+    /// Remove what nothing needs any more
+    Gc(gc::GcArgs),
     /// Check the repository for damage
     Fsck(fsck::FsckArgs),
     /// Print a completion script for a shell

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use selvedge_mountpoint::{FS_TYPE, mountinfo};
-use selvedge_store::{DIRECTORY_NAME, Discovery, OpenOptions, Repository, RepositoryError};
+use selvedge_store::{DIRECTORY_NAME, Discovery, ObjectHold, OpenOptions, Repository, RepositoryError};
 
 use crate::config::{RepositoryConfig, UserConfig};
 use crate::environment::Environment;
@@ -85,6 +85,14 @@ impl Context {
     /// Opens the repository.
     pub fn repository(&self) -> Result<Repository> {
         self.open_repository(&self.repository_directory()?)
+    }
+
+    /// Opens the repository for a command that needs objects which perhaps no thread reaches: none is removed as long
+    /// as the second value is kept.
+    pub fn held_repository(&self) -> Result<(Repository, ObjectHold)> {
+        let repository = self.repository()?;
+        let objects = repository.hold_objects()?;
+        Ok((repository, objects))
     }
 
     /// Opens the repository in `directory`, as the user's settings allow.

@@ -6,8 +6,9 @@ use selvedge_mountpoint::{MountpointError, UnmountError};
 use selvedge_store::compare::CompareError;
 use selvedge_store::export::{ExportError, SourceError};
 use selvedge_store::fsck::FsckError;
+use selvedge_store::gc::GcError;
 use selvedge_store::import::ImportError;
-use selvedge_store::{LockError, NameError, RefsError, RepositoryError, ResolveError, StoreError};
+use selvedge_store::{HoldError, LockError, NameError, RefsError, RepositoryError, ResolveError, StoreError};
 use selvedge_supervisor::{CallError, SpawnError, StopError};
 use selvedge_view::ViewError;
 use selvedge_worker_proto::{ErrorKind, Failure, StopRefused, advice};
@@ -36,6 +37,31 @@ impl From<StoreError> for CliError {
                 Some(errno) => from_system(&error, &io::Error::from_raw_os_error(errno)),
                 None => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
             },
+        }
+    }
+}
+
+impl From<HoldError> for CliError {
+    fn from(error: HoldError) -> Self {
+        match &error {
+            HoldError::Busy { removing: true } => {
+                Self::timed_out(chain(&error)).hint("try again when selvedge gc has ended")
+            }
+            HoldError::Busy { removing: false } => Self::timed_out(chain(&error))
+                .hint("try again when running imports, exports, snapshots and comparisons have ended"),
+            HoldError::Io { source, .. } => from_system(&error, source),
+        }
+    }
+}
+
+impl From<GcError> for CliError {
+    fn from(error: GcError) -> Self {
+        match error {
+            GcError::Unclear { .. } => Self::failed(chain(&error))
+                .hint("selvedge fsck names all that is damaged, and what it affects"),
+            GcError::Refs(refs) => Self::from(refs).context("cannot read all threads, so nothing is removed"),
+            GcError::Hold(hold) => hold.into(),
+            GcError::Store(store) => store.into(),
         }
     }
 }

@@ -6,6 +6,7 @@ mod memory;
 pub use local::{DEFAULT_LARGE_BLOB, LocalBackend};
 pub use memory::MemoryBackend;
 
+use crate::gc::Removed;
 use crate::{ObjectId, ObjectKind, StoreError};
 use std::fs::File;
 use std::path::PathBuf;
@@ -39,6 +40,10 @@ pub trait Backend: Send + Sync {
     /// Makes everything put so far durable and visible to other processes. The first failure
     /// latches the backend: it refuses all later writes.
     fn sync(&self) -> Result<(), StoreError>;
+
+    /// Removes objects; tells how many there were, and their bytes. The caller knows that nobody relies on them.
+    /// Durable after [`Self::sync`].
+    fn remove(&self, kind: ObjectKind, ids: &[ObjectId]) -> Result<Removed, StoreError>;
 
     /// What is wrong with how objects are kept, whatever they hold.
     fn check(&self) -> Result<Vec<String>, StoreError> {

@@ -96,6 +96,21 @@ hex_id! {
     ThreadId, 16
 }
 
+impl ObjectId {
+    /// The id that follows in the order of ids; none after the last.
+    pub(crate) fn next(&self) -> Option<Self> {
+        let mut bytes = self.0;
+        for byte in bytes.iter_mut().rev() {
+            let (next, carry) = byte.overflowing_add(1);
+            *byte = next;
+            if !carry {
+                return Some(Self(bytes));
+            }
+        }
+        None
+    }
+}
+
 impl LayerId {
     /// A new random identifier.
     pub fn random() -> std::io::Result<Self> {
@@ -129,6 +144,15 @@ mod tests {
         assert_eq!(id.to_string().parse::<ObjectId>().unwrap(), id);
         assert_eq!(id.to_string().len(), 64);
         assert!(id.to_string().starts_with("00070e15"));
+    }
+
+    #[test]
+    fn ids_have_an_order() {
+        let mut bytes = [7; 32];
+        bytes[31] = 0xff;
+        let next = ObjectId::from_bytes(bytes).next().unwrap();
+        assert!(next.to_string().ends_with("070800"), "{next}");
+        assert_eq!(ObjectId::from_bytes([0xff; 32]).next(), None);
     }
 
     #[test]

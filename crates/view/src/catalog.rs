@@ -9,7 +9,7 @@ use crate::claim::Claim;
 use crate::commit::{Commit, Effect};
 use crate::crash;
 use crate::error::{Result, ViewError};
-use crate::inode::{Applied, Inode};
+use crate::inode::{Applied, Body, Inode};
 use crate::request::RequestKey;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
@@ -297,6 +297,19 @@ impl Catalog {
         transaction.commit()?;
         crash::point("commit.after");
         Ok(())
+    }
+
+    /// Where the bytes of all nodes are, and those that these may fall back to.
+    pub(crate) fn bodies(&self) -> Result<Vec<Body>> {
+        let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM inodes"))?;
+        let mut rows = statement.query([])?;
+        let mut bodies = Vec::new();
+        while let Some(row) = rows.next()? {
+            let inode = read_inode(row)?;
+            bodies.push(inode.body);
+            bodies.extend(inode.fallback);
+        }
+        Ok(bodies)
     }
 
     /// What is wrong with the database file, and the rows that cannot be read.

@@ -1,11 +1,12 @@
-//! Looking for damage in layers.
+//! Looking into layers: for damage, and for what they need of the store.
 
 use crate::catalog::Catalog;
 use crate::claim::Claim;
-use crate::error::Result;
+use crate::error::{Result, ViewError};
+use crate::inode::Body;
 use crate::layers::Frozen;
 use crate::view::boot_id;
-use selvedge_store::{LayerId, Repository, ThreadLock, ThreadRef};
+use selvedge_store::{LayerId, ObjectId, ObjectKind, Repository, ThreadLock, ThreadRef};
 
 /// What is wrong with the catalogs of a thread's layers: each with its layer. The upper is looked at only by who has
 /// the thread's lock, since nobody opens a catalog that another process writes.
@@ -42,4 +43,21 @@ fn check_upper(repo: &Repository, layer: LayerId) -> Result<Vec<String>> {
     let problems = catalog.problems()?;
     catalog.close()?;
     Ok(problems)
+}
+
+/// The objects that the rows of a frozen layer name.
+pub fn objects_of_layer(repo: &Repository, layer: LayerId) -> Result<Vec<(ObjectKind, ObjectId)>> {
+    let (_, catalog) = Frozen::open(repo, layer, &boot_id()?)?.ok_or(ViewError::LayerLost { layer })?;
+    let mut objects = Vec::new();
+    for body in catalog.bodies()? {
+        match body {
+            Body::Blob { id, holes, .. } => {
+                objects.push((ObjectKind::Blob, id));
+                objects.extend(holes.map(|holes| (ObjectKind::Holes, holes)));
+            }
+            Body::Tree { id } => objects.push((ObjectKind::Tree, id)),
+            Body::None | Body::File { .. } | Body::Target(_) => {}
+        }
+    }
+    Ok(objects)
 }

@@ -9,7 +9,8 @@ use crate::recovery;
 use crate::reserve::Reserve;
 use crate::working_files::WorkingFiles;
 use rustix::fs::{Mode, OFlags};
-use selvedge_store::{LayerId, Repository};
+use selvedge_store::gc::Removed;
+use selvedge_store::{LayerId, Repository, disk_use};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -218,11 +219,17 @@ impl Frozen {
     }
 }
 
+/// Removes layers that no thread refers to and nobody has open, and tells how many and what space they took.
+pub fn remove_unneeded_layers(repo: &Repository) -> Removed {
+    sweep(repo, &[])
+}
+
 /// Removes layers that no thread refers to and nobody has open: `retired` ones, and what a process that died left
 /// behind. Best effort: the next one tries again.
-pub(crate) fn sweep(repo: &Repository, retired: &[LayerId]) {
+pub(crate) fn sweep(repo: &Repository, retired: &[LayerId]) -> Removed {
+    let mut removed = Removed::default();
     let (Ok(entries), Ok(threads)) = (std::fs::read_dir(repo.layers_dir()), repo.refs().threads()) else {
-        return;
+        return removed;
     };
     let needed: HashSet<LayerId> =
         threads.iter().flat_map(|thread| thread.layers.iter().chain(&thread.upper)).copied().collect();
@@ -232,11 +239,18 @@ pub(crate) fn sweep(repo: &Repository, retired: &[LayerId]) {
         // One that is being made may have got its name since the threads were read.
         if (retired.contains(&id) || is_old(&entry))
             && let Some(_alone) = Claim::if_free(&entry.path())
-            && let Err(error) = std::fs::remove_dir_all(entry.path())
         {
-            tracing::warn!(%error, layer = %id, "a layer that nobody needs is left");
+            let bytes = disk_use(&entry.path());
+            match std::fs::remove_dir_all(entry.path()) {
+                Ok(()) => {
+                    removed.count += 1;
+                    removed.bytes += bytes;
+                }
+                Err(error) => tracing::warn!(%error, layer = %id, "a layer that nobody needs is left"),
+            }
         }
     }
+    removed
 }
 
 fn is_old(entry: &std::fs::DirEntry) -> bool {

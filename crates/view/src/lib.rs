@@ -56,9 +56,10 @@ pub use attr::{
     AclKind, Allocate, Attr, DirEntry, RenameMode, SeekTo, SetAttr, SetId, SetTime, StatFs, XattrMode,
 };
 pub use changed::Changed;
-pub use check::check_layers;
+pub use check::{check_layers, objects_of_layer};
 pub use error::{Result, ViewError};
 pub use inherit::Opened;
+pub use layers::remove_unneeded_layers;
 pub use open_flags::OpenFlags;
 pub use request::{Handle, Request, RequestKey};
 pub use side::{FileBytes, ViewSide};

@@ -30,6 +30,7 @@ impl State {
         }
         let options = ViewOptions { boot_id: Some(self.boot_id.clone()), ..ViewOptions::default() };
         let view = View::open_frozen(Arc::clone(&self.repo), &thread.snapshot, &thread.layers, options)?;
+        let _objects = self.hold_objects()?;
         let (commit, built) = merge(view.state())?;
         crash::point("merge.read");
         let id = self.write_layer(&commit)?;

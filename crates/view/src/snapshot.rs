@@ -3,12 +3,13 @@
 use crate::build::{Built, build};
 use crate::catalog::Catalog;
 use crate::crash;
-use crate::error::Result;
+use crate::error::{Result, ViewError};
 use crate::layers::Frozen;
 use crate::state::State;
 use crate::view::{View, ViewOptions};
 use selvedge_store::export::Progress;
-use selvedge_store::{LayerId, NewState, ObjectId, Snapshot, Timestamp};
+use selvedge_store::{HoldError, LayerId, NewState, ObjectHold, ObjectId, Snapshot, Timestamp};
+use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
@@ -48,6 +49,7 @@ impl View {
     pub fn snapshot(&self, message: &[u8], progress: &(dyn Fn(Progress) + Sync)) -> Result<SnapshotReport> {
         let state = self.state();
         let _one = state.snapshotting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _objects = state.hold_objects()?;
         let time = Timestamp::now();
         let began = Instant::now();
         let thread = state.freeze()?;
@@ -83,6 +85,18 @@ impl View {
 }
 
 impl State {
+    /// Keeps objects from being removed: held from before the first one is looked for until a thread's reference reaches
+    /// what is made of them.
+    pub(crate) fn hold_objects(&self) -> Result<ObjectHold> {
+        self.repo.hold_objects().map_err(|error| {
+            let source = match error {
+                HoldError::Io { source, .. } => source,
+                busy @ HoldError::Busy { .. } => io::Error::new(io::ErrorKind::TimedOut, busy.to_string()),
+            };
+            ViewError::Host { what: "keep objects from being removed", source }
+        })
+    }
+
     /// Points the thread at a snapshot that has all that some of its frozen layers say. They stay for now: what they
     /// say is true over the snapshot as well.
     fn point_at(&self, covered: Covered) -> Result<()> {

@@ -44,7 +44,7 @@ pub struct DiffArgs {
 /// Runs the command.
 pub fn run(context: &Context, args: &DiffArgs) -> Result<ExitCode> {
     let paths = filter(&args.paths)?;
-    let repository = context.repository()?;
+    let (repository, _objects) = context.held_repository()?;
     let first = Target::find(&repository, &args.old)?;
     let (old, new) = match &args.new {
         Some(new) => (first, Target::find(&repository, new)?),

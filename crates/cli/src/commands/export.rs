@@ -50,7 +50,7 @@ struct Document {
 
 /// Runs the command.
 pub fn run(context: &Context, args: &ExportArgs) -> Result<()> {
-    let repository = context.repository()?;
+    let (repository, _objects) = context.held_repository()?;
     let target = Target::find(&repository, &args.what)?;
     let destination = Destination::open(&args.destination)?;
     let tried = format!("cannot export {} to {}", args.what, show(&destination.path));

@@ -34,7 +34,7 @@ struct Document<'a> {
 
 /// Runs the command.
 pub fn run(context: &Context, FsckArgs {}: FsckArgs) -> Result<()> {
-    let repository = context.repository()?;
+    let (repository, _objects) = context.held_repository()?;
     let mut report = {
         let progress = context.ui.progress("checking");
         fsck(&repository, &mut |read| progress.set(read.files, read.bytes))?

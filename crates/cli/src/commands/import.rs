@@ -50,7 +50,7 @@ struct Document {
 pub fn run(context: &Context, args: &ImportArgs) -> Result<()> {
     let name: ThreadName = args.thread.parse()?;
     let exclude = patterns(&args.exclude)?;
-    let repository = context.repository()?;
+    let (repository, _objects) = context.held_repository()?;
     let source = match &args.source {
         Some(source) => checked_source(source)?,
         None => repository.dir().to_owned(),

@@ -32,7 +32,7 @@ struct Document {
 
 /// Runs the command.
 pub fn run(context: &Context, args: &LogArgs) -> Result<()> {
-    let repository = context.repository()?;
+    let (repository, _objects) = context.held_repository()?;
     let snapshots = history(repository.store(), &Target::find(&repository, &args.what)?.snapshot())?;
     let documents: Vec<Document> = snapshots.iter().map(document).collect();
     context.ui.result(&documents, || snapshots.iter().map(text).collect::<Vec<_>>().join("\n"))

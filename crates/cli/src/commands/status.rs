@@ -30,7 +30,7 @@ pub struct StatusArgs {
 /// Runs the command.
 pub fn run(context: &Context, args: &StatusArgs) -> Result<ExitCode> {
     let name: ThreadName = args.thread.parse()?;
-    let repository = context.repository()?;
+    let (repository, _objects) = context.held_repository()?;
     let thread = repository.refs().thread(&name)?;
     let targets = (&Target::Snapshot(thread.snapshot), &Target::Thread(thread));
     let compared = Compared::new(context, &repository, targets, PathFilter::default())

@@ -8,6 +8,7 @@ mod doctor;
 mod faults;
 mod fsck;
 mod full_disk;
+mod gc;
 mod history;
 mod hygiene;
 mod lost;

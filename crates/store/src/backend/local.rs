@@ -1,6 +1,7 @@
 //! Objects on a disk.
 
 use super::{Backend, StagedBlob};
+use crate::gc::Removed;
 use crate::latch::Latch;
 use crate::sqlite::{self, Sync};
 use crate::{ObjectId, ObjectKind, StoreError};
@@ -9,6 +10,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +27,9 @@ const TRANSACTION: Duration = Duration::from_millis(4);
 
 /// How much is written to the log before it is moved into the database.
 const CHECKPOINT_BYTES: usize = 16 << 20;
+
+/// About how much of the log the removal of an object takes: a page or two.
+const REMOVAL_LOG_BYTES: usize = 8192;
 
 /// How many idle connections are kept for readers.
 const IDLE_READERS: usize = 8;
@@ -234,6 +239,19 @@ impl LocalBackend {
         }
     }
 
+    /// Removes the file of a blob that has one; tells how much space it took.
+    fn remove_blob_file(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
+        let path = self.blob_path(id);
+        let failed = |source| StoreError::Io { path: path.clone(), what: "cannot remove a blob", source };
+        let blocks = match std::fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata.blocks(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        std::fs::remove_file(&path).map_err(failed)?;
+        Ok(Some(blocks * 512))
+    }
+
     /// The names in one blob directory, in order.
     fn blob_names(&self, first: u8) -> Result<Vec<ObjectId>, StoreError> {
         let path = self.blob_dir(first);
@@ -385,6 +403,27 @@ impl Backend for LocalBackend {
             .map_err(|source| self.note(self.database_error("cannot sync the object database")(source)))
     }
 
+    fn remove(&self, kind: ObjectKind, ids: &[ObjectId]) -> Result<Removed, StoreError> {
+        self.check_latch()?;
+        let mut removed = {
+            let mut writer = lock(&self.writer);
+            let removed = remove_rows(&mut writer.connection, kind, ids)
+                .map_err(|source| self.note(self.database_error("cannot remove objects")(source)))?;
+            writer.since_checkpoint += ids.len() * REMOVAL_LOG_BYTES;
+            self.checkpoint_if_due(&mut writer)?;
+            removed
+        };
+        if kind == ObjectKind::Blob {
+            for id in ids {
+                if let Some(bytes) = self.remove_blob_file(id)? {
+                    removed.count += 1;
+                    removed.bytes += bytes;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
     fn check(&self) -> Result<Vec<String>, StoreError> {
         self.with_reader(sqlite::check)
     }
@@ -451,6 +490,24 @@ fn write_batch(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<u
         transaction.commit()?;
     }
     Ok(written)
+}
+
+/// Removes rows in one transaction, which the number of `ids` keeps short.
+fn remove_rows(connection: &mut Connection, kind: ObjectKind, ids: &[ObjectId]) -> rusqlite::Result<Removed> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let mut removed = Removed::default();
+    {
+        let mut delete = transaction
+            .prepare_cached("DELETE FROM objects WHERE kind = ?1 AND id = ?2 RETURNING length(bytes)")?;
+        for id in ids {
+            let bytes: Option<i64> =
+                delete.query_row(params![kind.code(), id.as_bytes()], |row| row.get(0)).optional()?;
+            removed.count += u64::from(bytes.is_some());
+            removed.bytes += bytes.unwrap_or(0).unsigned_abs();
+        }
+    }
+    transaction.commit()?;
+    Ok(removed)
 }
 
 /// A transaction that writes nothing syncs nothing, so this one counts. The log is one file: the

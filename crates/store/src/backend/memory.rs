@@ -1,6 +1,7 @@
 //! Objects in memory.
 
 use super::{Backend, StagedBlob};
+use crate::gc::Removed;
 use crate::{ObjectId, ObjectKind, StoreError};
 use rustix::fs::MemfdFlags;
 use std::collections::BTreeMap;
@@ -65,6 +66,19 @@ impl Backend for MemoryBackend {
     fn put_blob_file(&self, id: &ObjectId, staged: StagedBlob) -> Result<bool, StoreError> {
         let file = staged.file.try_clone().map_err(failed("cannot keep a file in memory"))?;
         Ok(self.held().files.insert(*id, file).is_none())
+    }
+
+    fn remove(&self, kind: ObjectKind, ids: &[ObjectId]) -> Result<Removed, StoreError> {
+        let mut held = self.held();
+        let mut removed = Removed::default();
+        for id in ids {
+            let bytes = held.objects.remove(&(kind, *id)).map(|bytes| bytes.len() as u64);
+            let file = if kind == ObjectKind::Blob { held.files.remove(id) } else { None };
+            let file = file.map(|file| file.metadata().map_or(0, |metadata| metadata.len()));
+            removed.count += u64::from(bytes.is_some() || file.is_some());
+            removed.bytes += bytes.unwrap_or(0) + file.unwrap_or(0);
+        }
+        Ok(removed)
     }
 
     fn open_blob_file(&self, id: &ObjectId) -> Result<Option<File>, StoreError> {

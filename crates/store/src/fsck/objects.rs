@@ -46,7 +46,7 @@ impl Objects {
                     objects.found.insert((kind, *id), found);
                     progress(Progress { files: objects.count(), bytes: objects.bytes });
                 }
-                match names.last().copied().and_then(after) {
+                match names.last().and_then(ObjectId::next) {
                     Some(next) if names.len() == PAGE => first = next,
                     _ => break,
                 }
@@ -81,19 +81,6 @@ impl Objects {
         problems.sort_by(|a, b| a.object.cmp(&b.object));
         problems
     }
-}
-
-/// The id that follows in their order.
-fn after(id: ObjectId) -> Option<ObjectId> {
-    let mut bytes = *id.as_bytes();
-    for byte in bytes.iter_mut().rev() {
-        let (next, carry) = byte.overflowing_add(1);
-        *byte = next;
-        if !carry {
-            return Some(ObjectId::from_bytes(bytes));
-        }
-    }
-    None
 }
 
 fn check(store: &Store, kind: ObjectKind, id: &ObjectId) -> Found {

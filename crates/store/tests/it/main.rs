@@ -6,6 +6,7 @@ mod common;
 mod encoding;
 mod export;
 mod fsck;
+mod gc;
 mod import;
 mod live;
 mod objects;

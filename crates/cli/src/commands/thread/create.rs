@@ -34,7 +34,7 @@ struct Document {
 /// Runs the command.
 pub fn run(context: &Context, args: &CreateArgs) -> Result<()> {
     let name: ThreadName = args.name.parse()?;
-    let repository = context.repository()?;
+    let (repository, _objects) = context.held_repository()?;
     let from = Target::find(&repository, &args.from)?;
     let thread = make(context, repository, &name, &from)
         .map_err(|error| error.context(format!("cannot make thread {name}")))?;

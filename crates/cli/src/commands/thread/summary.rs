@@ -1,10 +1,8 @@
 //! A thread as `thread list` and `thread show` tell of it.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
-use selvedge_store::{LayerId, Repository, ThreadRef};
+use selvedge_store::{LayerId, Repository, ThreadRef, disk_use};
 use selvedge_worker_proto::WirePath;
 use serde::Serialize;
 
@@ -57,18 +55,4 @@ pub(super) fn of(context: &Context, repository: &Repository, threads: &[ThreadRe
 /// A thread's layers, frozen ones and its own.
 pub(super) fn layers(thread: &ThreadRef) -> impl Iterator<Item = LayerId> + '_ {
     thread.layers.iter().chain(&thread.upper).copied()
-}
-
-/// Disk space that a directory's files take, in bytes. Files are examined, never opened: a second opener of a
-/// live catalog would take its locks away. What vanishes meanwhile counts nothing.
-fn disk_use(directory: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => metadata.blocks() * 512 + disk_use(&entry.path()),
-            Ok(metadata) => metadata.blocks() * 512,
-            Err(_) => 0,
-        })
-        .sum()
 }

@@ -1,0 +1,49 @@
+//! `selvedge gc`
+
+use std::time::Duration;
+
+use selvedge_store::gc::Marked;
+use selvedge_view::{objects_of_layer, remove_unneeded_layers};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::ui::human_bytes;
+
+/// How long running imports, exports and their like are waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Remove what nothing needs any more
+///
+/// Removes snapshots that no thread comes from, the objects that only they need, and layers that no thread has. Mounts
+/// go on meanwhile; commands that read or write objects are waited for.
+#[derive(Debug, clap::Args)]
+pub struct GcArgs {}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    removed: u64,
+    bytes: u64,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, GcArgs {}: GcArgs) -> Result<()> {
+    let repository = context.repository()?;
+    let objects = {
+        let progress = context.ui.progress("removing");
+        let layer_objects = |layer| objects_of_layer(&repository, layer).map_err(Into::into);
+        Marked::mark(&repository, &layer_objects)?
+            .sweep(PATIENCE, &mut |now| progress.set(now.files, now.bytes))?
+    };
+    let layers = remove_unneeded_layers(&repository);
+    let document = Document { removed: objects.count + layers.count, bytes: objects.bytes + layers.bytes };
+    context.ui.result(&document, || match document.removed {
+        0 => "everything there is is needed\n".to_owned(),
+        _ => format!(
+            "removed {} objects and {} layers, {}\n",
+            objects.count,
+            layers.count,
+            human_bytes(document.bytes)
+        ),
+    })
+}
