@@ -19,6 +19,7 @@ mod orphan;
 mod points;
 mod random;
 mod scene;
+mod snapshots;
 mod start;
 mod stopped;
 mod writer;

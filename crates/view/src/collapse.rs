@@ -91,16 +91,19 @@ impl State {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stands the upper on what covers its layers, instead of them. Not when other layers were frozen above them: what
-    /// those say is true only over these. Tells whether it is done.
+    /// Stands the upper on what covers its layers, instead of them. Tells whether it is done: if the base is to have
+    /// them, not when other layers were frozen above them, since what those say of directories is true over the old base
+    /// only.
     ///
     /// The upper's rows are rewritten first, so that they are true over both; then the thread's reference lets go.
     pub(crate) fn collapse(&self, covered: Covered, leaving: &mut Leaving) -> Result<bool> {
         let mut thread = self.thread();
         let Some(thread) = thread.as_mut() else { return Ok(false) };
-        if thread.snapshot != covered.snapshot || thread.layers != covered.layers {
+        let Some(above) = thread.layers.strip_prefix(&*covered.layers) else { return Ok(false) };
+        if thread.snapshot != covered.snapshot || (covered.by.is_none() && !above.is_empty()) {
             return Ok(false);
         }
+        let above = above.to_vec();
         self.let_go_of_retired(leaving);
         self.check_writable()?;
         let mut tables = self.tables();
@@ -115,23 +118,24 @@ impl State {
             upper.unfounded.store(false, Ordering::Release);
         }
         crash::point("collapse.before-ref");
-        let Covered { snapshot, built, by, .. } = covered;
-        let left = by.iter().map(|(frozen, _)| frozen.id).collect();
+        let Covered { snapshot, layers: replaced, built, by } = covered;
+        let left = by.iter().map(|(frozen, _)| frozen.id).chain(above).collect();
         let new = NewState { snapshot: thread.snapshot, layers: left, upper: thread.upper };
         *thread = self.repo.refs().update_thread(thread, &new)?;
         crash::point("collapse.after-ref");
         // From here on the reference and what is in memory must not part.
-        let (base, frozen, catalogs) = if let Some((frozen, catalog)) = by {
-            let id = frozen.id;
-            (Arc::clone(&layers.base), vec![Arc::new(frozen)], vec![(id, catalog)])
+        let (base, merged) = if let Some((frozen, catalog)) = by {
+            (Arc::clone(&layers.base), Some((Arc::new(frozen), catalog)))
         } else {
             let spoken_of = &built.spoken_of.directories;
             let base = layers.base.followed_by(&snapshot, spoken_of, &built.trees, &built.parents);
-            (Arc::new(self.latch.guard("collapse", base)?), Vec::new(), Vec::new())
+            (Arc::new(self.latch.guard("collapse", base)?), None)
         };
-        leaving.retired = Some((Instant::now(), tables.replace_frozen(catalogs)));
-        *layers =
-            Arc::new(Layers { base, frozen, retired: layers.frozen.clone(), upper: layers.upper.clone() });
+        let (retired, above) = layers.frozen.split_at(replaced.len().min(layers.frozen.len()));
+        let frozen = merged.iter().map(|(frozen, _)| frozen).chain(above).map(Arc::clone).collect();
+        let merged = merged.map(|(frozen, catalog)| (frozen.id, catalog));
+        leaving.retired = Some((Instant::now(), tables.replace_frozen(replaced.len(), merged)));
+        *layers = Arc::new(Layers { base, frozen, retired: retired.to_vec(), upper: layers.upper.clone() });
         Ok(true)
     }
 

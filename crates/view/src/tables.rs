@@ -3,7 +3,7 @@
 use crate::catalog::{Catalog, NameRow, Scan, Unsettled};
 use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
-use crate::inode::Inode;
+use crate::inode::{Body, Inode};
 use selvedge_store::{FileKind, Ino, LayerId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -124,10 +124,16 @@ impl Tables {
         Ok(())
     }
 
-    /// Replaces the frozen layers by others, top first, that with the base say the same.
-    pub(crate) fn replace_frozen(&mut self, frozen: Vec<(LayerId, Catalog)>) -> Vec<(LayerId, Catalog)> {
+    /// Replaces the lowest `count` frozen layers by one, or by nothing, that with the base says the same.
+    pub(crate) fn replace_frozen(
+        &mut self,
+        count: usize,
+        by: Option<(LayerId, Catalog)>,
+    ) -> Vec<(LayerId, Catalog)> {
         self.rows.clear();
-        std::mem::replace(&mut self.frozen, frozen)
+        let replaced = self.frozen.split_off(self.frozen.len().saturating_sub(count));
+        self.frozen.extend(by);
+        replaced
     }
 
     /// Everything that all layers say: of each node and each name what the highest of them does.
@@ -166,10 +172,20 @@ impl Tables {
         if let Some(node) = self.rows.get(&ino) {
             return Ok(Some(node.clone()));
         }
-        let mut found = None;
+        let mut found: Option<Node> = None;
         for (id, catalog) in self.layers() {
-            if let Some(inode) = catalog.inode(ino)? {
+            let Some(inode) = catalog.inode(ino)? else { continue };
+            if let Some(above) = &mut found {
+                Arc::make_mut(&mut above.inode).body = inode.body;
+            } else {
                 found = Some(Node { inode: Arc::new(inode), origin: Origin::Layer(*id) });
+            }
+            // A file whose bytes lay in a layer that was made one with others has them where those say.
+            let gone = |node: &Node| match node.inode.body {
+                Body::File { layer } => !self.layers().any(|(id, _)| *id == layer),
+                _ => false,
+            };
+            if !found.as_ref().is_some_and(gone) {
                 break;
             }
         }

@@ -5,8 +5,9 @@
 mod support;
 
 use selvedge_store::{Ino, ThreadRef};
-use selvedge_view::{Handle, OpenFlags, View, ViewError};
+use selvedge_view::{Handle, OpenFlags, SetAttr, View, ViewError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use support::{Base, Bench, exists, list, read};
 
 const RW: OpenFlags = OpenFlags { read: true, write: true, exclusive: false };
@@ -80,7 +81,7 @@ fn a_frozen_layer_has_what_was_answered_before_and_nothing_that_was_asked_after(
                 assert!((before[at]..=after[at]).contains(&values[at]), "{before:?} {values:?} {after:?}");
             }
             taken.push((thread, values));
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
         stop.store(true, Ordering::Relaxed);
     });
@@ -254,4 +255,34 @@ fn the_layers_of_a_long_chain_of_forks_become_one() {
     let layers = bench.repo().refs().thread(&"fork9".parse().unwrap()).unwrap().layers;
     assert_eq!(layers.len(), 11, "other threads keep theirs");
     assert_eq!(names(&bench, &other).len(), 1 + 10);
+}
+
+#[test]
+fn layers_become_one_beneath_a_layer_that_speaks_of_their_files() {
+    let mut bench = Bench::new(&base());
+    bench.deepest = 1;
+    for round in 0..20u8 {
+        let view = bench.open();
+        let handle = open(&bench, &view, FILE);
+        for step in [[0, round], [1, round]] {
+            view.write(handle, 0, &step).unwrap();
+            view.freeze().unwrap();
+        }
+        // What is frozen while the layers are being made one lies above the one they become.
+        let mode = 0o600 + u32::from(round);
+        let chmod = SetAttr { mode: Some(mode), ..SetAttr::default() };
+        std::thread::scope(|scope| {
+            let tidying = scope.spawn(|| view.tidy());
+            std::thread::sleep(Duration::from_millis(u64::from(round % 5) * 3));
+            view.setattr(FILE, &chmod).unwrap();
+            view.freeze().unwrap();
+            tidying.join().unwrap().unwrap();
+        });
+        view.release(handle);
+        view.close().unwrap();
+        let view = bench.open();
+        let found = (read(&bench, &view, FILE), view.getattr(FILE).unwrap().mode);
+        assert_eq!(found, (vec![1, round, b's', b'e'], mode));
+        view.close().unwrap();
+    }
 }
