@@ -16,6 +16,10 @@ suites *args:
 crash rounds="20":
     scripts/test crash {{rounds}}
 
+# Workers are killed, many times, while programs use their mounts
+chaos *args:
+    scripts/chaos {{args}}
+
 # The benchmarks
 bench *args:
     scripts/bench {{args}}

@@ -137,14 +137,16 @@ fn walk(share: usize) {
     let points = selvedge_view::crash::POINTS.iter().chain(selvedge_mount::POINTS);
     // Those before the mount is ready have tests of their own; freezing is another's wish, and the log is brought into
     // its file now and then only.
-    let elsewhere = ["fuse.init.", "freeze.", "seal.", "snapshot.", "collapse.", "checkpoint."];
+    let elsewhere = ["fuse.init.", "freeze.", "seal.", "snapshot.", "collapse.", "merge.", "checkpoint."];
     let points = points.filter(|point| !elsewhere.iter().any(|prefix| point.starts_with(prefix)));
     for (index, point) in points.enumerate().filter(|(index, _)| index % SHARES == share) {
         let repo = repo();
         let takeover = point.starts_with("resume.");
+        // Killed, and not by a fault of its own: nobody is to blame a request for two of these deaths.
+        let first = if takeover { "fuse.write.reply" } else { point };
         let mount = mounting(&repo)
-            .env("SELVEDGE_FUSE_WORKER_CRASH_AT", if takeover { "fuse.write.reply" } else { point })
-            .env("SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT", &format!("1*{point}"))
+            .env("SELVEDGE_FUSE_WORKER_CRASH_AT", &format!("kill@{first}"))
+            .env("SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT", &format!("1*kill@{point}"))
             .start();
         Application::start("operations", mount.path(), index as u64).serve(&mount);
         assert_eq!(mount.restarts(), 2, "{point}: {:?}", mount.last_cause());

@@ -1,9 +1,9 @@
 //! Named points at which a test lets the shipped worker die.
 //!
-//! A point is armed once, by name, from `SELVEDGE_FUSE_WORKER_CRASH_AT=[panic@|exit@|hang@]NAME[:N]`; the process
+//! A point is armed once, by name, from `SELVEDGE_FUSE_WORKER_CRASH_AT=[panic@|exit@|hang@|kill@]NAME[:N]`; the process
 //! then ends the N-th time (default: the first) it passes there: by abort(3), by a panic with the `panic@` prefix,
 //! or as if it had nothing more to do, by exit(3) with code 0, with the `exit@` prefix. With `hang@` the thread that
-//! passes there stays there. An unarmed point costs one load.
+//! passes there stays there; `kill@` is a SIGKILL, for which nobody blames what the thread was at. An unarmed point costs one load.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,12 +52,14 @@ enum Ending {
     Panic,
     Exit,
     Hang,
+    Kill,
 }
 
 impl Ending {
     /// Takes the prefix off `spec`.
     fn split(spec: &str) -> (Self, &str) {
-        let prefixed = [("panic@", Self::Panic), ("exit@", Self::Exit), ("hang@", Self::Hang)];
+        let prefixed =
+            [("panic@", Self::Panic), ("exit@", Self::Exit), ("hang@", Self::Hang), ("kill@", Self::Kill)];
         let found = prefixed.into_iter().find_map(|(prefix, by)| Some((by, spec.strip_prefix(prefix)?)));
         found.unwrap_or((Self::Abort, spec))
     }
@@ -68,8 +70,8 @@ static ARMED: OnceLock<Armed> = OnceLock::new();
 /// Why a crash point could not be armed.
 #[derive(Debug, thiserror::Error)]
 pub enum ArmError {
-    /// The text is not `[panic@|exit@|hang@]NAME[:N]` with N ≥ 1.
-    #[error("\"{0}\" is not a crash point: expected [panic@|exit@|hang@]NAME[:N]")]
+    /// The text is not `[panic@|exit@|hang@|kill@]NAME[:N]` with N ≥ 1.
+    #[error("\"{0}\" is not a crash point: expected [panic@|exit@|hang@|kill@]NAME[:N]")]
     Malformed(String),
     /// No point has this name.
     #[error("no crash point is called \"{0}\"")]
@@ -118,6 +120,9 @@ fn pass(armed: &Armed, name: &str) {
         Ending::Hang => loop {
             std::thread::park();
         },
+        Ending::Kill => {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
         Ending::Abort => std::process::abort(),
     }
 }
