@@ -145,7 +145,8 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
+        // SQLite's numbers stand for the words before them.
+        if !text.contains(&cause_text) && !cause_text.starts_with("Error code ") {
             text = format!("{text}: {cause_text}");
         }
         source = cause.source();

@@ -15,7 +15,7 @@ use selvedge_worker_proto::{ErrorKind, Failure, StopRefused, advice};
 
 use crate::error::{CliError, chain, kind_of};
 
-const DAMAGED: &str = "the repository is damaged: keep a copy of .selvedge, and import again what you have";
+const DAMAGED: &str = "keep a copy of .selvedge; selvedge fsck names all damage and what it affects; import again what you have";
 const LOOK_AT_DISK: &str = "look at the disk that holds .selvedge, then try again";
 const NEWER: &str = "use the version of selvedge that made it, or a newer one";
 const SYNTAX: &str = "snapshot ids are 64 hexadecimal digits, of which 8 suffice where they are unique";
@@ -28,11 +28,11 @@ fn from_system(error: &(dyn std::error::Error + 'static), source: &io::Error) ->
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         match &error {
+            _ if error.is_damage() => Self::failed(chain(&error)).hint(DAMAGED),
             StoreError::Io { source, .. } => from_system(&error, source),
-            StoreError::Missing { .. } | StoreError::Damaged { .. } => {
-                Self::failed(chain(&error)).hint(DAMAGED)
+            StoreError::Missing { .. } | StoreError::Damaged { .. } | StoreError::Latched { .. } => {
+                Self::failed(chain(&error)).hint(LOOK_AT_DISK)
             }
-            StoreError::Latched { .. } => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
             StoreError::Database { .. } | StoreError::Encode(_) => match error.errno() {
                 Some(errno) => from_system(&error, &io::Error::from_raw_os_error(errno)),
                 None => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
@@ -105,6 +105,7 @@ impl From<CompareError> for CliError {
 impl From<RefsError> for CliError {
     fn from(error: RefsError) -> Self {
         match &error {
+            _ if error.is_damage() => Self::failed(chain(&error)).hint(DAMAGED),
             RefsError::NotFound { .. } => {
                 Self::not_found(chain(&error)).hint("selvedge thread list shows what there is")
             }
@@ -113,14 +114,15 @@ impl From<RefsError> for CliError {
                 Self::conflict(chain(&error)).hint("try again")
             }
             RefsError::Random(source) => from_system(&error, source),
-            RefsError::Damaged { .. } => Self::failed(chain(&error)).hint(DAMAGED),
             RefsError::NumbersExhausted { .. } => {
                 Self::failed(chain(&error)).hint("import what you have into a new repository")
             }
-            RefsError::Latched { .. } | RefsError::Database { .. } => match error.errno() {
-                Some(errno) => from_system(&error, &io::Error::from_raw_os_error(errno)),
-                None => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
-            },
+            RefsError::Damaged { .. } | RefsError::Latched { .. } | RefsError::Database { .. } => {
+                match error.errno() {
+                    Some(errno) => from_system(&error, &io::Error::from_raw_os_error(errno)),
+                    None => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
+                }
+            }
         }
     }
 }
@@ -162,9 +164,9 @@ impl From<ViewError> for CliError {
         match error {
             ViewError::Store(error) => error.into(),
             ViewError::Refs(error) => error.into(),
+            error if error.is_damage() => Self::failed(chain(&error)).hint(DAMAGED),
             ViewError::Host { ref source, .. } => from_system(&error, source),
             ViewError::CatalogFormat { .. } => Self::failed(chain(&error)).hint(NEWER),
-            ViewError::Damaged { .. } => Self::failed(chain(&error)).hint(DAMAGED),
             error if error.is_disk_full() => from_system(&error, &io::Error::from_raw_os_error(libc::ENOSPC)),
             error => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
         }
@@ -232,12 +234,12 @@ impl From<ExportError> for CliError {
                 "choose an empty directory, or make the destination equal to the tree with --delete, which removes what is not in it",
             ),
             ExportError::Destination { source, .. } => from_system(&error, source),
-            ExportError::Source { source, .. } => match source.downcast_ref::<StoreError>() {
-                Some(StoreError::Missing { .. } | StoreError::Damaged { .. }) => {
-                    Self::failed(chain(&error)).hint(DAMAGED)
-                }
-                _ => Self::failed(chain(&error)).hint(LOOK_AT_DISK),
-            },
+            ExportError::Source { source, .. } => {
+                let in_store = source.downcast_ref::<StoreError>().is_some_and(StoreError::is_damage);
+                let in_view = source.downcast_ref::<ViewError>().is_some_and(ViewError::is_damage);
+                let hint = if in_store || in_view { DAMAGED } else { LOOK_AT_DISK };
+                Self::failed(chain(&error)).hint(hint)
+            }
         }
     }
 }

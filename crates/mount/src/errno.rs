@@ -34,6 +34,7 @@ pub fn errno_of(error: &ViewError) -> Errno {
         | ViewError::Refs(_) => Errno::EIO,
         ViewError::Host { source, .. } => of_host(source),
         ViewError::Catalog(source) => of_catalog(source),
+        ViewError::Layer { source, .. } => errno_of(source),
         ViewError::Store(source) => of_store(source),
     }
 }

@@ -86,6 +86,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether part of the store is missing or is not what it should be.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Missing { .. } | Self::Damaged { .. } => true,
+            Self::Database { source, .. } => crate::sqlite::is_damage(source),
+            _ => false,
+        }
+    }
+
     /// The system's error number behind this error, where there is one: `ENOSPC` and its like are
     /// passed on as what they are.
     pub fn errno(&self) -> Option<i32> {

@@ -108,6 +108,15 @@ pub enum RefsError {
 }
 
 impl RefsError {
+    /// Whether the references are missing or are not what they should be.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Database { source, .. } => crate::sqlite::is_damage(source),
+            _ => false,
+        }
+    }
+
     /// The system's error number behind this error, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {

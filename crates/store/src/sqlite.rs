@@ -36,7 +36,12 @@ pub(crate) fn open(path: &Path, sync: Sync) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     set_up(&connection, sync)?;
     // Opening reads nothing; this does, so that a file that is no database is found out now.
-    connection.query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0))?;
+    let version: i64 = connection.query_row("PRAGMA schema_version", [], |row| row.get(0))?;
+    if version == 0 {
+        // An empty file passes for a database without tables.
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
+        return Err(rusqlite::Error::SqliteFailure(code, Some("it is empty".to_owned())));
+    }
     Ok(connection)
 }
 
@@ -85,6 +90,12 @@ pub(crate) fn check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
     let lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
     Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}
+
+/// Whether the file is missing or is not what it should be.
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(CannotOpen | DatabaseCorrupt | NotADatabase))
 }
 
 /// Whether trying again later may help and nothing on the disk is in doubt: the disk is full, or

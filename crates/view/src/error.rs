@@ -77,6 +77,14 @@ pub enum ViewError {
         /// The layer.
         layer: LayerId,
     },
+    /// A layer of the thread cannot be used at all.
+    #[error("layer {layer} cannot be opened: {source}")]
+    Layer {
+        /// The layer.
+        layer: LayerId,
+        /// Why not.
+        source: Box<ViewError>,
+    },
     /// The host refused a system call.
     #[error("{what}: {source}")]
     Host {
@@ -117,6 +125,31 @@ impl ViewError {
             Self::Host { source, .. } => {
                 matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
             }
+            Self::Layer { source, .. } => source.is_disk_full(),
+            _ => false,
+        }
+    }
+
+    /// Wraps an error with the layer that could not be opened; for use in `map_err`.
+    pub(crate) fn in_layer(layer: LayerId) -> impl FnOnce(Self) -> Self {
+        move |source| Self::Layer { layer, source: Box::new(source) }
+    }
+
+    /// Whether part of the repository is missing or is not what it should be.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{CannotOpen, DatabaseCorrupt, NotADatabase};
+        match self {
+            Self::Damaged { .. } | Self::LayerLost { .. } => true,
+            Self::Catalog(error) => {
+                matches!(error.sqlite_error_code(), Some(CannotOpen | DatabaseCorrupt | NotADatabase))
+            }
+            // Looked for within a layer, it is missing from it.
+            Self::Layer { source, .. } => match &**source {
+                Self::Host { source, .. } => source.kind() == io::ErrorKind::NotFound,
+                source => source.is_damage(),
+            },
+            Self::Store(error) => error.is_damage(),
+            Self::Refs(error) => error.is_damage(),
             _ => false,
         }
     }

@@ -223,7 +223,8 @@ impl Opened {
         let mut opened =
             Self { thread, frozen: Vec::new(), frozen_catalogs: Vec::new(), upper: None, clean: true };
         for (at, id) in opened.thread.layers.clone().into_iter().enumerate() {
-            let Some((frozen, catalog)) = Frozen::open(repo, id, boot_id)? else {
+            let layer = Frozen::open(repo, id, boot_id).map_err(ViewError::in_layer(id))?;
+            let Some((frozen, catalog)) = layer else {
                 opened.cut(repo, at)?;
                 return Ok(opened);
             };
@@ -231,7 +232,7 @@ impl Opened {
             opened.frozen_catalogs.insert(0, (id, catalog));
         }
         if let Some(id) = opened.thread.upper {
-            match Upper::open(repo, id, boot_id, read_only)? {
+            match Upper::open(repo, id, boot_id, read_only).map_err(ViewError::in_layer(id))? {
                 Some((upper, catalog, clean)) => {
                     opened.upper = Some((upper, catalog));
                     opened.clean = clean;

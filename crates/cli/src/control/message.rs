@@ -80,8 +80,10 @@ pub enum Request {
 }
 
 impl Message for Request {
-    const KINDS: &'static [&'static str] =
-        &["Hello", "List", "Mount", "Restore", "End", "Unmount", "Freeze", "Snapshot", "Export", "Browse"];
+    const KINDS: &'static [&'static str] = &[
+        "Hello", "List", "Mount", "Lend", "Restore", "End", "Unmount", "Freeze", "Snapshot", "Export",
+        "Browse",
+    ];
 }
 
 /// What a process that holds mounts answers.

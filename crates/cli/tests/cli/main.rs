@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod contract;
+mod damage;
 mod doctor;
 mod faults;
 mod fsck;

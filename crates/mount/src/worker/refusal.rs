@@ -47,7 +47,8 @@ pub(crate) fn sentence(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let more = error.to_string();
-        if !text.contains(&more) {
+        // SQLite's numbers stand for the words before them.
+        if !text.contains(&more) && !more.starts_with("Error code ") {
             text.push_str(": ");
             text.push_str(&more);
         }
@@ -64,8 +65,7 @@ fn kind_of_io(error: &io::Error) -> ErrorKind {
     }
 }
 
-const DAMAGED: &str =
-    "keep a copy of .selvedge as it is; what other threads and snapshots have is not touched";
+const DAMAGED: &str = "keep a copy of .selvedge; selvedge fsck names all damage and what it affects; import again what you have";
 const NEWER: &str = "use the version of selvedge that made it, or a newer one";
 
 impl From<RepositoryError> for Refusal {
@@ -130,6 +130,7 @@ impl Refusal {
             ViewError::ReadOnly => {
                 (ErrorKind::Conflict, "it is mounted read-only: unmount it, then try again")
             }
+            error if error.is_damage() => (ErrorKind::Failed, DAMAGED),
             ViewError::Host { source, .. } => (kind_of_io(source), advice(source)),
             ViewError::CatalogFormat { .. } => (ErrorKind::Failed, NEWER),
             ViewError::Store(source) => (ErrorKind::Failed, of_number(source.errno())),
