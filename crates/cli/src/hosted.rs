@@ -82,7 +82,8 @@ impl Hosted {
         self.changed.notify_all();
     }
 
-    fn wait_cleaned(&self, deadline: Instant) -> bool {
+    /// Waits until everything of the mount has been removed; `false` if `deadline` comes first.
+    pub fn wait_cleaned(&self, deadline: Instant) -> bool {
         let mut life = self.life();
         while !life.cleaned {
             let left = deadline.saturating_duration_since(Instant::now());

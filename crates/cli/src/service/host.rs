@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use selvedge_supervisor::{ExitReport, Restart, SpawnSpec, StopError, StopMode, WorkerProgram};
+use selvedge_mountpoint::take_down;
+use selvedge_supervisor::{
+    ExitReport, Restart, SpawnSpec, State as SupervisorState, StopError, StopMode, WorkerProgram,
+};
 
 use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
 use crate::environment::Environment;
@@ -271,6 +274,8 @@ impl Service {
         tracing::info!("mounted thread {} on {}", plan.thread, show(plan.mountpoint.as_path()));
         if starting.was_called_off() {
             stop_anyway(&hosted);
+            // Whoever called it off is told when nothing is left.
+            hosted.wait_cleaned(Instant::now() + CLEAN);
             return Err(CliError::failed(format!(
                 "thread {} was unmounted as soon as it was mounted",
                 plan.thread
@@ -378,6 +383,21 @@ impl Service {
         }
         hosted.set_cleaned();
         self.free(&record.id);
+    }
+
+    /// Tries once more to take down a mount that its worker's end left behind.
+    fn take_down_stuck(&self, id: &MountId) -> Result<()> {
+        let Ok(hosted) = self.mounts.find(id) else { return Ok(()) };
+        let SupervisorState::Exited(report) = hosted.supervisor().state() else { return Ok(()) };
+        let (Some(_), Some(identity)) = (&report.mount_stuck, hosted.record().identity()) else {
+            return Ok(());
+        };
+        take_down(&identity, Instant::now() + CLEAN).map_err(|error| {
+            CliError::failed(error.to_string()).hint(format!("umount -l {}", show(&identity.path)))
+        })?;
+        let report = ExitReport { mount_stuck: None, ..report };
+        self.ended(&hosted, Leftovers::of(&self.runtime, hosted.record().clone()), &report);
+        Ok(())
     }
 
     /// Writes every mount down again, in a runtime directory that was made anew.
@@ -517,6 +537,9 @@ impl Host for Service {
             other => {
                 if let Request::Unmount { mount, .. } = &other {
                     self.unmount_copies(mount);
+                    if let Err(error) = self.take_down_stuck(mount) {
+                        return answer.fail(error);
+                    }
                 }
                 return self.mounts.answer(other, fds, answer);
             }
