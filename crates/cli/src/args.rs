@@ -60,47 +60,32 @@ pub struct GlobalArgs {
     pub verbose: u8,
 }
 
-/// The commands.
+/// The commands. What help says of each is written on its arguments, whole: a line here would take its place.
 #[derive(Debug, Subcommand)]
+#[expect(missing_docs, reason = "what each does is said of its arguments")]
 pub enum Command {
-    /// Make a repository in a directory
     Init(init::InitArgs),
-    /// Capture a directory tree as a snapshot and point a thread at it
     Import(import::ImportArgs),
-    /// Write a thread or snapshot to a directory
     Export(export::ExportArgs),
-    /// Keep a thread as it is now
     Snapshot(snapshot::SnapshotArgs),
-    /// Show what a thread has changed since its snapshot
     Status(status::StatusArgs),
-    /// Show what differs between two threads or snapshots
     Diff(diff::DiffArgs),
-    /// Show the snapshots that a thread came from
     Log(log::LogArgs),
     /// List, show, make, rename and delete threads
     #[command(subcommand)]
     Thread(thread::ThreadCommand),
-    /// Mount a thread as a writable directory
     Mount(mount::MountArgs),
-    /// Run a command that sees a thread in place of a directory
     Run(run::RunArgs),
-    /// Let a running process see a thread in place of a directory (root only)
     Bind(bind::BindArgs),
-    /// Take a mount down
     #[command(alias = "umount")]
     Unmount(unmount::UnmountArgs),
-    /// List mounted threads
     #[command(alias = "mounts")]
     List(list::ListArgs),
     /// Start, stop and look at the background process that holds mounts
     #[command(subcommand)]
     Service(service::ServiceCommand),
-    /// Check whether this machine can mount, and say how to fix what is wrong
     Doctor(doctor::DoctorArgs),
-    /// Remove what nothing needs any more
     Gc(gc::GcArgs),
-    /// Check the repository for damage
     Fsck(fsck::FsckArgs),
-    /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
