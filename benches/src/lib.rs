@@ -1,11 +1,13 @@
 //! What the measurements share: a live worker, a place to run, figures.
 
 mod figures;
+mod large_tree;
 mod live;
 mod placement;
 mod programs;
 
 pub use figures::Figures;
+pub use large_tree::LargeTree;
 pub use live::{Live, Wire};
 pub use placement::Placement;
 pub use programs::{built, run};

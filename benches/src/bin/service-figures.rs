@@ -4,17 +4,15 @@
 //! Fails when a figure is beyond what it may be in a build with optimisation.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use selvedge_bench::{Figures, built, run};
+use selvedge_bench::{Figures, LargeTree, run};
 
 /// Files of the tree, unless an argument says otherwise.
 const FILES: usize = 50_000;
-/// Files of a directory.
-const PER_DIRECTORY: usize = 250;
 /// Mounts at once.
 const MOUNTS: usize = 50;
 /// What the median of a mount may be with the service up.
@@ -59,55 +57,29 @@ fn report(what: &str, times: &[Duration], limit: Option<Duration>) -> bool {
     !late
 }
 
-/// A repository of a large tree, which is a git repository too. Everything ends when it is dropped.
-struct Scene {
-    dir: tempfile::TempDir,
-    selvedge: PathBuf,
-}
+/// A repository of a large tree.
+struct Scene(LargeTree);
 
 impl Scene {
     fn new(files: usize) -> Result<Self> {
-        let scene = Self { dir: tempfile::tempdir()?, selvedge: built("selvedge")? };
-        let tree = scene.tree();
-        for number in 0..files {
-            let directory = tree.join(format!("d{}", number / PER_DIRECTORY));
-            fs::create_dir_all(&directory)?;
-            fs::write(directory.join(format!("f{number}")), format!("file {number}\n"))?;
-        }
-        for words in [&["init", "--quiet"][..], &["add", "."], &["commit", "--quiet", "--message", "all"]] {
-            run(&mut scene.git(words))?;
-        }
+        let tree = LargeTree::new(files)?;
+        tree.commit_to_git()?;
         for words in [&["init"][..], &["import", "--exclude", "/.git"]] {
-            run(&mut scene.selvedge(words))?;
+            run(&mut tree.selvedge(words))?;
         }
-        Ok(scene)
-    }
-
-    fn tree(&self) -> PathBuf {
-        self.dir.path().join("tree")
-    }
-
-    fn git(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("git");
-        command.arg("-C").arg(self.tree());
-        command.args(["-c", "user.name=Bench", "-c", "user.email=bench@example.invalid", "-c", "gc.auto=0"]);
-        command.args(words);
-        command
-    }
-
-    fn selvedge(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.selvedge);
-        command.current_dir(self.tree()).args(words).env("SELVEDGE_RUNTIME_DIR", self.dir.path().join("run"));
-        command.env_remove("SELVEDGE_REPO");
-        command
+        Ok(Self(tree))
     }
 
     fn mount(&self, thread: &str, place: &str) -> Result<String> {
-        run(self.selvedge(&["--json", "mount", thread]).arg(self.dir.path().join(place)))
+        self.0.mount(thread, place)
+    }
+
+    fn stop(&self) -> Result<()> {
+        self.0.stop()
     }
 
     fn unmount(&self) -> Result<()> {
-        run(&mut self.selvedge(&["unmount", "main"])).map(drop)
+        run(&mut self.0.selvedge(&["unmount", "main"])).map(drop)
     }
 
     fn mounted_once(&self) -> Result<()> {
@@ -115,18 +87,14 @@ impl Scene {
         self.unmount()
     }
 
-    fn stop(&self) -> Result<()> {
-        run(&mut self.selvedge(&["service", "stop"])).map(drop)
-    }
-
     fn add_worktree(&self) -> Result<()> {
-        let place = self.dir.path().join("worktree");
-        run(self.git(&["worktree", "add", "--quiet", "--detach"]).arg(place)).map(drop)
+        let place = self.0.beside("worktree");
+        run(self.0.git(&["worktree", "add", "--quiet", "--detach"]).arg(place)).map(drop)
     }
 
     fn remove_worktree(&self) -> Result<()> {
-        let place = self.dir.path().join("worktree");
-        run(self.git(&["worktree", "remove", "--force"]).arg(place)).map(drop)
+        let place = self.0.beside("worktree");
+        run(self.0.git(&["worktree", "remove", "--force"]).arg(place)).map(drop)
     }
 
     /// How long `what` takes each time, undone by `undo` in between.
@@ -151,10 +119,10 @@ impl Scene {
     fn memory(&self) -> Result<bool> {
         let names: Vec<String> = (0..MOUNTS).map(|number| format!("t{number}")).collect();
         for name in &names {
-            run(&mut self.selvedge(&["thread", "create", name]))?;
+            run(&mut self.0.selvedge(&["thread", "create", name]))?;
             self.mount(name, name)?;
         }
-        let service = process(&run(&mut self.selvedge(&["--json", "service", "status"]))?)?;
+        let service = process(&run(&mut self.0.selvedge(&["--json", "service", "status"]))?)?;
         let workers = children(service)?;
         println!("memory of the service with {MOUNTS} mounts: {} KiB private", private(service)?);
         let mut sizes = workers.iter().map(|pid| private(*pid)).collect::<Result<Vec<u64>>>()?;
@@ -169,14 +137,6 @@ impl Scene {
             sizes.iter().sum::<u64>()
         );
         Ok(!large && sizes.len() == MOUNTS)
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        if let Err(error) = self.stop() {
-            eprintln!("{error:#}");
-        }
     }
 }
 
