@@ -90,3 +90,32 @@ fn a_writer_sees_its_own_sizes_and_times_at_once() {
     drop(file);
     mount.stop();
 }
+
+#[test]
+fn a_listing_brings_the_attributes_along() {
+    const FILES: u64 = 500;
+    let repo = Repo::with_tree(|source| {
+        for number in 0..FILES {
+            fs::write(source.join(number.to_string()), b"x").unwrap();
+        }
+    });
+    let mount = repo.mounting(WORKER).start();
+    fs::write(mount.path().join("new"), b"12345").unwrap();
+    fs::remove_file(mount.path().join("7")).unwrap();
+    fs::rename(mount.path().join("8"), mount.path().join("9")).unwrap();
+    let mut seen = 0;
+    let asked = requests(&mount, || {
+        for entry in fs::read_dir(mount.path()).unwrap() {
+            let entry = entry.unwrap();
+            let length = if entry.file_name() == "new" { 5 } else { 1 };
+            assert_eq!(entry.metadata().unwrap().len(), length);
+            seen += 1;
+        }
+    });
+    assert_eq!(seen, FILES + 1 - 2);
+    assert!(asked < FILES / 5, "{asked} requests for {seen} files");
+    // What the kernel was told of the directory is right.
+    assert_eq!(errno(fs::metadata(mount.path().join("7"))), libc::ENOENT);
+    assert_eq!(fs::read(mount.path().join("9")).unwrap(), b"x");
+    mount.stop();
+}

@@ -11,7 +11,6 @@
 //! | poll | `ENOSYS` | the kernel then calls every file ready, as regular files are |
 //! | access | `ENOSYS` | never asked: `default_permissions` lets the kernel decide |
 //! | bmap, getlk, setlk | `EOPNOTSUPP` | never asked: no block device, locks are the kernel's own |
-//! | readdirplus | `EOPNOTSUPP` | never asked: not negotiated |
 //! | ioctl | `ENOTTY` | no file here knows any |
 //! | statx, tmpfile, syncfs and what fuser does not know | `ENOSYS` by fuser | the kernel falls back to getattr, answers `EOPNOTSUPP` for `O_TMPFILE`, and never asks again |
 //! | interrupt | `ENOSYS` by fuser | the kernel then lets a caller wait for its answer; no operation waits for anything but the disk |
@@ -56,8 +55,11 @@ const RESENT: u64 = 1 << 63;
 /// What is asked of the kernel beyond what fuser asks by itself (asynchronous reads, large writes).
 ///
 /// Left out on purpose: `ATOMIC_O_TRUNC` (a truncation must be an operation of its own), `POSIX_LOCKS` and
-/// `FLOCK_LOCKS` (the kernel's locks outlive a worker), `WRITEBACK_CACHE` (acknowledged means kept), `ASYNC_DIO` (overlapping writes in flight at once could not be
-/// sent again in any order).
+/// `FLOCK_LOCKS` (the kernel's locks outlive a worker), `WRITEBACK_CACHE` (acknowledged means kept), `ASYNC_DIO`
+/// (overlapping writes in flight at once could not be sent again in any order).
+///
+/// `DO_READDIRPLUS`: whoever lists a directory mostly asks for each entry's attributes next, which then come in the
+/// same reply; `READDIRPLUS_AUTO` leaves that to what the kernel sees them do.
 ///
 /// `POSIX_ACL` has the kernel heed access control lists; with it belongs `DONT_MASK`, because the umask does not
 /// count where a directory hands a list down, which only we know. `HANDLE_KILLPRIV_V2` leaves clearing set-id bits
@@ -65,6 +67,8 @@ const RESENT: u64 = 1 << 63;
 /// set-group bit without the right to execute.
 const CAPABILITIES: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    .union(InitFlags::FUSE_DO_READDIRPLUS)
+    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
     .union(InitFlags::FUSE_POSIX_ACL)
     .union(InitFlags::FUSE_DONT_MASK)
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
@@ -593,13 +597,24 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _request: &fuser::Request,
+        request: &fuser::Request,
         _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
+        fh: FileHandle,
+        offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        reply.error(Errno::EOPNOTSUPP);
+        self.serve(
+            request,
+            op::READDIRPLUS,
+            reply,
+            |view, reply| {
+                view.readdir_plus(Handle(fh.0), offset, &mut |entry, attr| {
+                    let (ino, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(&entry.name));
+                    !reply.add(ino, entry.cookie, name, &TTL, &file_attr(attr), GENERATION)
+                })
+            },
+            |reply, ()| reply.ok(),
+        );
     }
 
     fn releasedir(

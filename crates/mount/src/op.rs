@@ -62,6 +62,7 @@ operations! {
     FSYNC "fsync"
     OPENDIR "opendir"
     READDIR "readdir"
+    READDIRPLUS "readdirplus"
     RELEASEDIR "releasedir"
     FSYNCDIR "fsyncdir"
     STATFS "statfs"
@@ -82,6 +83,6 @@ mod tests {
     fn every_operation_has_a_point_on_each_side() {
         assert!(POINTS.contains(&LOOKUP.enter));
         assert!(POINTS.contains(&CREATE.reply));
-        assert_eq!(POINTS.len(), 2 * 31 + 4);
+        assert_eq!(POINTS.len(), 2 * 32 + 4);
     }
 }

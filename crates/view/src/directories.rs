@@ -1,6 +1,6 @@
 //! Operations on directory streams: opendir, readdir, fsyncdir, releasedir.
 
-use crate::attr::DirEntry;
+use crate::attr::{Attr, DirEntry};
 use crate::catalog::NameRow;
 use crate::dir_stream::Listing;
 use crate::error::{Result, ViewError};
@@ -41,6 +41,33 @@ impl View {
         drop(kept);
         listing.emit_after(cookie, emit);
         Ok(())
+    }
+
+    /// As [`readdir`](Self::readdir), with what stat(2) shows of each entry: of the names that the stream shows, those
+    /// that are there at this moment, with the nodes they have at this moment.
+    pub fn readdir_plus(
+        &self,
+        handle: Handle,
+        cookie: u64,
+        emit: &mut dyn FnMut(&DirEntry, &Attr) -> bool,
+    ) -> Result<()> {
+        let directory = self.state().open.dir(handle)?.ino;
+        let mut outcome = Ok(());
+        self.readdir(handle, cookie, &mut |entry| {
+            let attr = match &*entry.name {
+                b"." | b".." => self.getattr(entry.ino),
+                name => self.lookup(directory, name),
+            };
+            match attr {
+                Ok(attr) => emit(entry, &attr),
+                Err(ViewError::NotFound) => true,
+                Err(error) => {
+                    outcome = Err(error);
+                    false
+                }
+            }
+        })?;
+        outcome
     }
 
     /// Makes the directory's names durable.
