@@ -36,11 +36,16 @@ impl Ui {
         } else {
             text()
         };
-        write_out(output.as_bytes())
+        write_out(output.as_bytes()).map(drop)
     }
 
     /// Prints bytes that are the same with and without `--json`.
     pub fn raw(self, bytes: &[u8]) -> Result<()> {
+        write_out(bytes).map(drop)
+    }
+
+    /// As [`Self::raw`], for a part of the output; `false` if whoever reads it has seen enough.
+    pub fn raw_part(self, bytes: &[u8]) -> Result<bool> {
         write_out(bytes)
     }
 
@@ -119,15 +124,16 @@ impl Drop for Progress {
     }
 }
 
-/// Writes to standard output. A reader that went away (`selvedge list | head -1`) has what it wanted: no error.
-fn write_out(bytes: &[u8]) -> Result<()> {
+/// Writes to standard output. A reader that went away (`selvedge list | head -1`) has what it wanted: no error, but
+/// `false`.
+fn write_out(bytes: &[u8]) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(CliError::io("cannot write to standard output", &error)
                 .hint("send the output to where it can be written"))
         }
-        _ => Ok(()),
+        written => Ok(written.is_ok()),
     }
 }
 

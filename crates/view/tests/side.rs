@@ -6,28 +6,28 @@
 mod support;
 
 use selvedge_store::compare::{Body, ChangeKind, Item, Options, Side, SnapshotSide, compare};
-use selvedge_store::export::{FileReader, SourceError};
+use selvedge_store::export::{FileReader, Node, Shape, SnapshotSource, Source, SourceError};
 use selvedge_store::{Ino, Repository};
 use selvedge_view::{OpenFlags, RenameMode, SetAttr, View, ViewSide};
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use support::{Base, Bench};
 
 const RW: OpenFlags = OpenFlags { read: true, write: true, exclusive: false };
 const ROOT: Ino = Ino(2);
 
-/// `d0/s0/f0` to `d9/s9/f9`.
-fn base() -> Base {
-    let names = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+/// Three levels of `width` names each, from `0/0/0` on.
+fn base(width: usize) -> Base {
+    let names = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"][..width];
     let mut ino = 100;
     let mut next = || {
         ino += 1;
         ino
     };
     let mut top = Vec::new();
-    for name in names {
+    for &name in names {
         let mut subs = Vec::new();
-        for sub in names {
+        for &sub in names {
             let files = names
                 .iter()
                 .map(|file| {
@@ -96,7 +96,7 @@ fn write(bench: &Bench, view: &View, ino: Ino, bytes: &[u8]) {
 
 #[test]
 fn a_comparison_finds_what_changed_and_lists_nothing_else() {
-    let bench = Bench::new(&base());
+    let bench = Bench::new(&base(10));
     let view = bench.open();
     let (found, listed, view) = changes(&bench.repo(), view);
     assert_eq!((found.as_slice(), listed.len()), (&[][..], 0), "nothing has changed");
@@ -138,7 +138,7 @@ fn a_comparison_finds_what_changed_and_lists_nothing_else() {
 
 #[test]
 fn what_goes_while_it_is_compared_is_gone_and_no_error() {
-    let bench = Bench::new(&base());
+    let bench = Bench::new(&base(10));
     let view = bench.open();
     write(&bench, &view, walk(&view, &["0", "0", "0"]), b"000");
     let side = ViewSide::new(view).unwrap();
@@ -156,4 +156,139 @@ fn what_goes_while_it_is_compared_is_gone_and_no_error() {
     let side = ViewSide::new(view).unwrap();
     assert_eq!(side.children(&directory).unwrap(), []);
     assert!(side.open(&file).unwrap().is_none());
+}
+
+/// Everything a tree shows: by path, what counts in comparisons.
+fn everything(source: &dyn Source) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    let mut unread = vec![(String::new(), source.root().unwrap())];
+    while let Some((path, node)) = unread.pop() {
+        let body = match &node.shape {
+            Shape::Regular { .. } => format!("{:?}", bytes(source, &node)),
+            Shape::Symlink { target } => format!("-> {target:?}"),
+            other => format!("{:?}", other.kind()),
+        };
+        all.insert(path.clone(), format!("{:o} {} {} {body}", node.meta.mode, node.meta.uid, node.meta.gid));
+        if matches!(node.shape, Shape::Directory) {
+            for (name, child) in source.children(&node).unwrap() {
+                let name = String::from_utf8(name).unwrap();
+                unread.push((if path.is_empty() { name } else { format!("{path}/{name}") }, child));
+            }
+        }
+    }
+    all
+}
+
+fn bytes(source: &dyn Source, node: &Node) -> Vec<u8> {
+    let file = source.open(node).unwrap().unwrap();
+    let mut bytes = vec![0; usize::try_from(file.size()).unwrap()];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], filled as u64).unwrap() {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    bytes
+}
+
+/// A generator of numbers: the same ones in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap() % limit
+    }
+}
+
+/// Something happens to the tree, if it can.
+fn random_step(bench: &Bench, view: &View, random: &mut Random) {
+    let mut directory = ROOT;
+    for _ in 0..random.below(3) {
+        let name = [b'0' + u8::try_from(random.below(10)).unwrap()];
+        match view.lookup(directory, &name) {
+            Ok(attr) if attr.kind == selvedge_store::FileKind::Directory => directory = attr.ino,
+            _ => {}
+        }
+    }
+    let name = [b'0' + u8::try_from(random.below(10)).unwrap()];
+    let found = view.lookup(directory, &name).map(|attr| attr.ino);
+    // What cannot be done in this place is not done.
+    match (random.below(9), found) {
+        (0, Ok(ino)) => {
+            if let Ok(handle) = view.open_file(&bench.request(), ino, RW) {
+                view.write(handle, random.below(4) as u64, &[b'a'; 3]).unwrap();
+                view.release(handle);
+            }
+        }
+        (1, _) => drop(view.unlink(&bench.request(), directory, &name)),
+        (2, _) => drop(view.mkdir(&bench.request(), directory, &name, 0o755)),
+        (3, _) => drop(view.rmdir(&bench.request(), directory, &name)),
+        (4 | 5, _) => {
+            let to = [b'0' + u8::try_from(random.below(10)).unwrap()];
+            let _ = view.rename(&bench.request(), directory, &name, ROOT, &to, RenameMode::Exchange);
+            let _ = view.rename(&bench.request(), directory, &name, ROOT, &to, RenameMode::Replace);
+        }
+        (6, Ok(ino)) => {
+            let mode = if random.below(2) == 0 { 0o600 } else { 0o644 };
+            view.setattr(ino, &SetAttr { mode: Some(mode), ..SetAttr::default() }).unwrap();
+        }
+        (7, _) => drop(view.symlink(&bench.request(), directory, &name, b"target")),
+        (8, Ok(ino)) => drop(view.link(&bench.request(), ino, ROOT, &name)),
+        _ => {
+            if let Ok((_, handle)) = view.create(&bench.request(), directory, &name, 0o644, RW) {
+                view.write(handle, 0, b"made").unwrap();
+                view.release(handle);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_comparison_of_what_changed_equals_one_of_everything() {
+    for seed in 1..=12 {
+        let mut random = Random(0x9e37_79b9 * seed);
+        let bench = Bench::new(&base(4));
+        let mut view = bench.open();
+        for step in 0..60 {
+            random_step(&bench, &view, &mut random);
+            if step % 20 == 19 {
+                match random.below(3) {
+                    0 => drop(view.freeze().unwrap()),
+                    1 => {
+                        view.close().unwrap();
+                        view = bench.open();
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let snapshot = bench.repo().refs().threads().unwrap()[0].snapshot;
+        let old = everything(&SnapshotSource::new(bench.repo().store().clone(), &snapshot).unwrap());
+        let new = everything(&view);
+        let mut expected = Vec::new();
+        for path in old.keys().chain(new.keys()).collect::<std::collections::BTreeSet<_>>() {
+            match (old.get(path), new.get(path)) {
+                (Some(old), Some(new)) if old == new => {}
+                (Some(_), Some(_)) => expected.push((path.clone(), "differs")),
+                (Some(_), None) => expected.push((path.clone(), "gone")),
+                (None, _) => expected.push((path.clone(), "new")),
+            }
+        }
+        let (found, _, _) = changes(&bench.repo(), view);
+        let mut told = Vec::new();
+        for (kind, path, from) in found {
+            told.extend(from.map(|from| (from, "gone")));
+            told.push(match kind {
+                ChangeKind::Added | ChangeKind::Renamed => (path, "new"),
+                ChangeKind::Modified | ChangeKind::TypeChanged => (path, "differs"),
+                ChangeKind::Deleted => (path, "gone"),
+            });
+        }
+        told.sort();
+        assert_eq!(told, expected, "seed {seed}");
+    }
 }

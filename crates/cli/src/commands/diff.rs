@@ -97,7 +97,9 @@ fn print(ui: Ui, compared: &Compared, only_statistics: bool) -> Result<()> {
         } else {
             let mut patch = Vec::new();
             piece.write(&old, &new, &mut patch);
-            ui.raw(&patch)?;
+            if !ui.raw_part(&patch)? {
+                return Ok(());
+            }
         }
     }
     ui.raw(stat.text().as_bytes())?;

@@ -61,11 +61,14 @@ fn document(problem: &Problem) -> Document<'_> {
 
 fn text(report: &Report) -> String {
     if report.problems.is_empty() {
+        let threads = match report.threads.len() {
+            1 => "1 thread".to_owned(),
+            threads => format!("{threads} threads"),
+        };
         return format!(
-            "checked {} objects, {}, and {} threads: all is as it should be\n",
+            "checked {} objects, {}, and {threads}: all is as it should be\n",
             report.objects,
-            human_bytes(report.bytes),
-            report.threads.len()
+            human_bytes(report.bytes)
         );
     }
     report.problems.iter().fold(String::new(), |mut text, problem| {
