@@ -91,8 +91,17 @@ impl Known {
     }
 }
 
+/// Who looks on while files are read.
+#[derive(Clone, Copy)]
+pub(crate) struct Watch<'a> {
+    /// Hears how far it is.
+    pub(crate) progress: &'a (dyn Fn(Progress) + Sync),
+    /// Whether it is not wanted any more.
+    pub(crate) is_over: &'a (dyn Fn() -> bool + Sync),
+}
+
 /// Encodes what `state`, a view of frozen layers alone, shows, and puts what is new into its store.
-pub(crate) fn build(state: &State, known: &Known, progress: &(dyn Fn(Progress) + Sync)) -> Result<Built> {
+pub(crate) fn build(state: &State, known: &Known, watch: Watch<'_>) -> Result<Built> {
     let spoken_of = state.changed()?;
     let directories = plan(state, &spoken_of)?;
     let entries = directories.iter().flat_map(|directory| &directory.entries);
@@ -100,7 +109,7 @@ pub(crate) fn build(state: &State, known: &Known, progress: &(dyn Fn(Progress) +
         Child::Node(node) => Some(node),
         Child::Base(_) | Child::Directory(_) => None,
     });
-    let files = put_files(state, nodes, known, progress)?;
+    let files = put_files(state, nodes, known, watch)?;
     let store = state.repo.store();
     let mut built = Built { spoken_of, ..Built::of_files(state, files) };
     let mut finished: HashMap<usize, Entry> = HashMap::new();
@@ -256,7 +265,7 @@ pub(crate) fn put_files<'a>(
     state: &State,
     nodes: impl Iterator<Item = &'a Node>,
     known: &Known,
-    progress: &(dyn Fn(Progress) + Sync),
+    watch: Watch<'_>,
 ) -> Result<HashMap<Ino, Content>> {
     let mut found: HashMap<Ino, Content> = HashMap::new();
     let mut unread: HashMap<Ino, &Node> = HashMap::new();
@@ -272,7 +281,7 @@ pub(crate) fn put_files<'a>(
     let work = || {
         let mut buffer = vec![0; BLOCK];
         while let Some(node) = nodes.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let written = put_file(state, node, &mut buffer);
+            let written = put_file(state, node, watch, &mut buffer);
             let mut put = put.lock().unwrap_or_else(PoisonError::into_inner);
             match (&mut *put, written) {
                 (Ok(put), Ok(blob)) => {
@@ -280,7 +289,7 @@ pub(crate) fn put_files<'a>(
                     put.insert(node.inode.ino, content);
                     let files = files.fetch_add(1, Ordering::Relaxed) + 1;
                     let bytes = bytes.fetch_add(blob.size, Ordering::Relaxed) + blob.size;
-                    progress(Progress { files, bytes });
+                    (watch.progress)(Progress { files, bytes });
                 }
                 (Ok(_), Err(error)) => *put = Err(error),
                 (Err(_), _) => return,
@@ -298,7 +307,7 @@ pub(crate) fn put_files<'a>(
     put.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn put_file(state: &State, node: &Node, buffer: &mut [u8]) -> Result<WrittenBlob> {
+fn put_file(state: &State, node: &Node, watch: Watch<'_>, buffer: &mut [u8]) -> Result<WrittenBlob> {
     let content = state.content_of(node)?;
     let size = state.attr(node)?.size;
     let mut writer = state.repo.store().blob_writer();
@@ -307,6 +316,9 @@ fn put_file(state: &State, node: &Node, buffer: &mut [u8]) -> Result<WrittenBlob
         writer.hole(extent.offset - at)?;
         at = extent.offset;
         while at < extent.end() {
+            if (watch.is_over)() {
+                return Err(ViewError::Host { what: "read", source: io::ErrorKind::Interrupted.into() });
+            }
             let want = usize::try_from(extent.end() - at).unwrap_or(usize::MAX).min(buffer.len());
             let read = read_at(&content, &mut buffer[..want], at)?;
             if read == 0 {

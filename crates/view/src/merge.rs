@@ -1,6 +1,6 @@
 //! Making one frozen layer of many, so that a lookup that misses does not pass through ever more of them.
 
-use crate::build::{Built, put_files};
+use crate::build::{Built, Known, Watch, put_files};
 use crate::catalog::NameRow;
 use crate::commit::{Commit, Effect};
 use crate::crash;
@@ -31,7 +31,13 @@ impl State {
         let options = ViewOptions { boot_id: Some(self.boot_id.clone()), ..ViewOptions::default() };
         let view = View::open_frozen(Arc::clone(&self.repo), &thread.snapshot, &thread.layers, options)?;
         let _objects = self.hold_objects()?;
-        let (commit, built) = merge(view.state())?;
+        let is_over = || self.work.is_stopped();
+        let merged = merge(view.state(), Watch { progress: &|_| {}, is_over: &is_over });
+        if is_over() {
+            // The next to open the thread does it.
+            return Ok(());
+        }
+        let (commit, built) = merged?;
         crash::point("merge.read");
         let id = self.write_layer(&commit)?;
         let (frozen, catalog) =
@@ -60,7 +66,7 @@ impl State {
 }
 
 /// Everything that the layers of `state`, a view of frozen layers alone, say, and what their files are in the store.
-fn merge(state: &State) -> Result<(Commit, Built)> {
+fn merge(state: &State, watch: Watch<'_>) -> Result<(Commit, Built)> {
     let (numbers, names) = state.tables().merged()?;
     let mut nodes = Vec::with_capacity(numbers.len());
     for ino in numbers {
@@ -70,7 +76,7 @@ fn merge(state: &State) -> Result<(Commit, Built)> {
             nodes.push(node);
         }
     }
-    let files = put_files(state, nodes.iter(), &state.known(), &|_| {})?;
+    let files = put_files(state, nodes.iter(), &Known::default(), watch)?;
     state.repo.store().sync()?;
     let mut commit = Commit::new();
     for node in &nodes {

@@ -1,6 +1,6 @@
 //! Snapshots of a thread as it is at one instant, and what becomes of the layers that are in one.
 
-use crate::build::{Built, build};
+use crate::build::{Built, Watch, build};
 use crate::catalog::Catalog;
 use crate::crash;
 use crate::error::{Result, ViewError};
@@ -60,7 +60,7 @@ impl View {
         crash::point("snapshot.frozen");
         let options = ViewOptions { boot_id: Some(state.boot_id.clone()), ..ViewOptions::default() };
         let frozen = Self::open_frozen(Arc::clone(&state.repo), &thread.snapshot, &thread.layers, options)?;
-        let built = build(frozen.state(), &state.known(), progress)?;
+        let built = build(frozen.state(), &state.known(), Watch { progress, is_over: &|| false })?;
         let built_after = began.elapsed();
         crash::point("snapshot.built");
         let store = state.repo.store();

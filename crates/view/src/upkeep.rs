@@ -90,6 +90,11 @@ impl Work {
         !queue.stop
     }
 
+    /// Whether the view is being closed.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.queue().stop
+    }
+
     fn stop(&self) {
         self.queue().stop = true;
         self.changed.notify_one();

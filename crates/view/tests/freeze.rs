@@ -213,7 +213,6 @@ fn after_a_power_cut_an_upper_over_a_layer_that_was_not_durable_does_not_count()
 #[test]
 fn the_layers_of_a_long_chain_of_forks_become_one() {
     let mut bench = Bench::new(&base());
-    bench.deepest = 100;
     let mut name = support::main();
     for link in 0..20u8 {
         let view = bench.open_thread(&name, false);

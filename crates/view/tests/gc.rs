@@ -35,7 +35,8 @@ fn assert_reads(bench: &Bench, view: &View, name: &[u8], len: usize) {
 
 #[test]
 fn what_a_merged_layer_has_in_the_store_stays() {
-    let bench = Bench::new(&Base::Dir { ino: 2, entries: Vec::new() });
+    let mut bench = Bench::new(&Base::Dir { ino: 2, entries: Vec::new() });
+    bench.deepest = 1;
     let view = bench.open();
     let small = create(&bench, &view, b"small", 3000);
     view.freeze().unwrap();

@@ -82,7 +82,7 @@ impl Bench {
             unique: AtomicU64::new(2),
             boot_id: "boot-1".to_owned(),
             answered_after: Duration::ZERO,
-            deepest: 1,
+            deepest: 100,
         };
         std::fs::create_dir(bench.dir()).unwrap();
         let (repo, _) = Repository::init(&bench.dir()).unwrap();
