@@ -14,6 +14,7 @@ mod history;
 mod hygiene;
 mod lost;
 mod mounts;
+mod races;
 mod run;
 mod sandbox;
 mod service;
