@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use selvedge_worker_proto::{
     Command, Device, Envelope, ErrorKind, Event, ExportDone, ExportNote, ExportNoted, ExportProgress,
     Failure, Holder, Message, MountReady, Passthrough, SnapshotDone, SnapshotProgress, StatusOk, StopRefused,
-    WirePath, encode,
+    TreeBody, TreeName, TreeNode, TreeReply, TreeRequest, WirePath, encode,
 };
 
 fn directory() -> PathBuf {
@@ -96,6 +96,33 @@ fn every_command_and_event_is_written_and_read_as_ever() {
 }
 
 #[test]
+fn every_question_about_a_tree_and_its_answers_are_written_and_read_as_ever() {
+    check("tree-request-root", 0, TreeRequest::Root {});
+    check("tree-request-children", 0, TreeRequest::Children { ino: 1 << 60 });
+    check("tree-request-open", 0, TreeRequest::Open { ino: 7 });
+    let id = |digit: &str| digit.repeat(64);
+    let node = |body| TreeNode { ino: 7, mode: 0o644, uid: 1000, gid: 100, xattrs: id("0"), body };
+    let directory = TreeBody::Directory { tree: Some(id("1")), digest: Some(id("2")) };
+    check("tree-reply-node", 0, TreeReply::Node { node: node(directory) });
+    let bodies = [
+        TreeBody::Regular { size: 5, blob: Some(id("3")) },
+        TreeBody::Regular { size: 5, blob: None },
+        TreeBody::Directory { tree: None, digest: None },
+        TreeBody::Symlink { target: WirePath::from("../x") },
+        TreeBody::Fifo {},
+        TreeBody::Socket {},
+        TreeBody::CharDevice { rdev: 259 },
+        TreeBody::BlockDevice { rdev: 2048 },
+    ];
+    let name = WirePath(PathBuf::from(OsString::from_vec(b"n\xff".to_vec())));
+    let names = bodies.into_iter().map(|body| TreeName { name: name.clone(), node: node(body) }).collect();
+    check("tree-reply-names", 0, TreeReply::Names { names, more: true });
+    check("tree-reply-file", 1, TreeReply::File {});
+    check("tree-reply-gone", 0, TreeReply::Gone {});
+    check("tree-reply-failed", 0, TreeReply::Failed(Failure::new(ErrorKind::Failed, "the disk failed")));
+}
+
+#[test]
 fn every_kind_has_a_golden_file() {
     let kebab = |kind: &str| {
         kind.chars().fold(String::new(), |mut name, letter| {
@@ -107,8 +134,10 @@ fn every_kind_has_a_golden_file() {
         })
     };
     let commands = Command::KINDS.iter().map(|kind| format!("command{}.frame", kebab(kind)));
-    let wanted: BTreeSet<String> =
-        commands.chain(Event::KINDS.iter().map(|kind| format!("event{}.frame", kebab(kind)))).collect();
+    let events = Event::KINDS.iter().map(|kind| format!("event{}.frame", kebab(kind)));
+    let questions = TreeRequest::KINDS.iter().map(|kind| format!("tree-request{}.frame", kebab(kind)));
+    let answers = TreeReply::KINDS.iter().map(|kind| format!("tree-reply{}.frame", kebab(kind)));
+    let wanted: BTreeSet<String> = commands.chain(events).chain(questions).chain(answers).collect();
     let found: BTreeSet<String> = fs::read_dir(directory())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
