@@ -157,8 +157,9 @@ impl State {
     }
 }
 
-/// The upper's rows that speak of covered layers, saying the same over the snapshot. A file that has lost its name is
-/// not in the snapshot: its bytes get a second name in the upper.
+/// The upper's rows that speak of covered layers, saying the same over the snapshot. A file that had lost its name
+/// when the last of them was frozen is not in the snapshot: the upper gets a copy, since other threads may share the
+/// layer that has its bytes, and know it by a name.
 fn rewritten(upper: &Upper, catalog: &Catalog, layers: &Layers, covered: &Covered) -> Result<Commit> {
     let mut commit = Commit::new();
     for row in catalog.rows_on_others()? {
@@ -168,7 +169,7 @@ fn rewritten(upper: &Upper, catalog: &Catalog, layers: &Layers, covered: &Covere
             && covered.layers.contains(&layer)
             && let Some(files) = layers.files(layer)
         {
-            host_ctime = upper.files.link_from(files, row.ino)?.map(|stat| stat.ctime);
+            host_ctime = upper.files.copy_from(files, row.ino)?.map(|stat| stat.ctime);
             body = Body::File { layer: upper.id };
         }
         let fallback = row.fallback.as_ref().map(|fallback| over_snapshot(&row, fallback, covered));

@@ -140,6 +140,15 @@ impl WorkingFiles {
         }
     }
 
+    /// Copies the file that `ino` has in another layer, and tells what the host says of the copy; `None` when there is
+    /// none.
+    pub(crate) fn copy_from(&self, other: &Self, ino: Ino) -> Result<Option<HostStat>> {
+        let Some(mut from) = other.open_file(ino, false)? else { return Ok(None) };
+        let temp = self.temp_file()?;
+        std::io::copy(&mut from, &mut temp.file()?).map_err(ViewError::host("copy a working file"))?;
+        stat_open(&temp.adopt(ino, stat_open(&from)?.mtime)?).map(Some)
+    }
+
     /// Removes the file of `ino`, if there is one.
     pub(crate) fn remove(&self, ino: Ino) -> Result<()> {
         match rustix::fs::unlinkat(&self.files, file_name(ino), AtFlags::empty()) {

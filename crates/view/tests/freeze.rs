@@ -285,3 +285,23 @@ fn layers_become_one_beneath_a_layer_that_speaks_of_their_files() {
         view.close().unwrap();
     }
 }
+
+#[test]
+fn a_file_without_a_name_here_keeps_its_bytes_to_itself_when_another_thread_knows_it_by_name() {
+    let bench = Bench::new(&base());
+    let view = bench.open();
+    let handle = open(&bench, &view, FILE);
+    view.write(handle, 0, b"ours").unwrap();
+    let fork = bench.fork(&view.freeze().unwrap(), "fork").name;
+    view.unlink(&bench.request(), view.root(), b"file").unwrap();
+    view.freeze().unwrap();
+    // The fork's layer leaves this thread, and the file that is open still is in no snapshot.
+    view.snapshot(b"", &|_| {}).unwrap();
+    assert_eq!(bench.repo().refs().thread(&support::main()).unwrap().layers, []);
+    assert_eq!(view.read(handle, 0, 9).unwrap(), b"ours");
+    view.write(handle, 0, b"mine").unwrap();
+    assert_eq!(view.read(handle, 0, 9).unwrap(), b"mine");
+    assert_eq!(view.getattr(FILE).unwrap().size, 4);
+    let other = bench.open_thread(&fork, false);
+    assert_eq!(read(&bench, &other, FILE), b"ours");
+}
