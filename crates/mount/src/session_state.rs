@@ -1,7 +1,7 @@
 //! What a worker leaves for a successor that is nowhere else: which connection it serves, and what is open on it.
 //!
 //! A memory file, whose descriptor lies with the supervisor. It begins with a header, written once before anything
-//! is open, what workers died of ([`poison`](crate::poison)), and the number of workers that have taken the connection
+//! is open, what workers died of ([`poison`]), and the number of workers that have taken the connection
 //! over; then come slots of 32 bytes, one for each open handle. A slot is written before the OPEN is answered and
 //! emptied when the handle is released, so what a dead worker left says at least what the kernel knows:
 //!

@@ -1,6 +1,6 @@
 //! The service: the process in the background that holds the caller's mounts.
 //!
-//! There is one for each user, boot and mount namespace. [`start`] finds it or starts it, [`run`] is the process
+//! There is one for each user, boot and mount namespace. [`start`] finds it or starts it, [`run()`] is the process
 //! itself, [`host`] what it answers. Which process is the service is decided by a lock alone, never by a file or a
 //! socket that lies there.
 
