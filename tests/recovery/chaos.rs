@@ -18,6 +18,9 @@ const KILLS: u32 = 25;
 /// How a worker dies.
 const DEATHS: [Signal; 4] = [Signal::KILL, Signal::KILL, Signal::ABORT, Signal::SEGV];
 
+/// How one hangs.
+const HANGS: [Signal; 2] = [Signal::KILL, Signal::STOP];
+
 /// A number from the environment.
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect(name))
@@ -34,7 +37,7 @@ fn wait_served(mount: &Mounted) {
 /// Kills the worker `kills` times while everything runs. `longest` is the longest pause before a death, in
 /// milliseconds.
 fn chaos(role: &'static str, mounting: Mounting, kills: u32, longest: usize) {
-    chaos_beside(role, mounting, kills, longest, &|_, _| {});
+    chaos_beside(role, mounting, kills, longest, &DEATHS, &|_, _| {});
 }
 
 /// The same with something else that happens to the mount, until it is told that it is enough.
@@ -43,6 +46,7 @@ fn chaos_beside(
     mounting: Mounting,
     kills: u32,
     longest: usize,
+    deaths: &[Signal],
     beside: &(dyn Fn(&Mounted, &AtomicBool) + Sync),
 ) {
     let seed = setting("SELVEDGE_TEST_SEED", 1);
@@ -66,7 +70,7 @@ fn chaos_beside(
                 "a worker died that nobody killed: {:?}",
                 mount.last_cause()
             );
-            kill(&mount, DEATHS[random.below(DEATHS.len())]);
+            kill(&mount, deaths[random.below(deaths.len())]);
         }
         wait_served(&mount);
         load.end();
@@ -101,7 +105,7 @@ fn nobody_notices_that_workers_die_while_they_make_snapshots() {
             std::thread::sleep(Duration::from_millis(20));
         }
     };
-    chaos_beside("system calls", mounting(&repo), kills.try_into().unwrap(), 1000, &snapshots);
+    chaos_beside("system calls", mounting(&repo), kills.try_into().unwrap(), 1000, &DEATHS, &snapshots);
     let made = made.into_inner();
     eprintln!("{made} snapshots");
     assert!(made > 2);
@@ -120,6 +124,15 @@ fn nobody_notices_that_successors_die_over_their_first_requests() {
     let repo = repo();
     let kills = setting("SELVEDGE_TEST_KILLS", KILLS.into());
     chaos("system calls", mounting(&repo), 4 * u32::try_from(kills).unwrap(), 20);
+}
+
+/// A worker that is stopped is killed by its supervisor, which takes as long as it may hang.
+#[test]
+fn nobody_notices_that_workers_hang_at_random_instants() {
+    let repo = repo();
+    let kills = u32::try_from(setting("SELVEDGE_TEST_KILLS", KILLS.into())).unwrap() / 3;
+    let mounting = mounting(&repo).hang_limit(Duration::from_millis(500));
+    chaos_beside("system calls", mounting, kills, 400, &HANGS, &|_, _| {});
 }
 
 #[test]

@@ -117,6 +117,7 @@ impl Hosted {
             repo: self.record.repo.clone(),
             state,
             restarts: self.supervisor.restarts(),
+            last_crash: self.supervisor.last_cause(),
             uptime_s: self.mount.uptime().as_secs(),
         }
     }

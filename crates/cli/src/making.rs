@@ -1,10 +1,11 @@
 //! From a record to a mount that is ready, and away again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use selvedge_mountpoint::covering_mount;
-use selvedge_supervisor::{SpawnSpec, Supervisor};
+use selvedge_supervisor::{SpawnSpec, State, Supervisor};
 
 use crate::error::{CliError, Result};
 use crate::hosted::Hosted;
@@ -36,12 +37,28 @@ pub(crate) fn make(
     })
     .map_err(|error| CliError::from(error).context(tried()))?;
     told?;
-    let mount = MountRecord::new(supervisor.ready())?;
+    let mount = MountRecord::new(supervisor.ready(), serving(&supervisor)?);
     let record = Record { mount: Some(mount.clone()), ..record.clone() };
     record.write(runtime)?;
     leftovers.record = record.clone();
     prove(&record).map_err(|error| error.context(tried()))?;
     Ok(Arc::new(Hosted::new(record, mount, supervisor)))
+}
+
+/// The process that serves the mount: the worker, or its successor if that has died meanwhile.
+fn serving(supervisor: &Supervisor) -> Result<ProcessId> {
+    loop {
+        let pid = supervisor.pid();
+        match (ProcessId::of(pid), supervisor.state()) {
+            (Some(worker), _) => return Ok(worker),
+            (None, State::Exited(_)) => {
+                let ended = CliError::failed(format!("worker {pid} ended as soon as it was ready"));
+                return Err(ended.hint("mount the thread again: every change made is kept"));
+            }
+            // It ends in one of the two: the supervisor's deadlines see to that.
+            (None, _) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 /// Whoever goes to the directory arrives in the mount: the worker's word is not enough, since another mount may have

@@ -132,20 +132,16 @@ impl std::fmt::Display for MountId {
 }
 
 impl MountRecord {
-    /// What a worker's first answer says, from now on.
-    pub fn new(ready: &MountReady) -> Result<Self> {
-        let worker = ProcessId::of(ready.pid).ok_or_else(|| {
-            CliError::failed(format!("worker {} ended as soon as it was ready", ready.pid))
-                .hint("mount the thread again: every change made is kept")
-        })?;
-        Ok(Self {
+    /// What a worker's first answer says, from now on; `worker` is the one that serves now.
+    pub fn new(ready: &MountReady, worker: ProcessId) -> Self {
+        Self {
             worker,
             mount_id: ready.mount_id,
             unique_mount_id: ready.unique_mount_id,
             device: (ready.device.major, ready.device.minor),
             since_ms: u64::try_from(since_boot().as_millis()).unwrap_or(u64::MAX),
             passthrough: ready.passthrough.clone(),
-        })
+        }
     }
 
     /// How long the mount has been there.

@@ -214,6 +214,7 @@ fn told_by_record(record: &Record, state: MountState) -> Standing {
         repo: record.repo.clone(),
         state,
         restarts: 0,
+        last_crash: None,
         uptime_s: mount.map_or(0, |mount| mount.uptime().as_secs()),
     })
 }
@@ -230,6 +231,7 @@ pub fn lost(plan: &Plan) -> MountDocument {
         repo: plan.repo.clone(),
         state: MountState::Lost,
         restarts: 0,
+        last_crash: None,
         uptime_s: 0,
     }
 }

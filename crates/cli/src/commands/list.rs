@@ -49,7 +49,10 @@ fn row(mount: &MountDocument) -> [String; 6] {
         path(mount.mountpoint.as_path()),
         match mount.restarts {
             0 => mount.state.as_str().to_owned(),
-            restarts => format!("{} (restarts: {restarts})", mount.state.as_str()),
+            restarts => {
+                let cause = mount.last_crash.as_deref().unwrap_or("unknown");
+                format!("{} (restarts: {restarts}, the last after {cause})", mount.state.as_str())
+            }
         },
         mount.worker_pid.map_or("-".to_owned(), |pid| pid.to_string()),
         if mount.state == MountState::Lost { "-".to_owned() } else { uptime(mount.uptime_s) },

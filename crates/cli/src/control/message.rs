@@ -178,6 +178,9 @@ pub struct MountDocument {
     pub state: MountState,
     /// How many workers were replaced.
     pub restarts: u32,
+    /// How the worker that was replaced last had ended; `null` if none was.
+    #[serde(default)]
+    pub last_crash: Option<String>,
     /// Time since the mount came up, in seconds.
     pub uptime_s: u64,
 }

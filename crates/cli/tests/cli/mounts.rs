@@ -15,8 +15,9 @@ use crate::sandbox::{
     SELVEDGE, Sandbox, Stray, eventually, fields, finish, kill_both, orphan_stopped, runs, signal,
 };
 
-const MOUNT_FIELDS: [&str; 10] = [
+const MOUNT_FIELDS: [&str; 11] = [
     "id",
+    "last_crash",
     "mountpoint",
     "passthrough",
     "repo",
@@ -342,7 +343,8 @@ fn a_worker_that_dies_is_replaced_and_the_replacement_is_listed() {
         assert_eq!((&mount["state"], &mount["restarts"]), (&json!("ready"), &json!(round)), "{mount}");
         assert_ne!(mount["worker_pid"].as_u64(), Some(worker));
     }
-    assert!(sandbox.run(["list"]).ok().stdout.contains("restarts: 2"));
+    assert!(sandbox.run(["list"]).ok().stdout.contains("restarts: 2, the last after signal 9"));
+    assert_eq!(sandbox.json(["list"])[0]["last_crash"], "signal 9");
     drop(kept);
     let outcome = held.stop(Signal::INT).ok();
     assert!(outcome.stderr.contains("signal 9") && outcome.stderr.contains("was replaced by"), "{outcome:?}");
