@@ -15,6 +15,9 @@ use crate::starting::Starting;
 /// How long a worker may take to say how it is, before its mount counts as stuck.
 const STATUS: Duration = Duration::from_millis(300);
 
+/// How long until a worker is asked again that was just being replaced.
+const RECOVERING: Duration = Duration::from_millis(10);
+
 /// How long a worker may take to begin with answers about its tree.
 const BROWSE: Duration = Duration::from_secs(5);
 
@@ -246,7 +249,16 @@ impl Mounts {
             return Err(CliError::usage("looking at a tree needs exactly one descriptor, a socket's")
                 .hint("use the version of selvedge that made the mount"));
         };
-        Ok(hosted.supervisor.browse(socket, BROWSE)?)
+        let deadline = Instant::now() + BROWSE;
+        loop {
+            let again =
+                socket.try_clone().map_err(|error| CliError::io("cannot duplicate a descriptor", &error))?;
+            match hosted.supervisor.browse(again, deadline.saturating_duration_since(Instant::now())) {
+                // The death of a worker is a pause, to those who look at its tree as well.
+                Err(CallError::Recovering) if Instant::now() < deadline => std::thread::sleep(RECOVERING),
+                answer => return Ok(answer?),
+            }
+        }
     }
 
     fn snapshot(&self, id: &MountId, message: WirePath, answer: &Answer) -> Result<()> {

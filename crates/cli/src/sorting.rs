@@ -325,6 +325,7 @@ impl From<CallError> for CliError {
             CallError::Failed { kind, message, hint } => Failure::new(kind, message).hint(hint).into(),
             CallError::TimedOut { .. } => Self::timed_out(chain(&error))
                 .hint("try again; if it stays so, unmount it with --force: every change made is kept"),
+            CallError::Recovering => Self::failed(chain(&error)).hint("try again"),
             CallError::Ended => {
                 Self::failed(chain(&error)).hint("mount the thread again: every change made is kept")
             }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::XattrFlags;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::sandbox::{Sandbox, fields, finish, signal};
@@ -205,5 +205,21 @@ fn a_worker_that_does_not_answer_keeps_nobody_waiting() {
     assert!(outcome.took < Duration::from_secs(30), "{outcome:?}");
     signal(held.worker(), Signal::CONT);
     assert_eq!(sandbox.json(["status", "t"])[0]["path"], "file");
+    drop(held);
+}
+
+#[test]
+fn the_death_of_a_worker_is_a_pause_to_who_compares() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["thread", "create", "t"]).ok();
+    let held = sandbox.mount("t", "mnt");
+    fs::write(sandbox.path("mnt").join("file"), "changed\n").unwrap();
+    for _ in 0..5 {
+        let listed = sandbox.json(["list"]);
+        let Some(worker) = listed[0]["worker_pid"].as_u64() else { continue };
+        // It may be gone already: the list is a moment old.
+        let _ = kill_process(Pid::from_raw(i32::try_from(worker).unwrap()).unwrap(), Signal::KILL);
+        assert_eq!(sandbox.json(["status", "t"])[0]["path"], json!("file"));
+    }
     drop(held);
 }
