@@ -9,7 +9,7 @@ use crate::layers::{Frozen, Layers, Upper};
 use crate::state::State;
 use crate::tables::Tables;
 use crate::view::View;
-use selvedge_store::{NewState, ThreadRef};
+use selvedge_store::{NewState, Repository, ThreadLock, ThreadRef};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -26,6 +26,32 @@ impl View {
     /// When the disk fails or is full, or the view takes no changes: then nothing is frozen.
     pub fn freeze(&self) -> Result<ThreadRef> {
         self.state().freeze()
+    }
+
+    /// As [`freeze`](Self::freeze), for a thread that nobody has open: the caller holds its lock, and `thread` is its
+    /// reference since. An upper that was closed in order only has to be called frozen. `None` when the thread has to be
+    /// opened for it.
+    ///
+    /// # Errors
+    /// When the reference cannot be moved, or the upper is damaged.
+    pub fn freeze_closed(
+        repo: &Repository,
+        _lock: &ThreadLock,
+        thread: &ThreadRef,
+    ) -> Result<Option<ThreadRef>> {
+        let Some(upper) = thread.upper else { return Ok(Some(thread.clone())) };
+        let directory = repo.layer_dir(&upper);
+        let Some(catalog) = Frozen::open_if_closed(&directory)? else { return Ok(None) };
+        if !catalog.says_anything()? {
+            return Ok(Some(thread.clone()));
+        }
+        let mut layers = thread.layers.clone();
+        layers.push(upper);
+        let new = NewState { snapshot: thread.snapshot, layers, upper: None };
+        let frozen = repo.refs().update_thread(thread, &new)?;
+        // Nobody deletes from a layer that is never changed again.
+        let _ = std::fs::remove_file(directory.join("reserve"));
+        Ok(Some(frozen))
     }
 }
 

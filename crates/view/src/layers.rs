@@ -163,6 +163,15 @@ impl Frozen {
         Ok(Some((Self::new(id, Arc::new(files), directory, sealed), catalog)))
     }
 
+    /// Opens the catalog of an upper that was closed in order, with everything durable in one file.
+    pub(crate) fn open_if_closed(directory: &Path) -> Result<Option<Catalog>> {
+        if has(directory, "catalog.db-wal")? {
+            return Ok(None);
+        }
+        let catalog = Self::open_catalog(directory)?;
+        Ok(catalog.ended_orderly()?.then_some(catalog))
+    }
+
     /// Opens the catalog of a frozen layer in `directory`, and keeps others from removing it as long as it is open.
     pub(crate) fn open_catalog(directory: &Path) -> Result<Catalog> {
         let claim = Claim::share(directory)?;

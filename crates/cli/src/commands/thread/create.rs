@@ -64,6 +64,9 @@ fn freeze(context: &Context, repository: &Arc<Repository>, thread: &ThreadRef) -
     match ThreadLock::try_acquire(repository, &thread.id) {
         Ok(lock) => {
             let thread = repository.refs().thread_again(thread)?;
+            if View::freeze_closed(repository, &lock, &thread)?.is_some() {
+                return Ok(());
+            }
             let view = View::open(Arc::clone(repository), &thread.name, lock, ViewOptions::default())?;
             let frozen = view.freeze();
             let closed = view.close();
