@@ -34,6 +34,7 @@ const ROLES: &[(&str, Role)] = &[
     ("programs", crate::load::programs),
     ("poisoned", crate::poison::poisoned),
     ("innocent", crate::poison::innocent),
+    ("reader", crate::ending::read_only),
     ("sleeper", sleeper),
 ];
 

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use selvedge_mountpoint::{UnmountMode, unmount};
-use selvedge_supervisor::{State, StopError, StopMode};
+use selvedge_supervisor::{SpawnError, State, StopError, StopMode};
 use selvedge_test_support::{assert_gone, assert_no_mount, wait_until};
+use selvedge_worker_proto::ErrorKind;
 
-use crate::application::Application;
+use crate::WORKER;
+use crate::application::{Application, Talk};
 use crate::scene::{SOON, kill, kill_and_replace, mounting, repo};
 
 /// Lets every successor die before it serves.
@@ -51,6 +53,50 @@ fn a_forced_stop_waits_for_no_successor() {
     assert_no_mount(&path);
     drop(mount);
     mounting(&repo).start().stop();
+}
+
+#[test]
+fn nobody_else_gets_the_thread_while_it_is_recovered() {
+    let repo = repo();
+    let mount = mounting(&repo).env(HOPELESS.0, HOPELESS.1).restart_budget(1000).start();
+    kill(&mount, Signal::KILL);
+    wait_until("recovery", SOON, || mount.state() == State::Recovering);
+    let other = repo.dir().join("other");
+    std::fs::create_dir(&other).unwrap();
+    for _ in 0..5 {
+        let refused = repo.mounting(WORKER).at(&other).try_start();
+        let Err(SpawnError::Mount { failure, .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!(failure.kind, ErrorKind::Conflict, "{failure:?}");
+    }
+    assert_eq!(mount.state(), State::Recovering);
+    mount.supervisor().stop(StopMode::Force).unwrap();
+    drop(mount);
+    repo.mounting(WORKER).at(&other).start().stop();
+}
+
+#[test]
+fn a_read_only_mount_recovers_read_only() {
+    let repo = repo();
+    let mount = mounting(&repo).option("--read-only").start();
+    Application::start("reader", mount.path(), 0).serve(&mount);
+    assert_eq!(mount.restarts(), 2);
+    mount.stop();
+}
+
+pub(crate) fn read_only(talk: &Talk) {
+    use std::os::unix::fs::FileExt as _;
+    let large = std::fs::File::open(talk.dir.join("large")).unwrap();
+    let expected = std::fs::read(talk.dir.join("large")).unwrap();
+    for round in 1..=2_u64 {
+        talk.replace_worker();
+        let mut piece = vec![0; 1 << 20];
+        large.read_exact_at(&mut piece, round * 1000).unwrap();
+        let start = usize::try_from(round * 1000).unwrap();
+        assert!(piece[..] == expected[start..start + (1 << 20)]);
+        assert_eq!(std::fs::read_dir(talk.dir.join("many")).unwrap().count(), 500);
+        let refused = std::fs::write(talk.dir.join("new"), "x").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    }
 }
 
 #[test]
