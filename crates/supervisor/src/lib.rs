@@ -9,6 +9,7 @@
 
 mod cancel;
 mod control;
+mod ending;
 mod exit;
 mod heartbeat;
 mod launch;
