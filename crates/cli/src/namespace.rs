@@ -9,7 +9,7 @@ use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_bind, mount_change, move_mount,
 };
 use rustix::thread::{CapabilitySet, ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
-use selvedge_mountpoint::{Device, covering_mount, mountinfo};
+use selvedge_mountpoint::{Device, MountEntry, covering_mount, mountinfo};
 
 use crate::error::{CliError, Result};
 use crate::runtime::RUNS;
@@ -75,6 +75,15 @@ pub(crate) fn put(copy: Option<&OwnedFd>, source: &Path, at: &Path) -> Result<()
         None => rustix::fs::open(source, flags, Mode::empty()).and_then(covering_mount),
     };
     let wanted = wanted.map_err(io)?;
+    // Where the mount is not seen there is the directory beneath it.
+    let is_seen = |mounts: Vec<MountEntry>| {
+        mounts.iter().any(|mount| mount.is_selvedge() && mount.device == wanted.device)
+    };
+    if copy.is_none() && !mountinfo::read().is_ok_and(is_seen) {
+        return Err(CliError::failed(format!("{}: it is not seen in this mount namespace", tried())).hint(
+            "inside another run an ordinary user sees only what was mounted when that began: mount the thread first, or run it outside",
+        ));
+    }
     match copy {
         Some(copy) => {
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;

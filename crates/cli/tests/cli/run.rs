@@ -244,6 +244,29 @@ fn an_ordinary_user_runs_in_a_user_namespace() {
     assert_eq!(lines[3].split_ascii_whitespace().collect::<Vec<_>>(), ["65534", "65534", "1"]);
     assert!(!sandbox.repo().join("new").exists());
     assert_gone(&sandbox);
+
+    // The same thread again is seen inside; another is only if it was mounted before, or mounts are shared.
+    sandbox.run(["thread", "create", "try"]).ok();
+    let inside = |thread: &str| {
+        let script = format!(
+            "cd {}; exec {SELVEDGE} --repo {} run {thread} --at dir -- cat dir/file",
+            sandbox.root().display(),
+            sandbox.repo().display()
+        );
+        let place = sandbox.path("dir");
+        let _ = fs::create_dir(&place);
+        let mut command = sandbox.command();
+        command.args(["run", "main", "--at"]).arg(sandbox.path("home")).args(["--", "sh", "-c", &script]);
+        finish(&mut command)
+    };
+    assert_eq!(inside("main").ok().stdout, "content\n");
+    let other = inside("try");
+    if other.code() == 0 {
+        assert_eq!(other.stdout, "content\n");
+    } else {
+        other.fails(125).saying("not seen in this mount namespace").saying("hint: ");
+    }
+    assert_gone(&sandbox);
     sandbox.run(["bind", "main", "1"]).fails(5).saying("only root");
 }
 
