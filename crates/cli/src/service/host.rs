@@ -381,8 +381,9 @@ impl Service {
         {
             tracing::warn!("{error}");
         }
-        hosted.set_cleaned();
+        // In this order: whoever waits for the end may mount the thread again at once.
         self.free(&record.id);
+        hosted.set_cleaned();
     }
 
     /// Tries once more to take down a mount that its worker's end left behind.

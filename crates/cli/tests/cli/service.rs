@@ -277,6 +277,15 @@ fn a_busy_background_mount_is_left_alone_and_says_who_holds_it() {
 }
 
 #[test]
+fn a_thread_is_mounted_again_as_soon_as_it_is_unmounted() {
+    let sandbox = Sandbox::new();
+    for _ in 0..25 {
+        sandbox.background("main", "m");
+        sandbox.run(["unmount", "main"]).ok();
+    }
+}
+
+#[test]
 fn what_a_caller_sets_for_a_mount_reaches_its_worker_and_no_other() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.command();
