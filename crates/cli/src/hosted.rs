@@ -140,8 +140,9 @@ impl Hosted {
                 }
             },
             State::Recovering => MountState::Recovering,
-            State::Stopping | State::TakingDown => MountState::Stopping,
-            State::Exited(_) => MountState::Failed,
+            State::Exited(report) if report.mount_stuck.is_some() => MountState::Failed,
+            // After the worker's end, what is left of the mount is being removed.
+            State::Stopping | State::TakingDown | State::Exited(_) => MountState::Stopping,
         }
     }
 }

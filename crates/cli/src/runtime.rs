@@ -130,6 +130,11 @@ impl RuntimeDir {
         private_child(self.instance.as_fd(), Path::new(RUNS), &path).map(|_| path)
     }
 
+    /// Whether `mountpoint` is that of a mount that was made to be lent.
+    pub fn is_of_a_run(&self, mountpoint: &Path) -> bool {
+        mountpoint.parent() == Some(&self.path.join(RUNS))
+    }
+
     /// Where the directory of all boots and namespaces is: what `SELVEDGE_RUNTIME_DIR` would have to say.
     pub fn base_path(&self) -> &Path {
         &self.base_path

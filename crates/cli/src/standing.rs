@@ -4,8 +4,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use selvedge_mountpoint::{MountIdentity, SOURCE_PREFIX, mountinfo, take_down};
+use selvedge_store::{LockError, Repository, ThreadId, ThreadLock};
 use selvedge_worker_proto::Passthrough;
 
+use crate::context::Context;
 use crate::control::client::ConnectError;
 use crate::control::{Client, MountDocument, MountState};
 use crate::error::{CliError, Result};
@@ -25,6 +27,15 @@ const NOTICE: Duration = Duration::from_millis(500);
 
 /// How long a worker that has unmounted by itself is waited for.
 const FLUSH: Duration = Duration::from_secs(2);
+
+/// How long a mount that a run gives back is waited for. Commands that list answer within a second.
+const GIVEN_BACK: Duration = Duration::from_millis(600);
+
+/// How long a command that needs the thread waits for that.
+const UNLOCKED: Duration = Duration::from_secs(10);
+
+/// The pause between two looks at it.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long another command that cleans up is waited for.
 const OTHERS: Duration = Duration::from_secs(10);
@@ -99,8 +110,54 @@ fn at_once(looks: Vec<Look<'_>>) -> Vec<(Record, Standing)> {
     })
 }
 
-/// [`survey`], with what was cleaned or could not be told to the user; only the live ones are returned.
+/// [`survey`], with what was cleaned or could not be told to the user; only the live ones are returned. What a run
+/// that has ended is just giving back is waited for: to whoever looks next, the run is over.
 pub fn live_mounts(runtime: &RuntimeDir, ui: Ui) -> Result<Vec<(Record, MountDocument)>> {
+    let deadline = Instant::now() + GIVEN_BACK;
+    loop {
+        let live = live_now(runtime, ui)?;
+        let is_given_back = live.iter().any(|(_, mount)| is_given_back(runtime, mount));
+        if Instant::now() >= deadline || !is_given_back {
+            return Ok(live);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Whether a run that has ended is just giving the mount back.
+pub fn is_given_back(runtime: &RuntimeDir, mount: &MountDocument) -> bool {
+    mount.state == MountState::Stopping && runtime.is_of_a_run(mount.mountpoint.as_path())
+}
+
+/// Takes the lock of a thread. One that a run which has ended is just giving back is waited for.
+pub fn lock_thread(
+    context: &Context,
+    repository: &Repository,
+    thread: &ThreadId,
+) -> Result<ThreadLock, LockError> {
+    let deadline = Instant::now() + UNLOCKED;
+    loop {
+        let taken = ThreadLock::try_acquire(repository, thread);
+        if !matches!(taken, Err(LockError::Held { .. })) || Instant::now() >= deadline {
+            return taken;
+        }
+        // What cannot be found out now is said by whoever finds the thread locked.
+        let Ok(runtime) = context.runtime() else { return taken };
+        let of_it = |record: &Record| {
+            record.thread_id == thread.to_string() && record.repo.as_path() == repository.dir()
+        };
+        let is_given_back = live_now(&runtime, context.ui).is_ok_and(|live| {
+            live.iter().any(|(record, mount)| of_it(record) && is_given_back(&runtime, mount))
+        });
+        if !is_given_back {
+            // It may have been given back since it was tried.
+            return ThreadLock::try_acquire(repository, thread);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn live_now(runtime: &RuntimeDir, ui: Ui) -> Result<Vec<(Record, MountDocument)>> {
     let mut live = Vec::new();
     for (record, standing) in survey(runtime)? {
         match standing {

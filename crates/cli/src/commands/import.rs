@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::changes::has_changes;
 use crate::context::{Context, absolute, refuse_selvedge_mount, refuse_way_into_repository};
 use crate::error::{CliError, Result};
+use crate::standing::lock_thread;
 use crate::ui::{Ui, human_bytes, show, show_os};
 
 /// Capture a directory tree as a snapshot and point a thread at it
@@ -113,7 +114,7 @@ impl Before {
             Err(RefsError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let lock = ThreadLock::try_acquire(repository, &thread.id).map_err(|error| {
+        let lock = lock_thread(context, repository, &thread.id).map_err(|error| {
             CliError::from(error).context(format!("cannot import into thread {name}")).hint_if(
                 ErrorKind::Conflict,
                 format!("unmount it first (selvedge unmount {name}), or import into another with --thread"),

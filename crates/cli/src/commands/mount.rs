@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use selvedge_mountpoint::{Mountpoint, MountpointError};
-use selvedge_store::{Repository, ThreadLock, ThreadName, ThreadRef};
+use selvedge_store::{Repository, ThreadName, ThreadRef};
 use selvedge_supervisor::WorkerProgram;
 
 use crate::context::{Context, absolute, refuse_repository, resolved};
@@ -18,7 +18,7 @@ use crate::error::{CliError, Result};
 use crate::plan::{OnCrash, Options, Plan};
 use crate::record::{Holder, Record};
 use crate::runtime::RuntimeDir;
-use crate::standing::live_mounts;
+use crate::standing::{is_given_back, live_mounts, lock_thread};
 use crate::ui::show;
 use crate::{foreground, service, wanted, worker_program};
 
@@ -91,7 +91,7 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
         drop(repository);
         return in_background(context, &runtime, &plan);
     }
-    ThreadLock::try_acquire(&repository, &thread.id).map(drop).map_err(|error| {
+    lock_thread(context, &repository, &thread.id).map(drop).map_err(|error| {
         CliError::from(error).hint("wait until it has ended, or unmount the thread there").context(tried())
     })?;
     // The worker opens the repository itself.
@@ -237,6 +237,7 @@ fn refuse_mounted(
     let id = thread.id.to_string();
     let already = live_mounts(runtime, context.ui)?
         .into_iter()
+        .filter(|(_, mount)| !is_given_back(runtime, mount))
         .find(|(record, _)| record.thread_id == id && record.repo.as_path() == repository.dir());
     if let Some((_, mount)) = already {
         let place = show(mount.mountpoint.as_path());

@@ -31,6 +31,9 @@ use crate::{wanted, worker_program};
 /// How long a request that was sent again waits for the one before it.
 const SAME: Duration = Duration::from_mins(1);
 
+/// The pause between two looks whether something that is about to go is gone.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// How long requests wait until what a former service left has been removed.
 const CLEAN: Duration = Duration::from_secs(15);
 
@@ -90,6 +93,10 @@ struct Place {
     borrowers: usize,
     /// Whether it is being taken down because nobody has it any more.
     leaving: bool,
+    /// Whether somebody has had it: before, it is being made for its first borrower.
+    was_lent: bool,
+    /// Whether processes still have it that its last borrower left.
+    kept: bool,
 }
 
 /// What is done for a request.
@@ -112,6 +119,8 @@ enum Admission {
     New(Arc<Attempt>),
     /// It is being carried out, or has been, for an asker before.
     Known(Arc<Attempt>),
+    /// The thread's last borrower has ended, and its mount is about to go.
+    Going,
     /// The service is ending.
     Ending,
 }
@@ -172,9 +181,18 @@ impl Service {
     /// Carries out a plan, once. `None` if the service is ending.
     fn mount(&self, plan: &Plan) -> Result<Option<MountDocument>> {
         let tried = || format!("cannot mount thread {} on {}", plan.thread, show(plan.mountpoint.as_path()));
+        let gone = Instant::now() + CLEAN;
         loop {
             match self.admit(plan).map_err(|error| error.context(tried()))? {
                 Admission::Ending => return Ok(None),
+                Admission::Going if Instant::now() >= gone => {
+                    return Err(CliError::timed_out(format!(
+                        "{}: a run that ended has not let go of it",
+                        tried()
+                    ))
+                    .hint("selvedge list shows how it stands"));
+                }
+                Admission::Going => std::thread::sleep(PAUSE),
                 Admission::New(attempt) => return self.attempt(plan, &attempt),
                 Admission::Known(attempt) => match self.known(&attempt)? {
                     Some(mount) => return Ok(Some(mount)),
@@ -217,6 +235,9 @@ impl Service {
             if plan.lent && other.is_of_thread(plan.repo.as_path(), &plan.thread_id) {
                 return Ok(Admission::Known(Arc::clone(&place.attempt)));
             }
+            if other.is_of_thread(plan.repo.as_path(), &plan.thread_id) && self.is_going(place) {
+                return Ok(Admission::Going);
+            }
             if other.is_of_thread(plan.repo.as_path(), &plan.thread_id) {
                 return Err(CliError::conflict(format!("it is mounted already, on {at}"))
                     .hint(format!("use it there, or unmount it first: selvedge unmount {at}")));
@@ -229,7 +250,14 @@ impl Service {
         let starting = Arc::new(Starting::new(MountId::random()?)?);
         self.mounts.add_starting(Arc::clone(&starting));
         let attempt = Arc::new(Attempt { starting, failure: Mutex::default() });
-        let place = Place { plan: plan.clone(), attempt: Arc::clone(&attempt), borrowers: 0, leaving: false };
+        let place = Place {
+            plan: plan.clone(),
+            attempt: Arc::clone(&attempt),
+            borrowers: 0,
+            leaving: false,
+            was_lent: false,
+            kept: false,
+        };
         state.places.push(place);
         Ok(Admission::New(attempt))
     }
@@ -519,6 +547,10 @@ impl Host for Service {
                     answer.send_with(Reply::Mounted { mount: Box::new(mount) }, &copy);
                 }
             }),
+            Request::List {} => {
+                answer.send_mounts(self.list());
+                Ok(())
+            }
             Request::Restore {} if self.state().ending.is_some() => {
                 answer.send(Reply::Ending {});
                 Ok(())
@@ -528,7 +560,7 @@ impl Host for Service {
                 let mut failed = self.restore();
                 failed.truncate(TOLD);
                 if answer.send(Reply::Restored { failed }) {
-                    answer.send_mounts(self.mounts.list());
+                    answer.send_mounts(self.list());
                 }
                 Ok(())
             }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use selvedge_store::{Repository, ThreadLock, ThreadName, ThreadRef};
+use selvedge_store::{Repository, ThreadName, ThreadRef};
 use selvedge_worker_proto::ErrorKind;
 use serde::Serialize;
 
@@ -10,6 +10,7 @@ use super::summary::layers;
 use crate::changes::has_changes;
 use crate::context::Context;
 use crate::error::{CliError, Result, chain};
+use crate::standing::lock_thread;
 use crate::ui::{Ui, show};
 
 /// Delete a thread
@@ -38,7 +39,7 @@ pub fn run(context: &Context, args: &DeleteArgs) -> Result<()> {
     let refs = repository.refs();
     let tried = || format!("cannot delete thread {name}");
     let thread = refs.thread(&name)?;
-    let lock = ThreadLock::try_acquire(&repository, &thread.id).map_err(|error| {
+    let lock = lock_thread(context, &repository, &thread.id).map_err(|error| {
         CliError::from(error)
             .context(tried())
             .hint_if(ErrorKind::Conflict, format!("unmount it first: selvedge unmount {name}"))

@@ -1,11 +1,12 @@
 //! `selvedge thread rename`
 
-use selvedge_store::{ThreadLock, ThreadName};
+use selvedge_store::ThreadName;
 use selvedge_worker_proto::ErrorKind;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::{CliError, Result};
+use crate::standing::lock_thread;
 
 /// Give a thread another name
 ///
@@ -33,7 +34,7 @@ pub fn run(context: &Context, args: &RenameArgs) -> Result<()> {
     let refs = repository.refs();
     let tried = || format!("cannot rename thread {from} to {to}");
     let thread = refs.thread(&from)?;
-    let _lock = ThreadLock::try_acquire(&repository, &thread.id).map_err(|error| {
+    let _lock = lock_thread(context, &repository, &thread.id).map_err(|error| {
         CliError::from(error)
             .context(tried())
             .hint_if(ErrorKind::Conflict, format!("unmount it first: selvedge unmount {from}"))

@@ -5,15 +5,15 @@ use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use selvedge_mountpoint::holders;
 use selvedge_supervisor::StopMode;
 
-use super::{SAME, STACK, Service};
-use crate::control::MountDocument;
+use super::{Place, SAME, STACK, Service};
+use crate::control::{MountDocument, MountState};
 use crate::error::{CliError, Result};
 use crate::namespace;
 use crate::plan::Plan;
@@ -24,6 +24,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long somebody may have a mount by accident: a program that is just being started in a namespace of its own has
+/// copies of everything for a moment.
+const MOMENT: Duration = Duration::from_millis(300);
 
 impl Service {
     /// Lends the thread's mount to the process whose pidfd comes along; `None` if the service is ending. Where the
@@ -55,6 +59,7 @@ impl Service {
             thread::sleep(FIRST_PAUSE);
         };
         self.watch_borrower(&mount.id, borrower);
+        self.set_lent(&mount.id);
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         // Refused where only the helper may mount.
         let copy = open_tree(CWD, mount.mountpoint.as_path(), flags).ok();
@@ -67,6 +72,7 @@ impl Service {
         match state.places.iter_mut().find(|place| place.attempt.starting.id() == id) {
             Some(place) if !place.leaving => {
                 place.borrowers += 1;
+                place.kept = false;
                 true
             }
             _ => false,
@@ -90,6 +96,32 @@ impl Service {
             // It stays until somebody unmounts it.
             tracing::warn!("the mount {id} is lent without a watch: {error}");
         }
+    }
+
+    /// Whether a mount that was lent is about to go: its borrowers have ended, be it this very moment, and left nobody
+    /// who has it.
+    pub(super) fn is_going(&self, place: &Place) -> bool {
+        let id = place.attempt.starting.id();
+        let lives = |process: &OwnedFd| {
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&now)) == Ok(0)
+        };
+        let is_used = || self.borrowers().iter().any(|(lent, process)| lent == id && lives(process));
+        // One that nobody has had yet is being lent.
+        place.plan.lent && place.was_lent && !place.kept && !is_used()
+    }
+
+    /// Every mount as it is now.
+    pub(super) fn list(&self) -> Vec<MountDocument> {
+        let mut mounts = self.mounts.list();
+        let state = self.state();
+        for place in state.places.iter().filter(|place| self.is_going(place)) {
+            let id = place.attempt.starting.id();
+            for mount in mounts.iter_mut().filter(|mount| mount.id == *id) {
+                mount.state = MountState::Stopping;
+            }
+        }
+        mounts
     }
 
     fn borrowers(&self) -> MutexGuard<'_, Vec<(MountId, Arc<OwnedFd>)>> {
@@ -135,18 +167,36 @@ impl Service {
             })
         };
         let mut unused = is_unused(&|borrowers| *borrowers = borrowers.saturating_sub(1));
-        let mut pause = FIRST_PAUSE;
+        let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
         while unused && let Ok(hosted) = self.mounts.find(id) {
             let identity = hosted.record().identity();
-            if identity.is_some_and(|identity| holders(&identity).is_empty()) && self.set_leaving(id, true) {
+            let is_kept = identity.is_none_or(|identity| !holders(&identity).is_empty());
+            self.set_kept(id, is_kept && begun.elapsed() >= MOMENT);
+            if !is_kept && self.set_leaving(id, true) {
                 if hosted.stop(StopMode::Orderly).is_ok() {
                     return;
                 }
                 self.set_leaving(id, false);
+                // By somebody who cannot be seen from here.
+                self.set_kept(id, true);
             }
             thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
             unused = is_unused(&|_| ());
+        }
+    }
+
+    fn set_lent(&self, id: &MountId) {
+        let mut state = self.state();
+        for place in state.places.iter_mut().filter(|place| place.attempt.starting.id() == id) {
+            place.was_lent = true;
+        }
+    }
+
+    fn set_kept(&self, id: &MountId, kept: bool) {
+        let mut state = self.state();
+        for place in state.places.iter_mut().filter(|place| place.attempt.starting.id() == id) {
+            place.kept = kept;
         }
     }
 
