@@ -185,7 +185,7 @@ fn without_recovery_a_background_worker_that_dies_leaves_its_mount_lost_and_othe
 fn unmounted_by_another_program_is_not_lost() {
     let sandbox = Sandbox::new();
     sandbox.background("main", "m");
-    finish(sandbox.program("umount").arg(sandbox.path("m"))).ok();
+    eventually("it is not busy", || finish(sandbox.program("umount").arg(sandbox.path("m"))).code() == 0);
     eventually("it is gone", || sandbox.json(["list"]) == json!([]));
     assert!(sandbox.records().is_empty());
     eventually("the directory is removed", || !sandbox.path("m").exists());
