@@ -12,6 +12,10 @@ test:
 suites *args:
     scripts/suites {{args}}
 
+# Arbitrary bytes for every decoder
+fuzz *args:
+    scripts/fuzz {{args}}
+
 # The death tests, many times in a row beside all others
 crash rounds="20":
     scripts/test crash {{rounds}}
