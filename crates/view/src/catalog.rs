@@ -11,6 +11,7 @@ use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::inode::{Applied, Body, Inode};
 use crate::request::RequestKey;
+use crate::sys::system_errno;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
 use std::collections::{HashMap, HashSet};
@@ -290,13 +291,32 @@ impl Catalog {
     /// Applies one mutation whole. When it returns, the death of every process of ours cannot lose it.
     pub(crate) fn commit(&mut self, commit: &Commit) -> Result<()> {
         crash::point("commit.before");
+        let done = self.write(commit);
+        self.told_of_quota("commit", done)?;
+        crash::point("commit.after");
+        Ok(())
+    }
+
+    fn write(&mut self, commit: &Commit) -> Result<()> {
         let transaction = self.db.transaction()?;
         for effect in &commit.effects {
             apply(&transaction, effect)?;
         }
-        transaction.commit()?;
-        crash::point("commit.after");
-        Ok(())
+        Ok(transaction.commit()?)
+    }
+
+    /// `SQLite` knows a full disk and takes a quota that is used up for a failing one. Nothing was written, either
+    /// way, and there may be room again.
+    fn told_of_quota(&self, what: &'static str, done: Result<()>) -> Result<()> {
+        match done {
+            Err(ViewError::Catalog(error))
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
+                    && system_errno(&self.db) == libc::EDQUOT =>
+            {
+                Err(ViewError::Host { what, source: std::io::Error::from_raw_os_error(libc::EDQUOT) })
+            }
+            done => done,
+        }
     }
 
     /// Where the bytes of all nodes are, and those that these may fall back to.
@@ -335,10 +355,12 @@ impl Catalog {
     /// lets no commit run beside it.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         crash::point("checkpoint.before");
-        let (busy, logged, moved): (i64, i64, i64) =
-            self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
+        let (mut busy, mut logged, mut moved): (i64, i64, i64) = (0, 0, 0);
+        let done = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+            (busy, logged, moved) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(())
+        });
+        self.told_of_quota("checkpoint", done.map_err(ViewError::from))?;
         if busy != 0 || logged != moved {
             return Err(ViewError::Latched(format!("checkpoint moved {moved} of {logged} pages")));
         }

@@ -46,6 +46,8 @@ mod snapshot;
 mod source;
 mod space;
 mod state;
+#[expect(unsafe_code, reason = "what SQLite knows of the host's error numbers; argued there")]
+mod sys;
 mod tables;
 mod upkeep;
 mod view;

@@ -32,6 +32,8 @@ pub enum Fault {
     Io,
     /// A call that takes room: ENOSPC, and nothing was done.
     Full,
+    /// A call that takes room: EDQUOT, and nothing was done.
+    Quota,
     /// A write of more than one byte writes half of them and says so.
     Short,
     /// A sync: EIO, once; the kernel forgets it then, as kernels do.
@@ -57,14 +59,18 @@ impl Fault {
     const fn strikes(self, call: Call) -> bool {
         match self {
             Self::Io => true,
-            Self::Full => matches!(call, Call::Take | Call::Write),
+            Self::Full | Self::Quota => matches!(call, Call::Take | Call::Write),
             Self::Short => matches!(call, Call::Write),
             Self::Sync => matches!(call, Call::Sync),
         }
     }
 
     fn errno(self) -> Errno {
-        if matches!(self, Self::Full) { Errno::ENOSPC } else { Errno::EIO }
+        match self {
+            Self::Full => Errno::ENOSPC,
+            Self::Quota => Errno::EDQUOT,
+            Self::Io | Self::Short | Self::Sync => Errno::EIO,
+        }
     }
 }
 

@@ -279,3 +279,36 @@ fn fail_under_a_mount(first: u64) {
     }
     panic!("no end of calls");
 }
+
+#[test]
+fn a_quota_that_is_used_up_is_said_as_such_and_work_goes_on_when_there_is_room() {
+    let bench = Bench::new();
+    let (repository, place) = (bench.repository(), bench.sandbox.path("m"));
+    let mount = || {
+        let mut command = bench.sandbox.command();
+        command.current_dir("/").arg("--repo").arg(&repository);
+        command.args(["--json", "mount", "main"]).arg(&place).arg("--foreground");
+        Held::start(command).unwrap_or_else(|outcome| panic!("no mount: {outcome:?}"))
+    };
+    let held = mount();
+    fs::write(place.join("first"), "first\n").unwrap();
+    let mut refused = 0;
+    for nth in 1..8 {
+        let path = place.join(format!("file{nth}"));
+        bench.disk.fail_at(nth, Fault::Quota);
+        let outcome = fs::write(&path, "no room\n");
+        let struck = bench.disk.heal();
+        if let Err(error) = outcome {
+            assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::DQUOT.raw_os_error()), "{struck:?}");
+            refused += 1;
+        }
+        fs::write(&path, "room again\n").unwrap_or_else(|error| panic!("after {struck:?}: {error}"));
+    }
+    assert!(refused > 1, "only {refused} calls were refused");
+    held.stop(Signal::TERM).ok();
+    let held = mount();
+    for nth in 1..8 {
+        assert_eq!(fs::read_to_string(place.join(format!("file{nth}"))).unwrap(), "room again\n");
+    }
+    held.stop(Signal::TERM).ok();
+}
