@@ -105,7 +105,9 @@ impl Hosted {
     /// Its record as it has to be written now: with the worker that serves at present.
     pub fn record_now(&self) -> Record {
         let worker = self.supervisor.worker_pid();
-        worker.and_then(|pid| self.record.with_worker(pid)).unwrap_or_else(|| self.record.clone())
+        worker
+            .and_then(|pid| self.record.with_worker(pid, self.supervisor.restarts()))
+            .unwrap_or_else(|| self.record.clone())
     }
 
     /// The mount as `mount` and `list` show it, in the given state.
@@ -311,10 +313,12 @@ impl Host for Mounts {
             }
             Request::Snapshot { mount, message } => self.snapshot(&mount, message, answer),
             Request::Export { mount, delete } => self.export(&mount, delete, fds, answer),
-            Request::Mount { .. } | Request::Lend { .. } | Request::Restore {} | Request::End {} => {
-                Err(CliError::usage("this process holds one mount and makes no others")
-                    .hint("ask the background service"))
-            }
+            Request::Mount { .. }
+            | Request::Lend { .. }
+            | Request::Adopt { .. }
+            | Request::Restore {}
+            | Request::End {} => Err(CliError::usage("this process holds one mount and makes no others")
+                .hint("ask the background service")),
         };
         if let Err(error) = result {
             answer.fail(error);

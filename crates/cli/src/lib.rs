@@ -1,5 +1,6 @@
 //! The `selvedge` command and what both of its programs share.
 
+pub mod adoption;
 pub mod app;
 pub mod args;
 pub mod changes;

@@ -118,12 +118,20 @@ impl Plan {
         })
     }
 
+    /// The plan for later: what was for its first worker only is left out.
+    #[must_use]
+    pub fn without_environment(&self) -> Self {
+        Self { environment: Vec::new(), ..self.clone() }
+    }
+
     /// The record of a mount that this process is about to make.
     pub fn record(&self, holder: Holder) -> Result<Record> {
         let (repo, mountpoint) = (self.repo.clone(), self.mountpoint.clone());
         let record = Record::new(repo, &*self.thread, &*self.thread_id, mountpoint, self.make_directory)?;
-        let request = (holder == Holder::Service).then(|| self.request.clone());
-        Ok(Record { holder, request, ..record })
+        let of_the_service = holder == Holder::Service;
+        let request = of_the_service.then(|| self.request.clone());
+        let plan = of_the_service.then(|| Box::new(self.without_environment()));
+        Ok(Record { holder, request, plan, ..record })
     }
 
     /// What to start: a worker of the program `worker`.

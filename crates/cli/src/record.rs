@@ -10,6 +10,7 @@ use selvedge_worker_proto::{MountReady, Passthrough, WirePath};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CliError, Result};
+use crate::plan::{OnCrash, Plan};
 use crate::process::ProcessId;
 use crate::runtime::RuntimeDir;
 use crate::ui::show;
@@ -48,6 +49,12 @@ pub struct Record {
     /// The request that the service made the mount for: it names the mount among those that are wanted.
     #[serde(default)]
     pub request: Option<MountId>,
+    /// What the service makes the mount from, for a service that adopts its worker.
+    #[serde(default)]
+    pub plan: Option<Box<Plan>>,
+    /// How many workers were replaced.
+    #[serde(default)]
+    pub restarts: u32,
     /// The mount itself, once it is there.
     pub mount: Option<MountRecord>,
 }
@@ -151,11 +158,11 @@ impl MountRecord {
 }
 
 impl Record {
-    /// The same with another worker, unless that has ended already.
-    pub fn with_worker(&self, pid: u32) -> Option<Self> {
+    /// The same with another worker, the `restarts`th, unless that has ended already.
+    pub fn with_worker(&self, pid: u32, restarts: u32) -> Option<Self> {
         let worker = ProcessId::of(pid)?;
         let mount = self.mount.clone().map(|mount| MountRecord { worker, ..mount });
-        Some(Self { mount, worker: Some(worker), ..self.clone() })
+        Some(Self { mount, worker: Some(worker), restarts, ..self.clone() })
     }
 
     /// A record of a mount that is about to be made by this process.
@@ -181,8 +188,17 @@ impl Record {
             worker: None,
             holder: Holder::Foreground,
             request: None,
+            plan: None,
+            restarts: 0,
             mount: None,
         })
+    }
+
+    /// Whether a living worker serves the mount whose service is gone. It looks for another one by itself.
+    pub fn is_orphaned(&self) -> bool {
+        let is_adoptable = self.plan.as_ref().is_some_and(|plan| plan.options.on_crash == OnCrash::Recover);
+        let is_served = || self.mount.as_ref().is_some_and(|mount| mount.worker.runs());
+        is_adoptable && !self.supervisor.runs() && is_served()
     }
 
     /// What tells the mount apart from any other, once it is there.

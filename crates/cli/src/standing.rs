@@ -43,6 +43,9 @@ const OTHERS: Duration = Duration::from_secs(10);
 /// The lock of whoever cleans up.
 const CLEAN_LOCK: &str = "clean.lock";
 
+/// How long a worker is waited for that looks for another service.
+const ADOPTION: Duration = Duration::from_secs(3);
+
 /// How long cleaning one mount may take.
 const CLEAN: Duration = Duration::from_secs(5);
 
@@ -63,8 +66,11 @@ pub enum Standing {
 /// cleaned up.
 pub fn survey(runtime: &RuntimeDir) -> Result<Vec<(Record, Standing)>> {
     Record::sweep(runtime);
+    await_adoption(runtime, Instant::now() + ADOPTION);
+    let (orphaned, others): (Vec<Record>, Vec<Record>) =
+        Record::all(runtime)?.into_iter().partition(Record::is_orphaned);
     let (living, dead): (Vec<Record>, Vec<Record>) =
-        Record::all(runtime)?.into_iter().partition(|record| record.supervisor.runs());
+        others.into_iter().partition(|record| record.supervisor.runs());
     // Each process that holds mounts is asked once, however many those are.
     let mut groups: Vec<Vec<Record>> = Vec::new();
     for record in living {
@@ -84,8 +90,28 @@ pub fn survey(runtime: &RuntimeDir) -> Result<Vec<(Record, Standing)>> {
         looks.push(Box::new(move || clean_dead(runtime, dead)));
     }
     let mut found = at_once(looks);
+    found.extend(orphaned.into_iter().map(forsaken));
     found.sort_by(|(a, _), (b, _)| (&a.repo, &a.thread, &a.id).cmp(&(&b.repo, &b.thread, &b.id)));
     Ok(found)
+}
+
+/// Whether workers look for another service.
+pub fn has_orphans(runtime: &RuntimeDir) -> bool {
+    Record::all(runtime).is_ok_and(|records| records.iter().any(Record::is_orphaned))
+}
+
+/// Waits until no worker looks for another service any more, or `deadline`.
+pub fn await_adoption(runtime: &RuntimeDir, deadline: Instant) {
+    while has_orphans(runtime) && Instant::now() < deadline {
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// A mount whose worker lives and has found no other service in time: it hangs, or there can be none. It unmounts by
+/// itself in the end, and the next service ends it if it does not.
+fn forsaken(record: Record) -> (Record, Standing) {
+    let standing = told_by_record(&record, MountState::Stuck);
+    (record, standing)
 }
 
 type Look<'a> = Box<dyn FnOnce() -> Vec<(Record, Standing)> + Send + 'a>;
@@ -173,10 +199,10 @@ fn live_now(runtime: &RuntimeDir, ui: Ui) -> Result<Vec<(Record, MountDocument)>
     Ok(live)
 }
 
-/// Cleans up after every process that is gone. Says what was done.
-pub fn clean_all(runtime: &RuntimeDir) -> Result<Vec<String>> {
-    let dead: Vec<Record> =
-        Record::all(runtime)?.into_iter().filter(|record| !record.supervisor.runs()).collect();
+/// Cleans up after every process that is gone, but for the mounts that are `spared`. Says what was done.
+pub fn clean_all(runtime: &RuntimeDir, spared: &dyn Fn(&Record) -> bool) -> Result<Vec<String>> {
+    let is_dead = |record: &Record| !record.supervisor.runs() && !spared(record);
+    let dead: Vec<Record> = Record::all(runtime)?.into_iter().filter(is_dead).collect();
     let cleaned = if dead.is_empty() { Vec::new() } else { clean_dead(runtime, dead) };
     Ok(cleaned
         .into_iter()
@@ -190,9 +216,15 @@ pub fn clean_all(runtime: &RuntimeDir) -> Result<Vec<String>> {
 
 /// Looks at one record, and cleans up if its supervisor is gone.
 pub fn examine(runtime: &RuntimeDir, record: &Record) -> Standing {
-    let record = record.clone();
+    if record.is_orphaned() {
+        await_adoption(runtime, Instant::now() + ADOPTION);
+    }
+    let records = Record::all(runtime).unwrap_or_default();
+    let record = records.into_iter().find(|other| other.id == record.id).unwrap_or_else(|| record.clone());
     let found = if record.supervisor.runs() {
         look(runtime, vec![record])
+    } else if record.is_orphaned() {
+        vec![forsaken(record)]
     } else {
         clean_dead(runtime, vec![record])
     };
@@ -266,11 +298,11 @@ fn told_by_record(record: &Record, state: MountState) -> Standing {
         thread: record.thread.clone(),
         mountpoint: record.mountpoint.clone(),
         worker_pid: mount.map(|mount| mount.worker.pid),
-        supervisor_pid: Some(record.supervisor.pid),
+        supervisor_pid: record.supervisor.runs().then_some(record.supervisor.pid),
         passthrough: mount.map_or(Passthrough { active: false, reason: None }, |m| m.passthrough.clone()),
         repo: record.repo.clone(),
         state,
-        restarts: 0,
+        restarts: record.restarts,
         last_crash: None,
         uptime_s: mount.map_or(0, |mount| mount.uptime().as_secs()),
     })

@@ -27,13 +27,12 @@ struct Wanted {
     plan: Plan,
 }
 
-/// Writes down that `plan`'s mount is wanted. What was for its first worker only is left out.
+/// Writes down that `plan`'s mount is wanted.
 pub fn write(runtime: &RuntimeDir, plan: &Plan) -> Result<()> {
-    let plan = Plan { environment: Vec::new(), ..plan.clone() };
     json_file::write(
         runtime.wanted(),
         plan.request.as_str(),
-        &Wanted { version: VERSION, plan: plan.clone() },
+        &Wanted { version: VERSION, plan: plan.without_environment() },
     )
     .map_err(|error| CliError::io(cannot("write down a mount", runtime), &error))
 }

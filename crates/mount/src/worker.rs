@@ -3,6 +3,7 @@
 //! Its life is a straight line until the mount is ready ([`setup`], or [`resume`] where a worker served it before), then one loop over a closed set of events
 //! ([`serve`]), whose end is the process's.
 
+mod adoption;
 mod args;
 mod browse;
 mod export;
@@ -14,10 +15,12 @@ mod setup;
 mod snapshot;
 mod unmount;
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +31,7 @@ use selvedge_worker_proto::{
 };
 
 use crate::{page_cache, poison, sys};
+pub use adoption::{Adopter, NotAdopted, Orphan};
 use args::Args;
 use refusal::Refusal;
 use serve::Service;
@@ -41,13 +45,14 @@ const USAGE: u8 = 2;
 /// Runs the worker from start to end.
 ///
 /// The process's standard input is the socket to its supervisor, and what was inherited otherwise has been
-/// cleaned up.
-pub fn main() -> ExitCode {
+/// cleaned up. `adopter` makes, from the name that the supervisor gave the mount, what finds another supervisor
+/// when that one is gone; without it the end of the supervisor is the mount's.
+pub fn main(adopter: fn(&OsStr) -> Option<Arc<dyn Adopter>>) -> ExitCode {
     // The kernel calls a program that is executed through a descriptor by that descriptor's number.
     let _ = rustix::thread::set_name(c"selvedge-fuse-worker");
     abort_on_panic();
     let log = log::start();
-    let code = run();
+    let code = run(adopter);
     log.flush();
     code
 }
@@ -62,7 +67,7 @@ fn abort_on_panic() {
     }));
 }
 
-fn run() -> ExitCode {
+fn run(adopter: fn(&OsStr) -> Option<Arc<dyn Adopter>>) -> ExitCode {
     let started = Instant::now();
     if let Some(code) = page_cache::other_process(std::env::args_os().skip(1)) {
         return code;
@@ -74,6 +79,8 @@ fn run() -> ExitCode {
     let Some(socket) = control_socket() else {
         return usage("its standard input is not a socket: it is started by selvedge mount");
     };
+    // Now, while the supervisor is surely there.
+    let adopter = args.adopt_as.as_deref().and_then(adopter);
     let (sender, mut receiver) = channel::<Event, Command>(socket);
     let hello = match wait_for_hello(&mut receiver) {
         Ok(hello) => hello,
@@ -89,7 +96,7 @@ fn run() -> ExitCode {
     };
     match mounted {
         Ok(mounted) => {
-            let mut service = Service::new(mounted, sender, events, started);
+            let mut service = Service::new(mounted, sender, events, started, adopter);
             service.listen(receiver);
             service.run(hello.id, &happenings)
         }

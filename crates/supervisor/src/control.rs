@@ -99,6 +99,8 @@ pub(crate) struct Control {
     pub(crate) handshake_deadline: Duration,
     pub(crate) stop_grace: Duration,
     pub(crate) flush_deadline: Duration,
+    /// The number of the last command that the worker has heard.
+    pub(crate) last_id: u64,
 }
 
 /// Starts the thread that turns the worker's frames into inputs.
@@ -129,9 +131,9 @@ impl Control {
         let succession = Succession::new(self.restart_budget);
         let heartbeat = Heartbeat::new(self.hang_limit);
         Running {
+            last_id: self.last_id,
             control: self,
             pending: HashMap::new(),
-            last_id: HELLO,
             ending: None,
             succession,
             heartbeat,

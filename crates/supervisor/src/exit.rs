@@ -22,9 +22,12 @@ pub struct ExitReport {
 }
 
 impl ExitReport {
-    /// Whether it ended by itself, successfully, and left nothing.
+    /// Whether it ended by itself, successfully, and left nothing. How an adopted worker ended is told to others; one that
+    /// died has left its mount.
     pub fn is_clean(&self) -> bool {
-        self.status == ExitStatus::Exited(0) && !self.mount_left && self.mount_stuck.is_none()
+        matches!(self.status, ExitStatus::Exited(0) | ExitStatus::Unknown)
+            && !self.mount_left
+            && self.mount_stuck.is_none()
     }
 
     /// The last of what it said, for the end of a message.
@@ -46,7 +49,7 @@ pub enum ExitStatus {
         /// Whether memory was dumped.
         core: bool,
     },
-    /// Somebody else took the status: the process is gone.
+    /// Somebody else took the status, as init does of adopted workers: the process is gone.
     Unknown,
 }
 

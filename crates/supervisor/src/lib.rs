@@ -5,7 +5,8 @@
 //! process; the *reader* of its events; the reader of its *standard error*; and the *control* loop, which alone
 //! decides, over one closed set of events. They share nothing but [`life::Life`], the answer to "how is it".
 //! The control loop outlives its workers: with [`OnCrash::Recover`] one that dies gets a successor, which is handed
-//! the escrow, descriptors that nobody here looks into.
+//! the escrow, descriptors that nobody here looks into. A worker whose supervisor is gone can be adopted by another
+//! ([`Supervisor::adopt`]), which then stands where the first one stood.
 
 mod cancel;
 mod control;
@@ -14,6 +15,7 @@ mod exit;
 mod heartbeat;
 mod launch;
 mod life;
+mod orphan;
 mod process;
 mod reaper;
 mod spawn;
@@ -27,6 +29,7 @@ mod supervisor;
 pub use cancel::Cancel;
 pub use exit::{ExitReport, ExitStatus};
 pub use life::Restart;
+pub use orphan::Orphan;
 pub use spec::{
     DEFAULT_HANG_LIMIT, DEFAULT_RESTART_BUDGET, DEFAULT_STOP_GRACE, OnCrash, SpawnError, SpawnSpec,
     WorkerProgram,

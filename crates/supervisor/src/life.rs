@@ -59,6 +59,13 @@ impl Life {
         }
     }
 
+    /// A mount that goes on with a worker that others have started, and `restarts` before.
+    pub(crate) fn adopted(restarts: u32) -> Self {
+        let life = Self::new();
+        life.lock().restarts = restarts;
+        life
+    }
+
     /// A worker has been started.
     pub(crate) fn set_alive(&self, pid: u32) {
         self.pid.store(pid, Ordering::Release);

@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::SpawnError;
 use crate::launch::{Generation, Launch};
 
-/// A started process, which the reaper alone waits for.
+/// A process, which the reaper alone waits for.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
     pid: u32,
@@ -52,6 +52,11 @@ impl Process {
                 Err(SpawnError::Io { what: "watch the worker", source: errno.into() })
             }
         }
+    }
+
+    /// A process that others have started, known by `pidfd`.
+    pub(crate) fn adopted(pid: u32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd: Arc::new(pidfd) }
     }
 
     pub(crate) const fn pid(&self) -> u32 {

@@ -1,7 +1,9 @@
 //! From a specification to a worker whose mount is ready.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::ChildStderr;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -59,9 +61,12 @@ pub(crate) struct Mounted {
     pub(crate) life: Arc<Life>,
     pub(crate) inputs: mpsc::Receiver<Input>,
     pub(crate) input: mpsc::Sender<Input>,
-    pub(crate) ready: Received<Event>,
     pub(crate) said: MountReady,
     pub(crate) identity: MountIdentity,
+    /// What came with it, for a successor.
+    pub(crate) escrow: Vec<OwnedFd>,
+    /// The number of the last command that the worker has heard.
+    pub(crate) last_id: u64,
 }
 
 /// Starts a mount's first worker and waits until the mount is ready; `tell` learns its process id before it is greeted.
@@ -78,7 +83,8 @@ pub(crate) fn spawn(spec: &SpawnSpec, tell: &mut dyn FnMut(u32)) -> Result<Mount
     match handshake(&mut started, spec, begun + spec.handshake_deadline) {
         Ok((ready, said, identity)) => {
             let Started { worker, events, inputs } = started;
-            Ok(Mounted { worker, events, launch, life, inputs, input, ready, said, identity })
+            let (escrow, last_id) = (ready.fds, HELLO);
+            Ok(Mounted { worker, events, launch, life, inputs, input, said, identity, escrow, last_id })
         }
         Err(failure) => {
             let patience = if failure.is_last_word() { spec.stop_grace } else { Duration::ZERO };
@@ -101,16 +107,26 @@ impl Worker {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|errno| io("make a socket pair")(errno.into()))?;
         let (process, pipe) = Process::start(launch, generation, theirs)?;
-        let (commands, events) = channel(ours);
-        life.set_alive(process.pid());
-        let reaper = reaper::start(process.clone(), Arc::clone(life), commands.clone(), input.clone());
-        let reaper = reaper.map_err(|error| {
+        Self::watch(process.clone(), pipe, ours, life, input).map_err(|error| {
             // Without its reaper the process could only become a zombie, which ends with this process.
             process.signal(Signal::KILL);
-            life.set_dead();
             io("start a thread")(error)
-        })?;
-        // A worker whose standard error cannot be read still mounts.
+        })
+    }
+
+    /// Watches a process with which `socket` is the conversation, and whose standard error is `pipe`.
+    pub(crate) fn watch(
+        process: Process,
+        pipe: Option<ChildStderr>,
+        socket: OwnedFd,
+        life: &Arc<Life>,
+        input: &mpsc::Sender<Input>,
+    ) -> io::Result<(Self, Receiver<Event>)> {
+        let (commands, events) = channel(socket);
+        life.set_alive(process.pid());
+        let reaper = reaper::start(process.clone(), Arc::clone(life), commands.clone(), input.clone())
+            .inspect_err(|_| life.set_dead())?;
+        // A worker whose standard error cannot be read still serves.
         let stderr = pipe.and_then(|pipe| Stderr::start(pipe, process.clone()).ok());
         Ok((Self { process, commands, reaper, stderr }, events))
     }
@@ -239,14 +255,19 @@ fn wait_unless(cancel: &Cancel, events: &Receiver<Event>, deadline: Instant) -> 
     }
 }
 
-/// Checks what the worker says against the mount table: readiness is never assumed.
-fn prove(said: &MountReady, mount_point: &Path, pid: u32) -> Result<MountIdentity, Failure> {
-    let identity = MountIdentity {
+/// Which mount the worker speaks of.
+pub(crate) fn identity_of(said: &MountReady) -> MountIdentity {
+    MountIdentity {
         mount_id: said.mount_id,
         unique_id: said.unique_mount_id,
         device: selvedge_mountpoint::Device { major: said.device.major, minor: said.device.minor },
         path: said.mount_path.0.clone(),
-    };
+    }
+}
+
+/// Checks what the worker says against the mount table: readiness is never assumed.
+fn prove(said: &MountReady, mount_point: &Path, pid: u32) -> Result<MountIdentity, Failure> {
+    let identity = identity_of(said);
     if said.pid != pid {
         return Err(Failure::Nonsense(format!("it says that it is process {}", said.pid)));
     }

@@ -1,5 +1,6 @@
 //! One mount and its worker, supervised.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -9,14 +10,16 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use selvedge_mountpoint::{MountIdentity, take_down};
 use selvedge_worker_proto::{
-    Command, ErrorKind, Event, ExportNoted, ExportProgress, MountReady, SendError, SnapshotDone,
-    SnapshotProgress, StatusOk, WirePath,
+    Command, ErrorKind, Event, ExportNoted, ExportProgress, MountReady, PROTOCOL_VERSION, SendError,
+    SnapshotDone, SnapshotProgress, StatusOk, WirePath,
 };
 
 use crate::control::{self, Control, ExportUpdate, Input};
+use crate::launch::Launch;
 use crate::life::{Life, Restart};
-use crate::spawn::{self, DEATH, Mounted, TAKE_DOWN, thread_named};
-use crate::{ExitReport, OnCrash, SpawnError, SpawnSpec, State, StopError, StopMode, StopReport};
+use crate::process::Process;
+use crate::spawn::{self, DEATH, Mounted, TAKE_DOWN, Worker, identity_of, thread_named};
+use crate::{ExitReport, OnCrash, Orphan, SpawnError, SpawnSpec, State, StopError, StopMode, StopReport};
 
 /// A mount with a running worker. All methods may be called from several threads at once. Dropping it ends the worker, by
 /// force if need be, within a bounded time.
@@ -86,18 +89,42 @@ impl Supervisor {
     /// As [`Self::spawn`]; `tell` gets the worker's process id before the worker is greeted. One that is not greeted
     /// does nothing, so whoever writes the number down knows of every worker that may have made a mount.
     pub fn spawn_telling(spec: &SpawnSpec, tell: &mut dyn FnMut(u32)) -> Result<Self, SpawnError> {
-        let Mounted { worker, events, launch, life, inputs, input, ready, said, identity } =
-            spawn::spawn(spec, tell)?;
-        let process = worker.process.clone();
-        let failed = |source| {
+        let mounted = spawn::spawn(spec, tell)?;
+        let (process, identity) = (mounted.worker.process.clone(), mounted.identity.clone());
+        Self::begin(mounted, spec).map_err(|source| {
             // The reaper still reaps it.
             process.signal(Signal::KILL);
             let _ = take_down(&identity, Instant::now() + TAKE_DOWN);
             SpawnError::Io { what: "start a thread", source }
-        };
-        let reader = control::start_reader(events, input.clone()).map_err(failed)?;
+        })
+    }
+
+    /// Goes on with a worker whose supervisor is gone; its successors are started from `spec`. When this fails, the worker
+    /// is as it was.
+    pub fn adopt(spec: &SpawnSpec, orphan: Orphan) -> Result<Self, SpawnError> {
+        let Orphan { pid, pidfd, socket, log, escrow, ready: said, last_id, restarts } = orphan;
+        if said.protocol != PROTOCOL_VERSION {
+            return Err(SpawnError::Protocol { worker: said.protocol, ours: PROTOCOL_VERSION });
+        }
+        let failed = |source| SpawnError::Io { what: "start a thread", source };
+        let launch = Launch::new(spec)?;
+        let life = Arc::new(Life::adopted(restarts));
+        let (input, inputs) = mpsc::channel();
+        let process = Process::adopted(pid, pidfd);
+        let (worker, events) =
+            Worker::watch(process, Some(log.into()), socket, &life, &input).map_err(failed)?;
+        let identity = identity_of(&said);
+        let mounted =
+            Mounted { worker, events, launch, life, inputs, input, said, identity, escrow, last_id };
+        Self::begin(mounted, spec).map_err(failed)
+    }
+
+    fn begin(mounted: Mounted, spec: &SpawnSpec) -> io::Result<Self> {
+        let Mounted { worker, events, launch, life, inputs, input, said, identity, escrow, last_id } =
+            mounted;
+        let reader = control::start_reader(events, input.clone())?;
         // Without a successor it must not be kept: a device that somebody has open keeps callers waiting.
-        let escrow = if spec.on_crash == OnCrash::Recover { ready.fds } else { Vec::new() };
+        let escrow = if spec.on_crash == OnCrash::Recover { escrow } else { Vec::new() };
         let control = Control {
             worker,
             reader: Some(reader),
@@ -112,8 +139,9 @@ impl Supervisor {
             handshake_deadline: spec.handshake_deadline,
             stop_grace: spec.stop_grace,
             flush_deadline: spec.flush_deadline,
+            last_id,
         };
-        let control = thread_named("control", move || control.run()).map_err(failed)?;
+        let control = thread_named("control", move || control.run())?;
         let mut stop_bound = 3 * spec.stop_grace + spec.flush_deadline + 3 * DEATH + 2 * TAKE_DOWN;
         if spec.on_crash == OnCrash::Recover {
             // It may have to wait for a successor that can be asked.

@@ -13,5 +13,5 @@ fn main() -> ExitCode {
         eprintln!("selvedge-fuse-worker: cannot set up the process: {error}");
         return ExitCode::FAILURE;
     }
-    selvedge_mount::worker::main()
+    selvedge_mount::worker::main(selvedge_cli::adoption::adopter)
 }

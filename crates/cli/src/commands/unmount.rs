@@ -26,6 +26,9 @@ const GREETING: Duration = Duration::from_secs(5);
 /// How long unmounting may take: flushing, and every step of ending a worker that does not obey.
 const UNMOUNT: Duration = Duration::from_mins(2);
 
+/// How often a request is sent again whose service was killed before it answered.
+const ATTEMPTS: u32 = 5;
+
 /// How long a mount that is being made or taken down is waited for.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -81,22 +84,36 @@ pub fn run(context: &Context, args: &UnmountArgs) -> Result<()> {
     };
     take_down(&runtime, &record, args.force)
         .map_err(|error| error.context(format!("cannot unmount {}", show(record.mountpoint.as_path()))))?;
+    // The service has struck it out itself, unless it was killed over this.
+    if let Some(request) = &record.request {
+        wanted::remove(&runtime, request)?;
+    }
     let document = Document { mountpoint: Some(record.mountpoint.clone()) };
     context.ui.result(&document, || format!("unmounted {}\n", show(record.mountpoint.as_path())))
 }
 
-/// Asks the process that holds the mount.
+/// Asks the process that holds the mount; a service that dies meanwhile is followed by another.
 fn take_down(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        if ask_holder(runtime, record, force)? {
+            return Ok(());
+        }
+    }
+    Err(CliError::timed_out(format!("the service ended {ATTEMPTS} times before it could answer"))
+        .hint("somebody keeps killing it; try again"))
+}
+
+/// Asks the process that holds the mount. `false` if it has died meanwhile, and another one answers for the mount.
+fn ask_holder(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<bool> {
     let settled = Instant::now() + SETTLE;
     let mut client = loop {
         match Client::connect(runtime, record, Instant::now() + GREETING) {
             Ok(client) => break client,
             // It is being made or taken down: one of the two soon.
             Err(ConnectError::Gone) if Instant::now() < settled => match examine(runtime, record) {
-                Standing::Cleaned(_) => return Ok(()),
+                Standing::Cleaned(_) => return Ok(true),
                 Standing::Stale(error) => return Err(error),
-                _ if !record.supervisor.runs() => {}
-                _ if !is_recorded(runtime, record)? => return Ok(()),
+                _ if !is_recorded(runtime, record)? => return Ok(true),
                 _ => std::thread::sleep(Duration::from_millis(20)),
             },
             Err(ConnectError::Gone) => {
@@ -113,13 +130,14 @@ fn take_down(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<()> {
     };
     let request = Request::Unmount { mount: record.id.clone(), force };
     match client.ask(request, &[], Instant::now() + UNMOUNT) {
-        Ok(Reply::Unmounted {}) => Ok(()),
+        Ok(Reply::Unmounted {}) => Ok(true),
         Ok(other) => Err(client.unexpected("an unmount", &other)),
         // It ended by itself, or its holder did, just before.
-        Err(_) if !is_recorded(runtime, record)? => Ok(()),
+        Err(_) if !is_recorded(runtime, record)? => Ok(true),
         Err(AskError::Lost(_)) if !record.supervisor.runs() => match examine(runtime, record) {
             Standing::Stale(error) => Err(error),
-            _ => Ok(()),
+            Standing::Cleaned(_) => Ok(true),
+            Standing::Live(_) | Standing::Changing => Ok(!is_recorded(runtime, record)?),
         },
         Err(error) => Err(error.into()),
     }

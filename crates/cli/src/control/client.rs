@@ -75,7 +75,9 @@ impl Peer {
             Holder::Foreground => {
                 format!("if it stays so, end it (kill -9 {pid}): its worker then unmounts by itself")
             }
-            Holder::Service => format!("if it stays so, end it (kill -9 {pid}): its workers then unmount"),
+            Holder::Service => {
+                format!("if it stays so, end it (kill -9 {pid}): another one then takes its mounts over")
+            }
         }
     }
 

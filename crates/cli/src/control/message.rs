@@ -4,16 +4,18 @@
 //! mounts behind one socket, so each request names the mount it is about.
 
 use selvedge_worker_proto::{
-    ExportDone, ExportNoted, ExportProgress, Message, Passthrough, SnapshotDone, SnapshotProgress, WirePath,
+    ExportDone, ExportNoted, ExportProgress, Message, MountReady, Passthrough, SnapshotDone,
+    SnapshotProgress, WirePath,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
 use crate::plan::Plan;
+use crate::process::ProcessId;
 use crate::record::MountId;
 
 /// The version of this protocol. It changes when an old peer could misunderstand a new one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What a command asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +45,13 @@ pub enum Request {
     Restore {},
     /// Unmount everything and end (the service only). Answered by `Ended` when every mount is gone, or `Failed`.
     End {},
+    /// Answer for the mount of a worker whose service has died (the service only). The service's end of a new
+    /// conversation comes along, the reading end of the worker's standard error, and the escrow. Answered by
+    /// `Adopted`, `Ending` or `Failed`.
+    Adopt {
+        /// Who asks.
+        adoption: Box<Adoption>,
+    },
     /// Take a mount down. Answered by `Unmounted` when it is gone, or `Failed`.
     Unmount {
         /// Which.
@@ -81,9 +90,22 @@ pub enum Request {
 
 impl Message for Request {
     const KINDS: &'static [&'static str] = &[
-        "Hello", "List", "Mount", "Lend", "Restore", "End", "Unmount", "Freeze", "Snapshot", "Export",
-        "Browse",
+        "Hello", "List", "Mount", "Lend", "Restore", "End", "Adopt", "Unmount", "Freeze", "Snapshot",
+        "Export", "Browse",
     ];
+}
+
+/// A worker that asks to be adopted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// Its mount's name.
+    pub mount: MountId,
+    /// Itself.
+    pub worker: ProcessId,
+    /// What it serves.
+    pub ready: MountReady,
+    /// The highest number of a command that it has heard.
+    pub last_id: u64,
 }
 
 /// What a process that holds mounts answers.
@@ -117,6 +139,8 @@ pub enum Reply {
     Ending {},
     /// Nothing is mounted any more, and the service is about to be gone.
     Ended {},
+    /// The service answers for the mount from now on.
+    Adopted {},
     /// The mount is gone, and the thread can be mounted again.
     Unmounted {},
     /// The mounted thread's reference has the frozen layer.
@@ -145,6 +169,7 @@ impl Message for Reply {
         "Restored",
         "Ending",
         "Ended",
+        "Adopted",
         "Unmounted",
         "Frozen",
         "SnapshotProgress",

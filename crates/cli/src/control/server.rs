@@ -48,9 +48,15 @@ pub trait Host: Send + Sync {
 pub struct Answer {
     sender: Sender<Reply>,
     id: u64,
+    peer: u32,
 }
 
 impl Answer {
+    /// The process that asks.
+    pub const fn peer(&self) -> u32 {
+        self.peer
+    }
+
     /// Sends one answer. `false` if the asker has gone: whatever is done for it alone may end.
     pub fn send(&self, reply: Reply) -> bool {
         self.send_with(reply, &[])
@@ -154,8 +160,8 @@ fn accept_all(listener: &UnixListener, stop: &OwnedFd, host: &Arc<dyn Host>, cli
 
 fn admit(socket: OwnedFd, host: &Arc<dyn Host>, clients: &Arc<Clients>) {
     let caller = rustix::process::geteuid();
-    match socket_peercred(&socket) {
-        Ok(peer) if peer.uid == caller => {}
+    let peer = match socket_peercred(&socket) {
+        Ok(peer) if peer.uid == caller => peer.pid.as_raw_nonzero().get().cast_unsigned(),
         Ok(peer) => {
             return tracing::warn!(
                 "turned away process {} of user {}",
@@ -164,9 +170,9 @@ fn admit(socket: OwnedFd, host: &Arc<dyn Host>, clients: &Arc<Clients>) {
             );
         }
         Err(errno) => return tracing::warn!("turned away a client that cannot be identified: {errno}"),
-    }
+    };
     let (sender, receiver) = channel::<Reply, Request>(socket);
-    let Some(seat) = Seat::take(clients, sender) else {
+    let Some(seat) = Seat::take(clients, sender, peer) else {
         return tracing::warn!("turned away a command: {MAX_CLIENTS} are being answered already");
     };
     let host = Arc::clone(host);
@@ -187,6 +193,7 @@ struct Clients(Mutex<VecDeque<Arc<Connection>>>);
 #[derive(Debug)]
 struct Connection {
     sender: Sender<Reply>,
+    peer: u32,
     /// Whether it is being answered.
     busy: AtomicBool,
 }
@@ -210,7 +217,7 @@ struct Seat {
 
 impl Seat {
     /// A place for one more: a free one, else that of the one that has been silent the longest.
-    fn take(clients: &Arc<Clients>, sender: Sender<Reply>) -> Option<Self> {
+    fn take(clients: &Arc<Clients>, sender: Sender<Reply>, peer: u32) -> Option<Self> {
         let mut connected = clients.lock();
         if connected.len() >= MAX_CLIENTS {
             let silent = connected.iter().position(|other| !other.busy.load(Ordering::Acquire))?;
@@ -219,13 +226,13 @@ impl Seat {
                 silent.sender.shut_down();
             }
         }
-        let connection = Arc::new(Connection { sender, busy: AtomicBool::new(false) });
+        let connection = Arc::new(Connection { sender, peer, busy: AtomicBool::new(false) });
         connected.push_back(Arc::clone(&connection));
         Some(Self { clients: Arc::clone(clients), connection })
     }
 
     fn answer(&self, id: u64) -> Answer {
-        Answer { sender: self.connection.sender.clone(), id }
+        Answer { sender: self.connection.sender.clone(), id, peer: self.connection.peer }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the service answers: it makes mounts, keeps book of what is wanted, and takes mounts down.
 
+mod adopt;
 mod lend;
 mod restore;
 
@@ -77,6 +78,8 @@ pub(super) struct Service {
 struct State {
     /// Whether everything that a former service left has been removed: nothing is mounted before.
     cleaned: bool,
+    /// Whether workers of a former service that have not asked to be adopted are given up.
+    cleaning: bool,
     ending: Option<Ending>,
     /// Every mount from its admission until nothing is left of it.
     places: Vec<Place>,
@@ -157,7 +160,8 @@ impl Service {
         self.changed.notify_all();
     }
 
-    fn wait_cleaned(&self) {
+    /// Waits until it is known which mounts of a former service go on.
+    pub(super) fn wait_cleaned(&self) {
         let deadline = Instant::now() + CLEAN;
         let mut state = self.state();
         while !state.cleaned {
@@ -287,7 +291,7 @@ impl Service {
         let record = Record { id: starting.id().clone(), made_directory, ..plan.record(Holder::Service)? };
         let mut leftovers = Leftovers::of(&self.runtime, record.clone());
         record.write(&self.runtime)?;
-        let spec = SpawnSpec { cancel: Some(starting.cancel().clone()), ..plan.spec(self.worker(plan)?) };
+        let spec = SpawnSpec { cancel: Some(starting.cancel().clone()), ..self.spec(plan, starting.id())? };
         let hosted = make(&self.runtime, &record, &spec, &mut leftovers)?;
         // Before anybody can unmount it, and before the answer: what is not written down would be gone for good when
         // the service is killed.
@@ -368,7 +372,7 @@ impl Service {
             record.thread
         );
         // A successor that is gone already is followed by another, or by the end of the mount.
-        if let Some(record) = record.with_worker(*pid)
+        if let Some(record) = record.with_worker(*pid, *restarts)
             && let Err(error) = record.write(&self.runtime)
         {
             tracing::warn!("{error}");
@@ -460,7 +464,7 @@ impl Service {
     pub(super) fn ends_idle(&self, idle: Duration) -> bool {
         let mut state = self.state();
         let is_idle = state.empty_since.is_some_and(|since| since.elapsed() >= idle);
-        if state.places.is_empty() && is_idle {
+        if state.cleaned && state.places.is_empty() && is_idle {
             state.ending.get_or_insert(Ending::Terminated);
             return true;
         }
@@ -564,6 +568,9 @@ impl Host for Service {
                 }
                 Ok(())
             }
+            Request::Adopt { adoption } => self.adopt(*adoption, fds, answer.peer()).map(|adopted| {
+                answer.send(if adopted { Reply::Adopted {} } else { Reply::Ending {} });
+            }),
             Request::End {} => self.ask_for_the_end().map(|()| {
                 answer.send(Reply::Ended {});
             }),

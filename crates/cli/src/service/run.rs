@@ -65,6 +65,8 @@ pub fn run(context: &Context) -> Result<()> {
     start_thread("restore", move || bring_back(&restoring, &runtime))?;
 
     let (ending, asked) = wait(context, &service, &mut home, &happening);
+    // Workers that are just being adopted end with everything else, instead of bringing back a service.
+    service.wait_cleaned();
     // From here on commands find no service; those that want one wait for the lock.
     home.close();
     let ended = service.end(ending);
@@ -111,9 +113,11 @@ fn detach() -> Result<()> {
     rustix::stdio::dup2_stdin(OwnedFd::from(null)).map_err(|errno| CliError::io(tried, &errno.into()))
 }
 
-/// Cleans up after processes that are gone, and makes again what was lost with them.
+/// Waits for workers that are still there, cleans up after processes that are gone, and makes again what was lost with
+/// them.
 fn bring_back(service: &Service, runtime: &RuntimeDir) {
-    match standing::clean_all(runtime) {
+    service.await_orphans();
+    match standing::clean_all(runtime, &|record| service.holds(&record.id)) {
         Ok(done) => done.iter().for_each(|done| tracing::info!("{done}")),
         Err(error) => tracing::warn!("{error}"),
     }

@@ -107,10 +107,10 @@ fn not_held(taken: Result<Lock, TryLockError>) -> Result<Option<Lock>> {
 fn no_answer(runtime: &RuntimeDir) -> CliError {
     let waited = READY.as_secs();
     match lock::holder(runtime, SERVICE_LOCK) {
-        Some(pid) => {
-            CliError::timed_out(format!("the service (process {pid}) did not answer within {waited} s"))
-                .hint(format!("if it stays so, end it (kill -9 {pid}): its workers then unmount"))
-        }
+        Some(pid) => CliError::timed_out(format!(
+            "the service (process {pid}) did not answer within {waited} s"
+        ))
+        .hint(format!("if it stays so, end it (kill -9 {pid}): another one then takes its mounts over")),
         None => CliError::timed_out(format!("there was no service after {waited} s")).hint("try again"),
     }
 }

@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, statat, unlinkat};
 use super::lock::{self, Lock};
 use super::{Probe, SERVICE_LOCK, SOCKET, START_LOCK, probe};
 use crate::runtime::RuntimeDir;
+use crate::standing;
 
 /// The pause between two looks at a service that is coming or going.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -27,16 +28,17 @@ pub fn sweep(runtime: &RuntimeDir) -> Option<String> {
     Some("removed the socket of the background service, which was killed".to_owned())
 }
 
-/// Looks for the service, and waits until `deadline` for one that is just coming up or going down, or is slow to
-/// answer.
+/// Looks for the service, and waits until `deadline` for one that is just coming up or going down, is brought back by
+/// its workers or about to adopt them, or is slow to answer.
 pub fn settle(runtime: &RuntimeDir, deadline: Instant) -> Probe {
     loop {
         let found = probe(runtime);
         let is_held = |name: &&str| lock::holder(runtime, name).is_some();
         let is_changing = match found {
-            Probe::Running(_) | Probe::Version(_) => false,
+            Probe::Version(_) => false,
             Probe::Silent(_) => true,
-            Probe::Down => [START_LOCK, SERVICE_LOCK].iter().any(is_held),
+            Probe::Running(_) => standing::has_orphans(runtime),
+            Probe::Down => [START_LOCK, SERVICE_LOCK].iter().any(is_held) || standing::has_orphans(runtime),
         };
         if !is_changing || Instant::now() >= deadline {
             return found;

@@ -193,6 +193,9 @@ fn a_lost_mount_and_a_service_that_hangs_are_said() {
     signal(pid, Signal::STOP);
     let outcome = finish(sandbox.command().args(["--json", "doctor"]));
     assert_bad(&outcome, "service", "did not answer");
+    for worker in sandbox.processes().into_iter().filter(|other| *other != pid) {
+        signal(worker, Signal::KILL);
+    }
     signal(pid, Signal::KILL);
     eventually("everything has ended", || sandbox.processes().is_empty());
     sandbox.run(["list"]).ok();

@@ -10,25 +10,18 @@ use serde_json::{Value, json};
 
 use crate::sandbox::{Sandbox, WORKER, eventually, finish, runs, signal, wait};
 
-/// Kills the service, and waits until its workers have unmounted by themselves.
-fn kill_service(sandbox: &Sandbox) {
-    let pid = sandbox.service_pid();
-    signal(pid, Signal::KILL);
-    eventually("everything has ended", || sandbox.processes().is_empty());
-}
-
 fn states(sandbox: &Sandbox) -> Vec<(Value, Value)> {
     let list = sandbox.json(["list"]);
     list.as_array().unwrap().iter().map(|mount| (mount["thread"].clone(), mount["state"].clone())).collect()
 }
 
 #[test]
-fn a_killed_service_is_cleaned_up_after_and_what_it_held_is_lost() {
+fn what_was_killed_all_at_once_is_cleaned_up_after_and_lost() {
     let sandbox = Sandbox::new();
     sandbox.background("main", "m");
     fs::write(sandbox.path("m/kept"), "1").unwrap();
     let pid = sandbox.service_pid();
-    kill_service(&sandbox);
+    sandbox.kill_all();
     let list = sandbox.run(["list", "--json"]).ok();
     assert!(list.stderr.contains("cleaned up the mount of thread main"), "{list:?}");
     assert!(list.stderr.contains(&format!("process {pid}")), "{list:?}");
@@ -57,7 +50,7 @@ fn a_starting_service_mounts_again_what_was_lost() {
         sandbox.run(["thread", "create", name]).ok();
         sandbox.background(name, name);
     }
-    kill_service(&sandbox);
+    sandbox.kill_all();
     // Somebody wants something else; that starts the service.
     sandbox.background("main", "m");
     eventually("all are there", || {
@@ -72,7 +65,7 @@ fn unmounting_what_is_lost_forgets_it() {
     sandbox.run(["thread", "create", "try"]).ok();
     for what in ["main", "../m"] {
         sandbox.background("main", "m");
-        kill_service(&sandbox);
+        sandbox.kill_all();
         assert_eq!(sandbox.json(["unmount", what]), json!({ "mountpoint": sandbox.path("m") }));
         assert_eq!(sandbox.json(["list"]), json!([]));
         sandbox.background("try", "n");
@@ -87,13 +80,13 @@ fn a_mount_takes_the_place_of_what_was_lost_of_its_thread_or_directory() {
     let sandbox = Sandbox::new();
     sandbox.run(["thread", "create", "try"]).ok();
     sandbox.background("main", "m");
-    kill_service(&sandbox);
+    sandbox.kill_all();
     sandbox.background("main", "elsewhere");
     assert_eq!(states(&sandbox), [(json!("main"), json!("ready"))]);
-    kill_service(&sandbox);
+    sandbox.kill_all();
     sandbox.background("try", "elsewhere");
     assert_eq!(states(&sandbox), [(json!("try"), json!("ready"))]);
-    kill_service(&sandbox);
+    sandbox.kill_all();
     // One that does not come to be leaves it as it was.
     fs::create_dir(sandbox.path("full")).unwrap();
     fs::write(sandbox.path("full/file"), "").unwrap();
@@ -106,7 +99,7 @@ fn after_a_restart_of_the_machine_only_restore_mounts_again() {
     let sandbox = Sandbox::new();
     sandbox.background("main", "m");
     fs::write(sandbox.path("m/kept"), "1").unwrap();
-    kill_service(&sandbox);
+    sandbox.kill_all();
     sandbox.run(["list"]).ok();
     // What a restart comes to: another boot's directory.
     fs::rename(sandbox.instance(), sandbox.runtime().join("0123456789abcdef-4026531841")).unwrap();
@@ -126,7 +119,9 @@ fn what_cannot_be_mounted_again_stays_lost_and_says_why() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("m")).unwrap();
     sandbox.background("main", "m");
-    kill_service(&sandbox);
+    sandbox.kill_all();
+    // Which takes down what a worker that was killed has left.
+    sandbox.run(["list"]).ok();
     fs::write(sandbox.path("m/in the way"), "").unwrap();
     let outcome = sandbox.run(["mount", "--restore"]);
     assert_eq!(outcome.code(), 4, "{outcome:?}");
@@ -144,7 +139,7 @@ fn a_renamed_thread_is_mounted_again_under_its_new_name() {
     let sandbox = Sandbox::new();
     sandbox.background("main", "m");
     fs::write(sandbox.path("m/kept"), "1").unwrap();
-    kill_service(&sandbox);
+    sandbox.kill_all();
     sandbox.run(["thread", "rename", "main", "other"]).ok();
     sandbox.run(["mount", "--restore"]).ok();
     assert_eq!(states(&sandbox), [(json!("other"), json!("ready"))]);

@@ -195,6 +195,17 @@ impl Sandbox {
             .collect()
     }
 
+    /// Kills the service and all workers, so that none of them does anything about the others' end.
+    pub(crate) fn kill_all(&self) {
+        let service = self.service_pid();
+        signal(service, Signal::STOP);
+        for pid in self.processes().into_iter().filter(|pid| *pid != service) {
+            signal(pid, Signal::KILL);
+        }
+        signal(service, Signal::KILL);
+        eventually("everything has ended", || self.processes().is_empty());
+    }
+
     /// The directory of this boot and mount namespace in the runtime directory.
     pub(crate) fn instance(&self) -> PathBuf {
         let mut instances = std::fs::read_dir(self.runtime()).unwrap();

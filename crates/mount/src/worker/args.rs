@@ -31,6 +31,8 @@ pub(crate) struct Args {
     pub(crate) trust_repository: bool,
     /// Dispatch threads.
     pub(crate) threads: usize,
+    /// The name under which another supervisor can adopt the worker; without one none does.
+    pub(crate) adopt_as: Option<OsString>,
 }
 
 /// Why a command line makes no sense.
@@ -58,6 +60,7 @@ impl Args {
         let (mut read_only, mut allow_other, mut suid, mut dev, mut trust_repository) =
             (false, false, false, false, false);
         let mut threads = DEFAULT_THREADS;
+        let mut adopt_as = None;
         while let Some(argument) = arguments.next() {
             let mut value = |option| arguments.next().ok_or(ArgsError::NoValue(option));
             match argument.to_str() {
@@ -65,6 +68,7 @@ impl Args {
                 Some("--thread") => thread = Some(value("--thread")?),
                 Some("--mountpoint") => mountpoint = Some(value("--mountpoint")?.into()),
                 Some("--threads") => threads = number_of_threads(value("--threads")?)?,
+                Some("--adopt-as") => adopt_as = Some(value("--adopt-as")?),
                 Some("--read-only") => read_only = true,
                 Some("--allow-other") => allow_other = true,
                 Some("--suid") => suid = true,
@@ -83,6 +87,7 @@ impl Args {
             dev,
             trust_repository,
             threads,
+            adopt_as,
         })
     }
 }
@@ -108,16 +113,16 @@ mod tests {
     fn the_careful_choice_is_the_default() {
         let args = parse(&[]).unwrap();
         assert!(!args.read_only && !args.allow_other && !args.suid && !args.dev && !args.trust_repository);
-        assert_eq!(args.threads, DEFAULT_THREADS);
+        assert_eq!((args.threads, args.adopt_as), (DEFAULT_THREADS, None));
     }
 
     #[test]
     fn every_option_is_understood() {
-        let options =
-            ["--read-only", "--allow-other", "--suid", "--dev", "--trust-repository", "--threads", "2"];
-        let args = parse(&options).unwrap();
+        let switches = ["--read-only", "--allow-other", "--suid", "--dev", "--trust-repository"];
+        let values = ["--threads", "2", "--adopt-as", "x"];
+        let args = parse(&[&switches[..], &values].concat()).unwrap();
         assert!(args.read_only && args.allow_other && args.suid && args.dev && args.trust_repository);
-        assert_eq!(args.threads, 2);
+        assert_eq!((args.threads, args.adopt_as), (2, Some("x".into())));
     }
 
     #[test]

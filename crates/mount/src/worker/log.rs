@@ -70,16 +70,20 @@ fn write_lines(lines: &Receiver<Message>) {
     let mut to = io::stderr();
     for message in lines {
         match message {
+            // Without a supervisor nobody reads.
             Message::Line(line) => {
-                let _ = to.write_all(&line);
+                if to.write_all(&line).is_err() {
+                    DROPPED.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
             }
             Message::Flush(done) => {
                 let _ = done.send(());
             }
         }
-        let dropped = DROPPED.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            let _ = writeln!(to, " WARN {dropped} lines of the log were dropped");
+        let dropped = DROPPED.load(Ordering::Relaxed);
+        if dropped > 0 && writeln!(to, " WARN {dropped} lines of the log were dropped").is_ok() {
+            DROPPED.fetch_sub(dropped, Ordering::Relaxed);
         }
     }
 }

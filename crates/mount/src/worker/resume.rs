@@ -66,15 +66,15 @@ pub(crate) fn resume(
     }
     crash::point("resume.opened");
     let (view, load, state) = (Arc::new(view), Arc::new(Load::new()), Arc::new(state));
-    let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), state, poison, header.epoch);
+    let adapter =
+        Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), poison, header.epoch);
     let pages = adapter.pages();
     let session = session::resume(adapter, &device, &header.init, args.threads)?;
     crash::point("resume.joined");
-    // The supervisor has kept its own.
-    drop(device);
+    let escrow = setup::escrow(device, &state, &view)?;
     setup::run(session, events)?;
     let identity = header.identity;
-    Ok(Mounted { view, identity, load, pages, read_only: args.read_only, escrow: Vec::new(), resumed: true })
+    Ok(Mounted { view, identity, load, pages, read_only: args.read_only, escrow, resumed: true })
 }
 
 fn arm_crash_points(takeover: u64) -> Result<(), Refusal> {

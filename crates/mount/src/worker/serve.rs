@@ -1,22 +1,24 @@
 //! One loop over everything that can happen to a mounted worker, until its end.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::DupFlags;
 use selvedge_mountpoint::{Hold, Holder, UnmountMode, unmount as unmount_now};
 use selvedge_view::View;
 use selvedge_worker_proto::{
     Command, Device, Envelope, ErrorKind, Event, MountReady, PROTOCOL_VERSION, Passthrough, Received,
-    Receiver, RecvError, Sender, StatusOk, StopRefused, WirePath,
+    Receiver, RecvError, Sender, StatusOk, StopRefused, WirePath, channel,
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::adoption::{self, Adopted, Adopter, Search};
 use super::browse::Askers;
 use super::export::{self, Export};
 use super::refusal::Refusal;
@@ -24,6 +26,7 @@ use super::setup::Mounted;
 use super::snapshot::{self, Job, Wish};
 use super::unmount::{self, Attempt, Outcome};
 use super::{PEER_DEADLINE, refusal};
+use crate::sys;
 
 /// How long after an unmount the connection may take to end. It ends with the unmount itself, unless something
 /// else keeps the file system alive: then it is detached. A program that is just being started in a mount namespace
@@ -53,6 +56,10 @@ pub(crate) enum Happening {
     Garbled(RecvError),
     /// The supervisor is gone, or can no longer be understood.
     Orphaned(RecvError),
+    /// Another supervisor has come.
+    Adopted(Adopted),
+    /// None has, or wants to: why.
+    Abandoned(String),
     /// Somebody sent a signal.
     Signalled(i32),
     /// The connection has ended.
@@ -147,15 +154,34 @@ pub(crate) struct Service {
     exporting: bool,
     askers: Askers,
     snapshotting: bool,
+    /// Who finds another supervisor.
+    adopter: Option<Arc<dyn Adopter>>,
+    /// What that one is to keep for a successor; empty if there can be none.
+    escrow: Arc<Vec<OwnedFd>>,
+    /// The highest number of a command that was heard.
+    last_id: u64,
+    supervision: Supervision,
+}
+
+/// Whether anybody answers for the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Supervision {
+    /// A supervisor does.
+    There,
+    /// It is gone, and another one is not looked for while the mount is being taken down.
+    Gone,
+    /// Another one is looked for.
+    Sought,
 }
 
 impl Service {
-    /// A worker that serves `mounted` and tells `sender`.
+    /// A worker that serves `mounted` and tells `sender`, and whoever `adopter` finds when that one is gone.
     pub(crate) fn new(
         mounted: Mounted,
         sender: Sender<Event>,
         events: mpsc::Sender<Happening>,
         started: Instant,
+        adopter: Option<Arc<dyn Adopter>>,
     ) -> Self {
         Self {
             mounted,
@@ -166,16 +192,16 @@ impl Service {
             exporting: false,
             askers: Askers::default(),
             snapshotting: false,
+            adopter,
+            escrow: Arc::default(),
+            last_id: 0,
+            supervision: Supervision::There,
         }
     }
 
     /// Hears commands and signals from now on.
     pub(crate) fn listen(&mut self, receiver: Receiver<Command>) {
-        let events = self.events.clone();
-        let commands = thread::Builder::new().name("commands".into());
-        if let Err(error) = commands.spawn(move || hear_commands(receiver, &events)) {
-            tracing::error!("commands are not heard: {error}");
-        }
+        self.hear(receiver);
         let events = self.events.clone();
         let hear = Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut signals| {
             thread::Builder::new().name("signals".into()).spawn(move || {
@@ -186,6 +212,14 @@ impl Service {
         });
         if let Err(error) = hear {
             tracing::error!("signals are not heard: {error}");
+        }
+    }
+
+    fn hear(&self, receiver: Receiver<Command>) {
+        let events = self.events.clone();
+        let commands = thread::Builder::new().name("commands".into());
+        if let Err(error) = commands.spawn(move || hear_commands(receiver, &events)) {
+            tracing::error!("commands are not heard: {error}");
         }
     }
 
@@ -209,6 +243,7 @@ impl Service {
             if let Some(end) = end {
                 return self.finish(end);
             }
+            self.seek_supervisor();
         }
     }
 
@@ -223,6 +258,15 @@ impl Service {
                 if !matches!(error, RecvError::Closed) {
                     tracing::error!("lost the supervisor: {error}");
                 }
+                if self.adopter.is_some() {
+                    self.supervision = Supervision::Gone;
+                } else {
+                    self.end(Urgency::Anyway, None);
+                }
+            }
+            Happening::Adopted(adopted) => self.adopted(adopted),
+            Happening::Abandoned(why) => {
+                tracing::error!("no supervisor: {why}; unmounting");
                 self.end(Urgency::Anyway, None);
             }
             Happening::Signalled(signal) => {
@@ -254,6 +298,7 @@ impl Service {
 
     fn obey(&mut self, received: Received<Command>) {
         let Received { envelope: Envelope { id, msg, .. }, fds } = received;
+        self.last_id = self.last_id.max(id);
         match msg {
             Command::Hello { .. } => {
                 self.tell(id, Event::failed(ErrorKind::Usage, "the connection is already greeted"));
@@ -279,6 +324,33 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// Looks for another supervisor, unless there is one or the mount is on its way out: who has asked for that is not to
+    /// find it back.
+    fn seek_supervisor(&mut self) {
+        let (Supervision::Gone, Phase::Serving | Phase::Detached) = (self.supervision, &self.phase) else {
+            return;
+        };
+        let Some(adopter) = self.adopter.clone() else { return };
+        self.supervision = Supervision::Sought;
+        let (ready, escrow) = (self.ready(), Arc::clone(&self.escrow));
+        let search = Search { adopter, ready, last_id: self.last_id, escrow };
+        if let Err(error) = adoption::start(search, self.events.clone()) {
+            tracing::error!("no supervisor can be looked for: {error}");
+            self.end(Urgency::Anyway, None);
+        }
+    }
+
+    /// Listens to another supervisor from now on.
+    fn adopted(&mut self, Adopted { socket, log }: Adopted) {
+        let (sender, receiver) = channel(socket);
+        self.sender = sender;
+        self.supervision = Supervision::There;
+        self.hear(receiver);
+        // Where this fails, the log goes on to be dropped.
+        let _ = sys::replace(io::stderr().as_fd(), log.as_fd(), DupFlags::empty());
+        tracing::debug!("adopted by another supervisor");
     }
 
     /// Begins to end, or joins an ending that is under way and makes it as urgent as this one.
@@ -383,6 +455,7 @@ impl Service {
 
     /// The last things: the mount table, the supervisor, the disk.
     fn finish(mut self, end: End) -> ExitCode {
+        self.escrow = Arc::default();
         let connection = match end {
             End::Connection(outcome) => outcome,
             End::CutOff => Ok(()),
@@ -415,7 +488,7 @@ impl Service {
         }
     }
 
-    fn browse(&self, fds: Vec<std::os::fd::OwnedFd>) -> Result<(), Refusal> {
+    fn browse(&self, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
         let Ok([socket]) = <[_; 1]>::try_from(fds) else {
             return Err(Refusal::new(
                 ErrorKind::Usage,
@@ -426,7 +499,7 @@ impl Service {
         self.askers.admit(&self.mounted.view, socket)
     }
 
-    fn export(&mut self, id: u64, delete: bool, fds: Vec<std::os::fd::OwnedFd>) -> Result<(), Refusal> {
+    fn export(&mut self, id: u64, delete: bool, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
         if self.exporting {
             return Err(Refusal::new(
                 ErrorKind::Conflict,
@@ -448,11 +521,15 @@ impl Service {
         Ok(())
     }
 
-    /// Says that the mount is ready, and hands over what a successor needs.
+    /// Says that the mount is ready, and hands over what a successor needs, unless the supervisor has handed it to us.
     fn say_ready(&mut self, hello: u64) {
+        self.last_id = hello;
         let escrow = std::mem::take(&mut self.mounted.escrow);
-        let escrow: Vec<_> = escrow.iter().map(AsFd::as_fd).collect();
-        self.tell_with(hello, Event::MountReady(self.ready()), &escrow);
+        let fds: Vec<_> = escrow.iter().map(AsFd::as_fd).filter(|_| !self.mounted.resumed).collect();
+        self.tell_with(hello, Event::MountReady(self.ready()), &fds);
+        if self.adopter.is_some() {
+            self.escrow = Arc::new(escrow);
+        }
         if self.mounted.resumed {
             // A supervisor gives up on successors that never get that far.
             let events = self.events.clone();

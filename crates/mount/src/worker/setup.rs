@@ -57,7 +57,7 @@ pub(crate) struct Mounted {
     pub(crate) pages: Arc<PageCache>,
     /// Whether it refuses changes.
     pub(crate) read_only: bool,
-    /// What the supervisor is to keep for a successor; empty if it keeps it already, or there can be none.
+    /// What a supervisor is to keep for a successor; empty if there can be none.
     pub(crate) escrow: Vec<OwnedFd>,
     /// Whether an earlier worker has served the mount.
     pub(crate) resumed: bool,
@@ -95,20 +95,20 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     let (session, init) = session::start(adapter, &mounted.device, args.threads)?;
     state.begin(&Header { epoch, identity: mounted.identity.clone(), init })?;
     // What is not handed over is closed here, so that the connection ends with the session.
-    let escrow = escrow(mounted.device, &state, &view)?;
+    let escrow = if session::can_be_resumed(mounted.device.as_fd()) {
+        escrow(mounted.device, &state, &view)?
+    } else {
+        tracing::warn!("the kernel (before Linux 6.9) lets no successor take the mount over");
+        Vec::new()
+    };
     run(session, events)?;
     check_in_place(&mounted.identity)?;
     let identity = undo.keep(mounted.identity);
     Ok(Mounted { view, identity, load, pages, read_only: args.read_only, escrow, resumed: false })
 }
 
-/// What a successor needs, in the order in which it looks for it: the connection, its state, the thread's lock. Nothing
-/// where the kernel would keep unanswered requests to itself.
-fn escrow(device: OwnedFd, state: &SessionState, view: &View) -> Result<Vec<OwnedFd>, Refusal> {
-    if !session::can_be_resumed(device.as_fd()) {
-        tracing::warn!("the kernel (before Linux 6.9) lets no successor take the mount over");
-        return Ok(Vec::new());
-    }
+/// What a successor needs, in the order in which it looks for it: the connection, its state, the thread's lock.
+pub(super) fn escrow(device: OwnedFd, state: &SessionState, view: &View) -> Result<Vec<OwnedFd>, Refusal> {
     let duplicate = |fd: BorrowedFd<'_>| {
         fd.try_clone_to_owned().map_err(|error| {
             Refusal::new(

@@ -88,7 +88,7 @@ impl Service {
             while poll(&mut [PollFd::new(&borrower, PollFlags::IN)], None) == Err(Errno::INTR) {}
             if let Some(me) = me.upgrade() {
                 me.borrowers().retain(|(_, other)| !Arc::ptr_eq(other, &borrower));
-                me.give_back(&waited);
+                me.give_back(&waited, 1);
             }
         };
         let started = thread::Builder::new().name("borrower".to_owned()).stack_size(STACK).spawn(wait);
@@ -156,8 +156,8 @@ impl Service {
         }
     }
 
-    /// A borrower has ended. The last one's mount goes, once no process has it any more that the borrower left.
-    fn give_back(&self, id: &MountId) {
+    /// So many borrowers have ended. The last one's mount goes, once no process has it any more that the borrower left.
+    pub(super) fn give_back(&self, id: &MountId, ended: usize) {
         let is_unused = |count: &dyn Fn(&mut usize)| {
             let mut state = self.state();
             let place = state.places.iter_mut().find(|place| place.attempt.starting.id() == id);
@@ -166,7 +166,7 @@ impl Service {
                 place.plan.lent && place.borrowers == 0
             })
         };
-        let mut unused = is_unused(&|borrowers| *borrowers = borrowers.saturating_sub(1));
+        let mut unused = is_unused(&|borrowers| *borrowers = borrowers.saturating_sub(ended));
         let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
         while unused && let Ok(hosted) = self.mounts.find(id) {
             let identity = hosted.record().identity();
