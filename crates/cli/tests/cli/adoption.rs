@@ -183,6 +183,16 @@ fn a_worker_that_lives_brings_back_the_mounts_of_those_that_died() {
 }
 
 #[test]
+fn an_ordinary_users_service_is_brought_back_too() {
+    let sandbox = Sandbox::unprivileged();
+    let worker = number(&sandbox.background("main", "m")["worker_pid"]);
+    kill_service(&sandbox);
+    assert_eq!(sandbox.json(["list"])[0]["worker_pid"], json!(worker));
+    sandbox.run(["unmount", "main"]).ok();
+    assert!(sandbox.mounts().is_empty() && sandbox.records().is_empty());
+}
+
+#[test]
 fn an_adopted_mount_that_another_program_unmounts_is_not_lost() {
     let sandbox = Sandbox::new();
     let worker = number(&sandbox.background("main", "m")["worker_pid"]);
