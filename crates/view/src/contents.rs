@@ -307,7 +307,11 @@ impl State {
                 // Frozen just now, and made durable with its layer.
                 return Ok(());
             }
-            let node = change.node(ino)?;
+            let node = match change.node(ino) {
+                // Removed while the names were synced, and with it whatever could have fallen back.
+                Err(ViewError::NotFound) => return Ok(()),
+                node => node?,
+            };
             if node.inode.fallback.is_some() && node.origin == Origin::Layer(upper.id) {
                 let row = crate::inode::Inode { fallback: None, ..(*node.inode).clone() };
                 change.commit.put(row);

@@ -104,7 +104,7 @@ fn handles_opened_before_a_copy_up_see_what_is_written_after_it() {
 
 #[test]
 fn a_handle_opened_beside_a_copy_up_sees_what_is_written() {
-    const FILES: u64 = 400;
+    const FILES: u64 = 2000;
     let names: Vec<&'static str> = (0..FILES).map(|at| &*format!("f{at}").leak()).collect();
     let entries = names.iter().zip(100..).map(|(name, ino)| (*name, file(ino, b"old"))).collect();
     let bench = Arc::new(Bench::new(&Base::Dir { ino: 2, entries }));
@@ -550,5 +550,37 @@ fn a_full_disk_is_enospc_and_the_thread_opens_again() {
     assert_eq!(read(&bench, &view, ino), vec![1; 200_000]);
     assert!(matches!(view.lookup(view.root(), b"filler"), Err(ViewError::NotFound)));
     assert_eq!(view.getattr(ino).unwrap().kind, FileKind::Regular);
+    view.close().unwrap();
+}
+
+#[test]
+fn a_sync_beside_deletions_finds_nothing_wrong() {
+    const FILES: u64 = 2000;
+    let names: Vec<&'static str> = (0..FILES).map(|number| &*format!("f{number}").leak()).collect();
+    let entries = names.iter().zip(100..).map(|(name, ino)| (*name, file(ino, b"base"))).collect();
+    let bench = Bench::new(&Base::Dir { ino: 2, entries });
+    let view = bench.open();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (name, ino) in names.iter().zip(100..) {
+                // A file that replaced another, is not durable yet, and goes.
+                let (root, name) = (view.root(), name.as_bytes());
+                let new = create(&bench, &view, root, b"new", b"new");
+                view.rename(&bench.request(), root, b"new", root, name, RenameMode::Replace).unwrap();
+                view.forget(Ino(ino));
+                view.unlink(&bench.request(), root, name).unwrap();
+                view.forget(new);
+            }
+            over.store(true, std::sync::atomic::Ordering::Release);
+        });
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Acquire) {
+                    view.sync().unwrap();
+                }
+            });
+        }
+    });
     view.close().unwrap();
 }
