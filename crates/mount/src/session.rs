@@ -140,6 +140,21 @@ fn resend(device: BorrowedFd<'_>) -> io::Result<()> {
     write_whole(device, &message)
 }
 
+/// Runs the dispatch threads until the connection ends.
+///
+/// However it ends, by an unmount or aborted, nothing has failed. Reading the device says ENODEV then, and ECONNABORTED
+/// if the end came between the kernel's choice of a request and the hand-over (`fuse_dev_do_read` in `fs/fuse/dev.c`).
+pub fn run(session: Session<Adapter>) -> io::Result<()> {
+    ended(session.run())
+}
+
+fn ended(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.raw_os_error() == Some(Errno::CONNABORTED.raw_os_error()) => Ok(()),
+        outcome => outcome,
+    }
+}
+
 fn read_init(device: BorrowedFd<'_>) -> Result<Vec<u8>, SessionError> {
     let mut request = vec![0; READ_BUFFER];
     let deadline = Instant::now() + INIT_DEADLINE;
@@ -153,7 +168,7 @@ fn read_init(device: BorrowedFd<'_>) -> Result<Vec<u8>, SessionError> {
                 break;
             }
             Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
-            Err(Errno::NODEV) => return Err(SessionError::Disconnected),
+            Err(Errno::NODEV | Errno::CONNABORTED) => return Err(SessionError::Disconnected),
             Err(errno) => return Err(failed("read INIT")(errno)),
         }
     }
@@ -217,6 +232,12 @@ mod tests {
         init[MAJOR].copy_from_slice(&8_u32.to_ne_bytes());
         write_whole(kernel.as_fd(), &init).unwrap();
         assert!(matches!(read_init(device.as_fd()), Err(SessionError::Version { major: 8 })));
+    }
+
+    #[test]
+    fn an_aborted_connection_is_an_end_and_no_failure() {
+        assert!(ended(Err(Errno::CONNABORTED.into())).is_ok());
+        assert!(ended(Err(Errno::IO.into())).is_err());
     }
 
     #[test]

@@ -242,7 +242,7 @@ fn check_outside(mountpoint: &Path, repository: &Repository) -> Result<(), Refus
 pub(super) fn run(session: Session<Adapter>, events: Sender<Happening>) -> Result<(), Refusal> {
     let started = thread::Builder::new().name("session".into()).spawn(move || {
         // Nobody listens only when the process is ending.
-        let _ = events.send(Happening::SessionEnded(session.run()));
+        let _ = events.send(Happening::SessionEnded(session::run(session)));
     });
     match started {
         Ok(_) => Ok(()),
