@@ -8,7 +8,7 @@ use crate::{WORKER, errno, mounted};
 use selvedge_test_support::{Mounted, Repo, wait_until};
 
 /// Requests that `work` causes.
-fn requests(mount: &Mounted, work: impl FnOnce()) -> u64 {
+pub(crate) fn requests(mount: &Mounted, work: impl FnOnce()) -> u64 {
     // The kernel hears the answer to a request before the worker has counted it.
     let served = || {
         let mut count = 0;

@@ -18,6 +18,7 @@ mod ending;
 mod listing;
 mod names;
 mod refusals;
+mod settings;
 mod snapshots;
 mod space;
 mod special;

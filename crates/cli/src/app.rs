@@ -8,7 +8,7 @@ use clap::error::ErrorKind as ClapKind;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    bind, completions, diff, doctor, export, fsck, gc, import, init, list, log, mount, run, service,
+    bind, completions, config, diff, doctor, export, fsck, gc, import, init, list, log, mount, run, service,
     snapshot, status, thread, unmount,
 };
 use crate::context::Context;
@@ -69,6 +69,7 @@ fn carry_out(cli: Cli, ui: Ui) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::run(&context, args),
         Command::Gc(args) => gc::run(&context, args),
         Command::Fsck(args) => fsck::run(&context, args),
+        Command::Config(args) => config::run(&context, &args),
         Command::Completions(args) => completions::run(&context, &args),
     };
     done.map(|()| ExitCode::SUCCESS)

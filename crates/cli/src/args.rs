@@ -6,7 +6,7 @@ use clap::builder::styling::Styles;
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    bind, completions, diff, doctor, export, fsck, gc, import, init, list, log, mount, run, service,
+    bind, completions, config, diff, doctor, export, fsck, gc, import, init, list, log, mount, run, service,
     snapshot, status, thread, unmount,
 };
 
@@ -87,5 +87,6 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     Gc(gc::GcArgs),
     Fsck(fsck::FsckArgs),
+    Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
 }

@@ -8,10 +8,10 @@ use rustix::fs::{Mode, OFlags};
 use selvedge_mountpoint::{FS_TYPE, mountinfo};
 use selvedge_store::{DIRECTORY_NAME, Discovery, ObjectHold, OpenOptions, Repository, RepositoryError};
 
-use crate::config::{RepositoryConfig, UserConfig};
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
 use crate::runtime::{RuntimeDir, file_system_type};
+use crate::settings::{Override, Settings};
 use crate::ui::{Ui, show};
 
 /// What a command runs in.
@@ -22,7 +22,7 @@ pub struct Context {
     /// What the caller set.
     pub environment: Environment,
     repo_option: Option<PathBuf>,
-    config: OnceCell<UserConfig>,
+    settings: OnceCell<Settings>,
 }
 
 impl Context {
@@ -32,16 +32,21 @@ impl Context {
             return Err(CliError::usage("--repo is empty")
                 .hint("name the directory that holds .selvedge, or leave --repo out"));
         }
-        Ok(Self { ui, environment, repo_option, config: OnceCell::new() })
+        Ok(Self { ui, environment, repo_option, settings: OnceCell::new() })
     }
 
-    /// The user's settings.
-    pub fn config(&self) -> Result<&UserConfig> {
-        if let Some(config) = self.config.get() {
-            return Ok(config);
+    /// What the user's file and the environment set.
+    pub fn settings(&self) -> Result<&Settings> {
+        if let Some(settings) = self.settings.get() {
+            return Ok(settings);
         }
-        let config = UserConfig::load(&self.environment)?;
-        Ok(self.config.get_or_init(|| config))
+        let settings = Settings::load(&self.environment, &[])?;
+        Ok(self.settings.get_or_init(|| settings))
+    }
+
+    /// What is set for `repository`, which has been opened, by its own file and the command line too.
+    pub fn settings_for(&self, repository: &Repository, overrides: &[Override]) -> Result<Settings> {
+        Settings::load(&self.environment, overrides)?.with_repository(repository.dir())
     }
 
     /// The runtime directory, made if need be.
@@ -97,10 +102,17 @@ impl Context {
 
     /// Opens the repository in `directory`, as the user's settings allow.
     pub fn open_repository(&self, directory: &Path) -> Result<Repository> {
-        let safe = &self.config()?.safe.repositories;
-        let repository = Repository::open(directory, &OpenOptions { safe })?;
-        RepositoryConfig::load(repository.dir())?;
-        Ok(repository)
+        let settings = self.settings()?;
+        let safe = &settings.sections().safe.repositories;
+        let usual = settings.sections().store.large_blob;
+        let repository = Repository::open(directory, &OpenOptions { safe, large_blob: usual })?;
+        // Its own settings count only now that it has been found to be trustworthy.
+        let large_blob = self.settings_for(&repository, &[])?.sections().store.large_blob;
+        if large_blob == usual {
+            return Ok(repository);
+        }
+        drop(repository);
+        Ok(Repository::open(directory, &OpenOptions { safe, large_blob })?)
     }
 }
 

@@ -4,10 +4,23 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use selvedge_supervisor::DEFAULT_STOP_GRACE;
-
 use crate::error::{CliError, Result};
+use crate::settings::KNOBS;
 use crate::ui::show_os;
+
+/// The variable that says, in milliseconds, how long a worker may take to obey.
+pub const STOP_GRACE: &str = "SELVEDGE_FUSE_WORKER_STOP_GRACE_MS";
+
+/// A variable that stands for a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variable {
+    /// Which setting.
+    pub key: String,
+    /// The variable's name.
+    pub name: String,
+    /// What it says.
+    pub value: OsString,
+}
 
 /// What the caller set. An empty variable counts as one that is not set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +48,8 @@ pub struct Environment {
     pub home: Option<PathBuf>,
     /// `PATH`.
     pub path: Option<OsString>,
+    /// What stands for settings.
+    pub settings: Vec<Variable>,
     /// What a worker reads, and hence what a caller sets for the mount that is about to be made.
     pub for_worker: Vec<(OsString, OsString)>,
 }
@@ -53,19 +68,30 @@ impl Environment {
         Self { for_worker, ..Self::from(|name| std::env::var_os(name)) }
     }
 
-    fn from(get: impl Fn(&str) -> Option<OsString>) -> Self {
+    /// As [`Self::read`], from the variables that `get` knows.
+    pub fn from(get: impl Fn(&str) -> Option<OsString>) -> Self {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let path = |name: &str| get(name).map(PathBuf::from);
         // The XDG specification says to ignore relative values.
         let absolute = |name: &str| path(name).filter(|value| value.is_absolute());
+        let settings = KNOBS.iter().filter_map(|knob| {
+            let name = knob.variable()?;
+            Some(Variable { key: knob.key(), value: get(&name)?, name })
+        });
+        let log_filter = get("SELVEDGE_LOG").map(|value| Variable {
+            key: "service.log_filter".to_owned(),
+            name: "SELVEDGE_LOG".to_owned(),
+            value,
+        });
         Self {
+            settings: settings.chain(log_filter).collect(),
             repo: path("SELVEDGE_REPO"),
             log: get("SELVEDGE_LOG"),
             log_file: path("SELVEDGE_LOG_FILE"),
             runtime_dir: path("SELVEDGE_RUNTIME_DIR"),
             runtime_namespace: get("SELVEDGE_RUNTIME_NAMESPACE"),
             worker_bin: path("SELVEDGE_FUSE_WORKER_BIN"),
-            stop_grace: get("SELVEDGE_FUSE_WORKER_STOP_GRACE_MS"),
+            stop_grace: get(STOP_GRACE),
             state_home: absolute("XDG_STATE_HOME"),
             config_home: absolute("XDG_CONFIG_HOME"),
             home: absolute("HOME"),
@@ -81,17 +107,14 @@ impl Environment {
         Some(base.join("selvedge/config.toml"))
     }
 
-    /// How long a worker may take to obey before the next, harder step.
-    pub fn stop_grace(&self) -> Result<Duration> {
-        let Some(text) = &self.stop_grace else { return Ok(DEFAULT_STOP_GRACE) };
+    /// How long a worker may take to obey before the next, harder step, if the caller says so.
+    pub fn stop_grace(&self) -> Result<Option<Duration>> {
+        let Some(text) = &self.stop_grace else { return Ok(None) };
         let millis = text.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| {
-            CliError::usage(format!(
-                "SELVEDGE_FUSE_WORKER_STOP_GRACE_MS is {}, not a number of milliseconds",
-                show_os(text)
-            ))
-            .hint("give a whole number, for instance 2000, or unset it")
+            CliError::usage(format!("{STOP_GRACE} is {}, not a number of milliseconds", show_os(text)))
+                .hint("give a whole number, for instance 2000, or unset it")
         })?;
-        Ok(Duration::from_millis(millis))
+        Ok(Some(Duration::from_millis(millis)))
     }
 
     /// The first executable file called `name` in `PATH`.

@@ -50,7 +50,8 @@ pub(crate) fn lend(
         let copy = open_tree(CWD, record.mountpoint.as_path(), flags).ok();
         return Ok(Lent { mountpoint: record.mountpoint.into_path_buf(), copy });
     }
-    let mut plan = Plan::new(&context.environment, &repository, &thread, PathBuf::new(), true)?;
+    let settings = context.settings_for(&repository, &[])?;
+    let mut plan = Plan::new(&context.environment, &settings, &repository, &thread, PathBuf::new(), true)?;
     plan.mountpoint = runtime.make_runs()?.join(plan.request.as_str()).into();
     plan.lent = true;
     drop(repository);

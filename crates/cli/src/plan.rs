@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use selvedge_mount::Tuning;
 use selvedge_store::{Repository, ThreadRef};
 use selvedge_supervisor::{SpawnSpec, WorkerProgram};
 use selvedge_worker_proto::WirePath;
@@ -14,6 +15,7 @@ use crate::context::{absolute, is_vouched_for};
 use crate::environment::Environment;
 use crate::error::Result;
 use crate::record::{Holder, MountId, Record};
+use crate::settings::{ServiceSettings, Settings};
 
 /// A mount that somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +43,9 @@ pub struct Plan {
     /// them, so no later one gets them.
     #[serde(default)]
     pub environment: Vec<(WirePath, WirePath)>,
-    /// The grace between two steps of ending the worker, in milliseconds.
-    pub stop_grace_ms: u64,
+    /// The grace between two steps of ending the worker, in milliseconds, where the caller wants another than the
+    /// settings say.
+    pub stop_grace_ms: Option<u64>,
 }
 
 /// How a thread is mounted.
@@ -61,6 +64,9 @@ pub struct Options {
     pub trust_repository: bool,
     /// What happens when a worker dies.
     pub on_crash: OnCrash,
+    /// What else can be set: as it was when somebody asked for the mount, for as long as that is wanted.
+    #[serde(default)]
+    pub tuning: Tuning,
 }
 
 /// What happens when a worker dies.
@@ -86,6 +92,7 @@ impl Plan {
     /// A mount of `thread` as it is made when nobody asks for anything special.
     pub fn new(
         environment: &Environment,
+        settings: &Settings,
         repository: &Repository,
         thread: &ThreadRef,
         mountpoint: PathBuf,
@@ -100,12 +107,13 @@ impl Plan {
             make_directory,
             lent: false,
             options: Options {
-                read_only: false,
-                allow_other: rustix::process::geteuid().is_root(),
+                read_only: settings.sections().mount.read_only,
+                allow_other: settings.sections().mount.allow_other,
                 suid: false,
                 dev: false,
                 trust_repository: is_vouched_for(repository.dir()),
                 on_crash: OnCrash::Recover,
+                tuning: settings.tuning(),
             },
             worker: environment
                 .worker_bin
@@ -114,7 +122,9 @@ impl Plan {
                 .transpose()?
                 .map(WirePath),
             environment: wire_environment(&environment.for_worker),
-            stop_grace_ms: u64::try_from(environment.stop_grace()?.as_millis()).unwrap_or(u64::MAX),
+            stop_grace_ms: environment
+                .stop_grace()?
+                .map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
         })
     }
 
@@ -134,13 +144,14 @@ impl Plan {
         Ok(Record { holder, request, plan, ..record })
     }
 
-    /// What to start: a worker of the program `worker`.
-    pub fn spec(&self, worker: WorkerProgram) -> SpawnSpec {
+    /// What to start: a worker of the program `worker`, supervised as `settings` say.
+    pub fn spec(&self, worker: WorkerProgram, settings: &ServiceSettings) -> SpawnSpec {
         let mut spec = SpawnSpec::new(worker, self.mountpoint.as_path().to_owned());
+        settings.apply(&mut spec);
         spec.args = self.arguments();
         spec.env = self.environment.iter().map(|(name, value)| (os(name), os(value))).collect();
         spec.on_crash = self.options.on_crash.into();
-        spec.stop_grace = Duration::from_millis(self.stop_grace_ms);
+        spec.stop_grace = self.stop_grace_ms.map_or(spec.stop_grace, Duration::from_millis);
         spec
     }
 
@@ -161,6 +172,7 @@ impl Plan {
             ("--trust-repository", self.options.trust_repository),
         ];
         words.extend(switches.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.into()));
+        words.extend(self.options.tuning.arguments());
         words
     }
 

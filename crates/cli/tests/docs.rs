@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use selvedge_cli::args::Cli;
+use selvedge_cli::settings::KNOBS;
 
 /// Documents whose tables name the test of each promise.
 const PROMISES: [&str; 5] = [
@@ -119,6 +120,23 @@ fn the_readme_lists_every_command_and_no_other() {
         .collect();
     let built: BTreeSet<_> = Cli::command().get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     assert_eq!(listed, built);
+}
+
+#[test]
+fn every_setting_is_documented_as_it_is() {
+    let table: Vec<String> = KNOBS
+        .iter()
+        .map(|knob| {
+            let default = knob.default.as_str();
+            let default = if default.is_empty() { "none" } else { default };
+            let unit = if knob.unit.is_empty() { "–" } else { knob.unit };
+            let (scope, kind) = (knob.scope.as_str(), knob.kind.describe());
+            format!("| `{}` | {kind} | {default} | {unit} | {scope} | {} |", knob.key(), knob.effect)
+        })
+        .collect();
+    let text = read("docs/configuration.md");
+    let documented: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(documented, table, "docs/configuration.md wants this table:\n{}", table.join("\n"));
 }
 
 #[test]

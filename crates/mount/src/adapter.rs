@@ -20,11 +20,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
     ReplyXattr, TimeOrNow, WriteFlags,
@@ -42,9 +42,9 @@ use crate::load::Load;
 use crate::op::{self, Op};
 use crate::page_cache::PageCache;
 use crate::poison::{self, Poison};
-use crate::reply::{GENERATION, Refuse, TTL, accept_attr, accept_entry, accept_ok, accept_xattr};
-use crate::resident::MAX_WRITE;
+use crate::reply::{GENERATION, Refuse, accept_ok, accept_xattr};
 use crate::session_state::SessionState;
+use crate::tuning::Tuning;
 
 /// The root's node id, whatever its inode number is.
 const ROOT: u64 = 1;
@@ -82,6 +82,7 @@ pub struct Adapter {
     session: Arc<SessionState>,
     poison: Poison,
     epoch: u64,
+    tuning: Tuning,
 }
 
 impl Adapter {
@@ -94,7 +95,42 @@ impl Adapter {
         poison: Poison,
         epoch: u64,
     ) -> Self {
-        Self { view, load, pages: Arc::default(), session, poison, epoch }
+        Self { view, load, pages: Arc::default(), session, poison, epoch, tuning: Tuning::default() }
+    }
+
+    /// The same, set as `tuning` says.
+    #[must_use]
+    pub const fn tuned(mut self, tuning: &Tuning) -> Self {
+        self.tuning = *tuning;
+        self
+    }
+
+    /// Attributes as they are shown.
+    fn shown(&self, attr: &Attr) -> FileAttr {
+        let attr = file_attr(attr);
+        let (uid, gid) = (self.tuning.uid.unwrap_or(attr.uid), self.tuning.gid.unwrap_or(attr.gid));
+        FileAttr { uid, gid, ..attr }
+    }
+
+    /// How long the kernel may believe a reply that tells names and attributes at once, where it has but one time.
+    fn both_ttl(&self) -> Duration {
+        self.tuning.entry_ttl().min(self.tuning.attr_ttl())
+    }
+
+    /// Tells the kernel a name and its node.
+    fn accept_entry(&self, reply: ReplyEntry, attr: &Attr) {
+        let (attr_ttl, entry_ttl) = (self.tuning.attr_ttl(), self.tuning.entry_ttl());
+        reply.entry_with_ttls(&attr_ttl, &entry_ttl, &self.shown(attr), GENERATION);
+    }
+
+    /// Tells it a node's attributes.
+    fn accept_attr(&self, reply: ReplyAttr, attr: &Attr) {
+        reply.attr(&self.tuning.attr_ttl(), &self.shown(attr));
+    }
+
+    /// How files are opened. What the page cache holds stays right, since only this mount changes the file.
+    const fn open_flags(&self) -> FopenFlags {
+        if self.tuning.direct_io { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::FOPEN_KEEP_CACHE }
     }
 
     /// The kernel's page cache, to which the session's notifier is attached when there is one.
@@ -255,9 +291,16 @@ fn xattr_mode(flags: i32) -> Result<XattrMode, ViewError> {
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
         crash::point(op::INIT.enter);
-        let offered = config.capabilities() & CAPABILITIES;
+        let mut wanted = CAPABILITIES;
+        if self.tuning.direct_io {
+            // Without it, shared mappings of files that are opened past the page cache are refused.
+            wanted |= InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
+        }
+        let offered = config.capabilities() & wanted;
         let refused = config.add_capabilities(offered).err().unwrap_or(InitFlags::empty());
-        let max_write = config.set_max_write(MAX_WRITE);
+        // Within the bounds of the protocol: the options were checked when they were read.
+        let max_write = config.set_max_write(u32::try_from(self.tuning.max_write).unwrap_or(u32::MAX));
+        let _ = config.set_max_background(self.tuning.max_background);
         tracing::debug!(?offered, ?refused, ?max_write, "connection set up");
         crash::point(op::INIT.reply);
         Ok(())
@@ -269,11 +312,14 @@ impl Filesystem for Adapter {
             op::LOOKUP,
             reply,
             |view, _| match view.lookup(self.node(parent), name.as_bytes()) {
-                Ok(attr) => Ok(file_attr(&attr)),
-                Err(ViewError::NotFound) => Ok(absent()),
+                Ok(attr) => Ok(Some(attr)),
+                Err(ViewError::NotFound) => Ok(None),
                 Err(error) => Err(error),
             },
-            |reply, entry| reply.entry(&TTL, &entry, GENERATION),
+            |reply, found| match found {
+                Some(attr) => self.accept_entry(reply, &attr),
+                None => reply.entry(&self.tuning.negative_ttl(), &absent(), GENERATION),
+            },
         );
     }
 
@@ -285,7 +331,15 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, from: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.serve(from, op::GETATTR, reply, |view, _| view.getattr(self.node(ino)), accept_attr);
+        self.serve(
+            from,
+            op::GETATTR,
+            reply,
+            |view, _| view.getattr(self.node(ino)),
+            |reply, attr| {
+                self.accept_attr(reply, &attr);
+            },
+        );
     }
 
     fn setattr(
@@ -326,7 +380,7 @@ impl Filesystem for Adapter {
                 let set = SetAttr { set_id: set_id(&view.getattr(ino)?, &asked, pid, caller_gid), ..asked };
                 view.setattr(ino, &set)
             },
-            accept_attr,
+            |reply, attr| self.accept_attr(reply, &attr),
         );
     }
 
@@ -359,7 +413,7 @@ impl Filesystem for Adapter {
                 let kind = kind_of_mode(mode).ok_or(ViewError::Invalid("type of node"))?;
                 view.mknod(&request, self.node(parent), name.as_bytes(), kind, mode & 0o7777, rdev.into())
             },
-            accept_entry,
+            |reply, attr| self.accept_entry(reply, &attr),
         );
     }
 
@@ -378,7 +432,7 @@ impl Filesystem for Adapter {
             op::MKDIR,
             reply,
             |view, _| view.mkdir(&request, self.node(parent), name.as_bytes(), mode & 0o7777),
-            accept_entry,
+            |reply, attr| self.accept_entry(reply, &attr),
         );
     }
 
@@ -419,7 +473,7 @@ impl Filesystem for Adapter {
             op::SYMLINK,
             reply,
             |view, _| view.symlink(&request, self.node(parent), link_name.as_bytes(), target),
-            accept_entry,
+            |reply, attr| self.accept_entry(reply, &attr),
         );
     }
 
@@ -461,7 +515,7 @@ impl Filesystem for Adapter {
             op::LINK,
             reply,
             |view, _| view.link(&request, self.node(ino), self.node(newparent), newname.as_bytes()),
-            accept_entry,
+            |reply, attr| self.accept_entry(reply, &attr),
         );
     }
 
@@ -476,8 +530,7 @@ impl Filesystem for Adapter {
                 let ino = self.node(ino);
                 self.remember(view.open_file(&request, ino, flags)?, Opened::File(ino, flags))
             },
-            // What the page cache holds stays right, since only this mount changes the file.
-            |reply, handle| reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_KEEP_CACHE),
+            |reply, handle| reply.opened(FileHandle(handle.0), self.open_flags()),
         );
     }
 
@@ -504,7 +557,7 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         from: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -513,6 +566,10 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if self.tuning.trace_writes {
+            let (node, bytes, pid) = (ino.0, data.len(), from.pid());
+            tracing::info!(node, offset, bytes, pid, "write");
+        }
         self.serve(
             from,
             op::WRITE,
@@ -603,6 +660,7 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
+        let ttl = self.both_ttl();
         self.serve(
             request,
             op::READDIRPLUS,
@@ -610,7 +668,7 @@ impl Filesystem for Adapter {
             |view, reply| {
                 view.readdir_plus(Handle(fh.0), offset, &mut |entry, attr| {
                     let (ino, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(&entry.name));
-                    !reply.add(ino, entry.cookie, name, &TTL, &file_attr(attr), GENERATION)
+                    !reply.add(ino, entry.cookie, name, &ttl, &self.shown(attr), GENERATION)
                 })
             },
             |reply, ()| reply.ok(),
@@ -748,8 +806,8 @@ impl Filesystem for Adapter {
                 Ok((attr, self.remember(handle, Opened::File(attr.ino, flags))?))
             },
             |reply, (attr, handle)| {
-                let keep = FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle.0), keep);
+                let (ttl, handle) = (self.both_ttl(), FileHandle(handle.0));
+                reply.created(&ttl, &self.shown(&attr), GENERATION, handle, self.open_flags());
             },
         );
     }

@@ -6,6 +6,7 @@
 //! | [`errno_of`] | the one table from errors to error numbers |
 //! | [`session`] | joins a FUSE connection, new or inherited, and runs its dispatch threads |
 //! | [`SessionState`] | what a successor has to know that is in no layer: the connection, and what is open on it |
+//! | [`Tuning`] | what of a mount can be set |
 //! | [`ResidentBuffers`] | the allocator that keeps request buffers in memory |
 //! | [`worker`] | the process: arguments, checks, the mount, commands, the end |
 
@@ -26,6 +27,7 @@ mod session_state;
     reason = "descriptor numbers that fuser owns, and the allocator interface; argued there"
 )]
 mod sys;
+mod tuning;
 pub mod worker;
 
 pub use adapter::Adapter;
@@ -35,3 +37,4 @@ pub use op::POINTS;
 pub use poison::Poison;
 pub use resident::ResidentBuffers;
 pub use session_state::{Header, Resumed, SessionState, SessionStateError};
+pub use tuning::{BadTuning, MAX_THREADS, Tuning, WRITE_SIZES};

@@ -1,18 +1,9 @@
 //! Replies to the kernel.
 
-use std::time::Duration;
-
 use fuser::{
     Errno, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
-use selvedge_view::Attr;
-
-use crate::attr::file_attr;
-
-/// How long the kernel may answer from what it knows. One mount serves a thread and every change comes through
-/// it, so what the kernel has cached never becomes wrong behind its back.
-pub(crate) const TTL: Duration = Duration::from_hours(24);
 
 /// Node ids are never reused, so they need no generation.
 pub(crate) const GENERATION: Generation = Generation(0);
@@ -36,16 +27,6 @@ macro_rules! refuse {
 refuse! {
     ReplyAttr ReplyCreate ReplyData ReplyDirectory ReplyDirectoryPlus ReplyEmpty ReplyEntry ReplyLseek ReplyOpen ReplyStatfs
     ReplyWrite ReplyXattr
-}
-
-/// A name and its node.
-pub(crate) fn accept_entry(reply: ReplyEntry, attr: Attr) {
-    reply.entry(&TTL, &file_attr(&attr), GENERATION);
-}
-
-/// A node.
-pub(crate) fn accept_attr(reply: ReplyAttr, attr: Attr) {
-    reply.attr(&TTL, &file_attr(&attr));
 }
 
 /// Done.

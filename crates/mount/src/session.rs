@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::adapter::Adapter;
 use crate::sys;
+use crate::tuning::Tuning;
 
 /// How long the kernel may take to send INIT. It queues it before mount(2) returns.
 const INIT_DEADLINE: Duration = Duration::from_secs(5);
@@ -83,19 +84,19 @@ pub fn new_epoch() -> Result<u64, SessionError> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// Starts the conversation on a fresh connection and prepares `threads` dispatch threads;
-/// [`run`](Session::run) starts them.
+/// Starts the conversation on a fresh connection and prepares the dispatch threads; [`run`](Session::run) starts
+/// them.
 ///
 /// Access is the kernel's business (`default_permissions`, and `allow_other` or not): fuser's own check would
 /// refuse requests that the kernel sends as root on behalf of nobody in particular.
 pub fn start(
     adapter: Adapter,
     device: &OwnedFd,
-    threads: usize,
+    tuning: &Tuning,
 ) -> Result<(Session<Adapter>, InitExchange), SessionError> {
     let request = read_init(device.as_fd())?;
     let pages = adapter.pages();
-    let (session, reply) = shake_hands(adapter, &request, threads)?;
+    let (session, reply) = shake_hands(adapter, &request, tuning)?;
     write_whole(device.as_fd(), &reply).map_err(failed("answer INIT"))?;
     sys::replace(session.as_fd(), device.as_fd(), DupFlags::CLOEXEC)
         .map_err(failed("join the connection"))?;
@@ -110,10 +111,10 @@ pub fn resume(
     adapter: Adapter,
     device: &OwnedFd,
     init: &InitExchange,
-    threads: usize,
+    tuning: &Tuning,
 ) -> Result<Session<Adapter>, SessionError> {
     let pages = adapter.pages();
-    let (session, reply) = shake_hands(adapter, &init.request, threads)?;
+    let (session, reply) = shake_hands(adapter, &init.request, tuning)?;
     if reply != init.reply {
         return Err(SessionError::Disagreement);
     }
@@ -181,14 +182,14 @@ fn read_init(device: BorrowedFd<'_>) -> Result<Vec<u8>, SessionError> {
 fn shake_hands(
     adapter: Adapter,
     request: &[u8],
-    threads: usize,
+    tuning: &Tuning,
 ) -> Result<(Session<Adapter>, Vec<u8>), SessionError> {
     // Message boundaries are what the device has too.
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(failed("socketpair"))?;
     write_whole(ours.as_fd(), request).map_err(failed("pass INIT on"))?;
     let mut config = Config::default();
-    config.n_threads = Some(threads);
+    config.n_threads = usize::try_from(tuning.threads).ok();
     let session =
         Session::from_fd(adapter, theirs, SessionACL::All, config).map_err(failed("start the session"))?;
     let mut reply = vec![0; READ_BUFFER];

@@ -7,7 +7,7 @@ mod sweep;
 
 pub(crate) use check::network;
 
-use crate::backend::LocalBackend;
+use crate::backend::{DEFAULT_LARGE_BLOB, LocalBackend};
 use crate::{LayerId, Refs, RefsError, Store, StoreError};
 pub use discover::Discovery;
 use selvedge_mountpoint::shown;
@@ -31,11 +31,20 @@ pub enum Created {
 }
 
 /// How to open a repository.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct OpenOptions<'a> {
     /// Repositories of other owners, or writable by others, that the user trusts: the directories
     /// that hold `.selvedge`, as the user's own configuration lists them.
     pub safe: &'a [PathBuf],
+    /// The size in bytes from which on contents that are stored become plain files, and do not go into the database.
+    /// What is there already is read from either place.
+    pub large_blob: u64,
+}
+
+impl Default for OpenOptions<'_> {
+    fn default() -> Self {
+        Self { safe: &[], large_blob: DEFAULT_LARGE_BLOB }
+    }
 }
 
 /// Why a repository cannot be made or used.
@@ -144,7 +153,7 @@ impl Repository {
     /// Opens `dir/.selvedge`.
     pub fn open(dir: &Path, options: &OpenOptions<'_>) -> Result<Self, RepositoryError> {
         let place = check::check(dir, options)?;
-        let store = Store::new(Arc::new(LocalBackend::open(&place.path)?));
+        let store = Store::new(Arc::new(LocalBackend::open_with(&place.path, options.large_blob)?));
         let refs = Refs::open(&place.path.join("refs.db"))?;
         sweep::sweep_files(&place.path.join("tmp"));
         Ok(Self { parent: place.parent, path: place.path, store, refs })

@@ -2,6 +2,7 @@
 
 pub mod bind;
 pub mod completions;
+pub mod config;
 pub mod diff;
 pub mod doctor;
 pub mod export;

@@ -18,6 +18,7 @@ use crate::error::{CliError, Result};
 use crate::plan::{OnCrash, Options, Plan};
 use crate::record::{Holder, Record};
 use crate::runtime::RuntimeDir;
+use crate::settings::{Override, Settings};
 use crate::standing::{is_given_back, live_mounts, lock_thread};
 use crate::ui::show;
 use crate::{foreground, service, wanted, worker_program};
@@ -46,7 +47,7 @@ pub struct MountArgs {
     /// Mount again what was lost when everything was killed or the machine was restarted
     #[arg(
         long,
-        conflicts_with_all = ["thread", "directory", "foreground", "read_only", "allow_other", "no_allow_other", "suid", "dev"]
+        conflicts_with_all = ["thread", "directory", "foreground", "read_only", "read_write", "allow_other", "no_allow_other", "suid", "dev", "set"]
     )]
     restore: bool,
     /// Hold the mount in this process, instead of in the background, until Ctrl-C, SIGTERM or unmount
@@ -55,6 +56,9 @@ pub struct MountArgs {
     /// Refuse changes
     #[arg(long)]
     read_only: bool,
+    /// Take changes, whatever the settings say [default]
+    #[arg(long, conflicts_with = "read_only")]
+    read_write: bool,
     /// Let other users in, as far as permissions allow [default for root]
     #[arg(long, conflicts_with = "no_allow_other")]
     allow_other: bool,
@@ -70,6 +74,26 @@ pub struct MountArgs {
     /// What happens when the worker dies
     #[arg(long, value_enum, value_name = "WHAT", default_value = "recover")]
     on_crash: OnCrash,
+    #[command(flatten)]
+    set: SetArgs,
+}
+
+/// Settings for one mount.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct SetArgs {
+    /// Set something for this mount alone, for instance mount.threads=2; selvedge config lists what there is
+    #[arg(long, value_name = "KEY=VALUE", value_parser = for_a_mount)]
+    pub set: Vec<Override>,
+}
+
+/// Settings of the service concern all mounts, and those of trust no mount at all.
+fn for_a_mount(text: &str) -> Result<Override, String> {
+    let set = Override::parse(text)?;
+    if set.key.starts_with("mount.") || set.key.starts_with("store.") {
+        Ok(set)
+    } else {
+        Err(format!("{} is not a mount's: set it in your config.toml", set.key))
+    }
 }
 
 /// Runs the command.
@@ -86,7 +110,8 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
     runtime.require_own("mount").map_err(|error| error.context(tried()))?;
     refuse_mounted(context, &runtime, &repository, &thread).map_err(|error| error.context(tried()))?;
     let place = Place::find(directory).map_err(|error| error.context(tried()))?;
-    let plan = plan(context, args, &repository, &thread, place)?;
+    let settings = context.settings_for(&repository, &overrides(args))?;
+    let plan = plan(context, args, &settings, &repository, &thread, place)?;
     if !args.foreground {
         drop(repository);
         return in_background(context, &runtime, &plan);
@@ -100,7 +125,7 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
         context.ui,
         &runtime,
         &plan.record(Holder::Foreground)?,
-        plan.spec(WorkerProgram::Path(program)),
+        plan.spec(WorkerProgram::Path(program), &settings.sections().service),
     )
 }
 
@@ -112,23 +137,29 @@ fn check_options(args: &MountArgs) -> Result<()> {
     Ok(())
 }
 
+/// What the command line sets. Its own switches count more than `--set`.
+fn overrides(args: &MountArgs) -> Vec<Override> {
+    let switches = [
+        ("mount.read_only", args.read_only, "--read-only", "true"),
+        ("mount.read_only", args.read_write, "--read-write", "false"),
+        ("mount.allow_other", args.allow_other, "--allow-other", "true"),
+        ("mount.allow_other", args.no_allow_other, "--no-allow-other", "false"),
+    ];
+    let given = switches.into_iter().filter(|(_, is_given, ..)| *is_given);
+    let given = given.map(|(key, _, flag, value)| Override::new(key, value, flag));
+    args.set.set.iter().cloned().chain(given).collect()
+}
+
 fn plan(
     context: &Context,
     args: &MountArgs,
+    settings: &Settings,
     repository: &Repository,
     thread: &ThreadRef,
     place: Place,
 ) -> Result<Plan> {
-    let root = rustix::process::geteuid().is_root();
-    let mut plan = Plan::new(&context.environment, repository, thread, place.path, place.missing)?;
-    plan.options = Options {
-        read_only: args.read_only,
-        allow_other: args.allow_other || (root && !args.no_allow_other),
-        suid: args.suid,
-        dev: args.dev,
-        on_crash: args.on_crash,
-        ..plan.options
-    };
+    let mut plan = Plan::new(&context.environment, settings, repository, thread, place.path, place.missing)?;
+    plan.options = Options { suid: args.suid, dev: args.dev, on_crash: args.on_crash, ..plan.options };
     if args.foreground {
         // Its worker inherits them.
         plan.environment.clear();

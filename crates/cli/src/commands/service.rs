@@ -25,7 +25,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// How long ending it may take: unmounting everything, every step of ending workers that do not obey.
-const END: Duration = Duration::from_mins(2);
+const END: Duration = Duration::from_secs(210);
 
 /// How long its process may take to go when everything is unmounted.
 const GONE: Duration = Duration::from_secs(10);

@@ -24,7 +24,7 @@ use crate::{service, wanted};
 const GREETING: Duration = Duration::from_secs(5);
 
 /// How long unmounting may take: flushing, and every step of ending a worker that does not obey.
-const UNMOUNT: Duration = Duration::from_mins(2);
+const UNMOUNT: Duration = Duration::from_mins(3);
 
 /// How often a request is sent again whose service was killed before it answered.
 const ATTEMPTS: u32 = 5;

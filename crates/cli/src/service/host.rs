@@ -25,6 +25,7 @@ use crate::making::{Leftovers, make};
 use crate::plan::Plan;
 use crate::record::{Holder, MountId, Record};
 use crate::runtime::RuntimeDir;
+use crate::settings::ServiceSettings;
 use crate::starting::Starting;
 use crate::ui::show;
 use crate::{wanted, worker_program};
@@ -39,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 const CLEAN: Duration = Duration::from_secs(15);
 
 /// How long unmounting everything may take: every step of ending workers that do not obey, and cleaning up.
-const END: Duration = Duration::from_secs(100);
+const END: Duration = Duration::from_secs(200);
 
 /// How many failures are told to whoever wants lost mounts back: as many as fit a frame.
 const TOLD: usize = 8;
@@ -67,6 +68,8 @@ pub(super) struct Service {
     /// The worker's program, opened once: still the same one after the file is replaced.
     worker: Result<OwnedFd>,
     mounts: Mounts,
+    /// What holds for mounts from now on.
+    settings: Mutex<ServiceSettings>,
     state: Mutex<State>,
     changed: Condvar,
     /// The processes that mounts are lent to, and which.
@@ -133,6 +136,7 @@ impl Service {
     pub(super) fn new(
         runtime: Arc<RuntimeDir>,
         environment: &Environment,
+        settings: ServiceSettings,
         end: Sender<EndAsked>,
     ) -> Arc<Self> {
         let worker = worker_program::find(environment).and_then(|program| {
@@ -147,11 +151,21 @@ impl Service {
             runtime,
             worker,
             mounts: Mounts::default(),
+            settings: Mutex::new(settings),
             state,
             changed: Condvar::new(),
             borrowers: Mutex::default(),
             end,
         })
+    }
+
+    /// What holds for mounts from now on; those that are there keep theirs.
+    pub(super) fn set(&self, settings: ServiceSettings) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    fn settings(&self) -> ServiceSettings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Nothing of a former service is in the way any more.

@@ -9,11 +9,12 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags, openat, renameat};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::LOG;
-use crate::environment::Environment;
 use crate::error::{CliError, Result};
 use crate::runtime::RuntimeDir;
 
@@ -23,9 +24,19 @@ const LIMIT: u64 = 1 << 20;
 /// The name of the log before.
 const OLD: &str = "service.log.1";
 
+/// What is logged until the settings are known.
+const FIRST_FILTER: &str = "info";
+
+/// Where log lines go, and which do. Copies are one and the same.
+#[derive(Debug, Clone)]
+pub(super) struct Log {
+    sink: Lines,
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
 /// Where log lines go. Copies are one and the same.
 #[derive(Debug, Clone)]
-pub(super) struct Log(Arc<Mutex<Sink>>);
+struct Lines(Arc<Mutex<Sink>>);
 
 #[derive(Debug)]
 enum Sink {
@@ -39,32 +50,39 @@ enum Sink {
 }
 
 impl Log {
-    /// Logs to standard error, what `SELVEDGE_LOG` says or else everything of interest.
-    pub(super) fn start(environment: &Environment) -> Result<Self> {
-        let log = Self(Arc::new(Mutex::new(Sink::Stderr)));
-        let filter = environment.log.as_ref().and_then(|text| EnvFilter::try_new(text.to_str()?).ok());
-        tracing_subscriber::fmt()
-            .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new("info")))
+    /// Logs to standard error everything of interest.
+    pub(super) fn start() -> Result<Self> {
+        let sink = Lines(Arc::new(Mutex::new(Sink::Stderr)));
+        let (filter, handle) = reload::Layer::new(EnvFilter::new(FIRST_FILTER));
+        let lines = tracing_subscriber::fmt::layer()
             .with_target(false)
             .with_ansi(false)
             // It would complain to standard error, and end the process if even that fails.
             .log_internal_errors(false)
-            .with_writer(log.clone())
-            .try_init()
-            .map_err(|error| {
-                CliError::failed(format!("cannot start logging: {error}")).hint("report this")
-            })?;
-        Ok(log)
+            .with_writer(sink.clone());
+        tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|error| {
+            CliError::failed(format!("cannot start logging: {error}")).hint("report this")
+        })?;
+        Ok(Self { sink, filter: handle })
+    }
+
+    /// Logs what passes the filter `text` from now on; one that makes no sense has been refused before.
+    pub(super) fn set_filter(&self, text: &str) {
+        if let Ok(filter) = EnvFilter::try_new(text) {
+            let _ = self.filter.reload(filter);
+        }
     }
 
     /// Logs to the file from now on, and gives the file back for standard error.
     pub(super) fn to_file(&self, runtime: &Arc<RuntimeDir>) -> io::Result<OwnedFd> {
         let (file, size) = open(runtime)?;
         let copy = file.try_clone()?.into();
-        *self.lock() = Sink::File { runtime: Arc::clone(runtime), file, size };
+        *self.sink.lock() = Sink::File { runtime: Arc::clone(runtime), file, size };
         Ok(copy)
     }
+}
 
+impl Lines {
     fn lock(&self) -> std::sync::MutexGuard<'_, Sink> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,7 +114,7 @@ impl Sink {
     }
 }
 
-impl<'a> MakeWriter<'a> for Log {
+impl<'a> MakeWriter<'a> for Lines {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -104,7 +122,7 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-impl Write for Log {
+impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.lock().write(line);
         Ok(line.len())

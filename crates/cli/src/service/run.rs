@@ -14,10 +14,11 @@ use super::host::{EndAsked, Ending, Service};
 use super::lock::{Lock, TryLockError};
 use super::log::Log;
 use super::{LOG, SERVICE_LOCK};
-use crate::config::UserConfig;
 use crate::context::Context;
+use crate::environment::Environment;
 use crate::error::{CliError, Result};
 use crate::runtime::RuntimeDir;
+use crate::settings::{ServiceSettings, Settings};
 use crate::standing;
 use crate::ui::show;
 
@@ -47,24 +48,27 @@ pub fn run(context: &Context) -> Result<()> {
     if in_background {
         detach()?;
     }
-    let log = Log::start(&context.environment)?;
+    let log = Log::start()?;
+    let settings = first_settings(context)?;
+    log.set_filter(&settings.log_filter);
     let signed = lock.sign();
     signed.map_err(|error| CliError::io(format!("cannot write in {}", show(runtime.path())), &error))?;
 
     let (events, happening) = mpsc::channel();
     watch_signals(&events)?;
-    let service = Service::new(Arc::clone(&runtime), &context.environment, hear_of_the_end(&events)?);
+    let service =
+        Service::new(Arc::clone(&runtime), &context.environment, settings.clone(), hear_of_the_end(&events)?);
     let mut home = Home::open(&runtime, lock, &service)?;
     tracing::info!("the service is ready (process {})", std::process::id());
     if in_background {
         // Letting go of the pipe tells whoever started this process that it is ready.
         redirect(&log, &runtime)?;
-        home.log = Some(log);
+        home.log = Some(log.clone());
     }
     let restoring = Arc::clone(&service);
     start_thread("restore", move || bring_back(&restoring, &runtime))?;
 
-    let (ending, asked) = wait(context, &service, &mut home, &happening);
+    let (ending, asked) = Loop { context, service: &service, log: &log, settings }.run(&mut home, &happening);
     // Workers that are just being adopted end with everything else, instead of bringing back a service.
     service.wait_cleaned();
     // From here on commands find no service; those that want one wait for the lock.
@@ -127,42 +131,56 @@ fn bring_back(service: &Service, runtime: &RuntimeDir) {
     }
 }
 
-/// Runs until something ends the service: why it does, and who wants to know how that went.
-fn wait(
-    context: &Context,
-    service: &Arc<Service>,
-    home: &mut Home,
-    happening: &Receiver<Event>,
-) -> (Ending, Vec<EndAsked>) {
-    let mut idle = idle_limit(context);
-    loop {
-        match happening.recv_timeout(idle.unwrap_or(LOOK).min(LOOK)) {
-            Ok(Event::EndAsked(asked)) => return (Ending::Stopped, vec![asked]),
-            Ok(Event::Signal(SIGHUP)) => {
-                idle = idle_limit(context);
-                tracing::info!("read the settings again");
-            }
-            Ok(Event::Signal(SIGINT)) => return (Ending::Stopped, Vec::new()),
-            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => {
-                return (Ending::Terminated, Vec::new());
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                home.keep(context, service);
-                if idle.is_some_and(|idle| service.ends_idle(idle)) {
+/// The settings of a service that starts. Those that cannot be read leave it without: workers that look for a service
+/// need one, and every command says what is wrong.
+fn first_settings(context: &Context) -> Result<ServiceSettings> {
+    let read = Settings::load(&context.environment, &[]).or_else(|error| {
+        tracing::warn!("{error}; the settings are as if there were none");
+        Settings::load(&Environment::default(), &[])
+    });
+    read.map(|settings| settings.sections().service.clone())
+}
+
+/// The service while it runs.
+struct Loop<'a> {
+    context: &'a Context,
+    service: &'a Arc<Service>,
+    log: &'a Log,
+    settings: ServiceSettings,
+}
+
+impl Loop<'_> {
+    /// Runs until something ends the service: why it does, and who wants to know how that went.
+    fn run(&mut self, home: &mut Home, happening: &Receiver<Event>) -> (Ending, Vec<EndAsked>) {
+        loop {
+            let idle = Some(self.settings.idle).filter(|idle| !idle.is_zero());
+            match happening.recv_timeout(idle.unwrap_or(LOOK).min(LOOK)) {
+                Ok(Event::EndAsked(asked)) => return (Ending::Stopped, vec![asked]),
+                Ok(Event::Signal(SIGHUP)) => self.read_settings(),
+                Ok(Event::Signal(SIGINT)) => return (Ending::Stopped, Vec::new()),
+                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => {
                     return (Ending::Terminated, Vec::new());
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    home.keep(self.context, self.service);
+                    if idle.is_some_and(|idle| self.service.ends_idle(idle)) {
+                        return (Ending::Terminated, Vec::new());
+                    }
                 }
             }
         }
     }
-}
 
-/// How long the service stays without mounts. Settings that cannot be read leave it running.
-fn idle_limit(context: &Context) -> Option<Duration> {
-    match UserConfig::load(&context.environment) {
-        Ok(config) => config.service.idle.filter(|seconds| *seconds > 0).map(Duration::from_secs),
-        Err(error) => {
-            tracing::warn!("{error}");
-            None
+    /// Reads the settings again. Those that cannot be read change nothing; mounts that are there keep theirs.
+    fn read_settings(&mut self) {
+        match Settings::load(&self.context.environment, &[]) {
+            Ok(settings) => {
+                self.settings = settings.sections().service.clone();
+                self.log.set_filter(&self.settings.log_filter);
+                self.service.set(self.settings.clone());
+                tracing::info!("read the settings again");
+            }
+            Err(error) => tracing::error!("the settings stay as they were: {error}"),
         }
     }
 }

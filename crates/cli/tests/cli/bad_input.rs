@@ -82,11 +82,11 @@ fn unknown_settings_are_errors_that_name_file_and_line() {
     let sandbox = Sandbox::new();
     let directory = sandbox.path("home/.config/selvedge");
     fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("config.toml"), "[safe]\nrepositories = []\n\n[mount]\nthreads = 2\n").unwrap();
-    sandbox.run(["thread", "list"]).fails(2).saying("config.toml line 4: unknown field `mount`");
+    fs::write(directory.join("config.toml"), "[safe]\nrepositories = []\n\n[mounts]\nthreads = 2\n").unwrap();
+    sandbox.run(["thread", "list"]).fails(2).saying("config.toml line 4: there is no section [mounts]");
     fs::remove_file(directory.join("config.toml")).unwrap();
     fs::write(sandbox.repo().join(".selvedge/config.toml"), "allow_other = true\n").unwrap();
-    sandbox.run(["thread", "list"]).fails(2).saying(".selvedge/config.toml line 1: unknown field");
+    sandbox.run(["thread", "list"]).fails(2).saying(".selvedge/config.toml line 1: there is no section [allow_other]");
 }
 
 #[test]

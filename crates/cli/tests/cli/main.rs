@@ -19,5 +19,6 @@ mod races;
 mod run;
 mod sandbox;
 mod service;
+mod settings;
 mod snapshots;
 mod unprivileged;

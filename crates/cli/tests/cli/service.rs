@@ -16,6 +16,7 @@ use selvedge_cli::environment::Environment;
 use selvedge_cli::plan::{OnCrash, Options, Plan};
 use selvedge_cli::record::MountId;
 use selvedge_cli::runtime::RuntimeDir;
+use selvedge_mount::Tuning;
 use serde_json::{Value, json};
 
 use crate::sandbox::{DEADLINE, Outcome, SELVEDGE, Sandbox, Stray, eventually, fields, finish, runs, signal};
@@ -325,10 +326,11 @@ fn a_request_that_is_sent_again_is_carried_out_once() {
             dev: false,
             trust_repository: false,
             on_crash: OnCrash::Recover,
+            tuning: Tuning::default(),
         },
         worker: None,
         environment: Vec::new(),
-        stop_grace_ms: 2000,
+        stop_grace_ms: Some(2000),
     };
     let ask = || {
         let deadline = Instant::now() + DEADLINE;

@@ -3,11 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Dispatch threads unless the supervisor says otherwise.
-const DEFAULT_THREADS: usize = 4;
-
-/// More would only wait for each other.
-const MAX_THREADS: usize = 64;
+use crate::tuning::{BadTuning, Tuning};
 
 /// What to mount where, and how.
 #[expect(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
@@ -29,8 +25,8 @@ pub(crate) struct Args {
     pub(crate) dev: bool,
     /// The user's own configuration trusts this repository, whoever owns it.
     pub(crate) trust_repository: bool,
-    /// Dispatch threads.
-    pub(crate) threads: usize,
+    /// What else can be set of the mount.
+    pub(crate) tuning: Tuning,
     /// The name under which another supervisor can adopt the worker; without one none does.
     pub(crate) adopt_as: Option<OsString>,
 }
@@ -47,9 +43,9 @@ pub(crate) enum ArgsError {
     /// An option that has to be there.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// Not a number of threads.
-    #[error("--threads wants a number from 1 to {MAX_THREADS}, not {0:?}")]
-    Threads(OsString),
+    /// A value that cannot be.
+    #[error(transparent)]
+    Tuning(#[from] BadTuning),
 }
 
 impl Args {
@@ -59,15 +55,17 @@ impl Args {
         let (mut repo, mut thread, mut mountpoint) = (None, None, None);
         let (mut read_only, mut allow_other, mut suid, mut dev, mut trust_repository) =
             (false, false, false, false, false);
-        let mut threads = DEFAULT_THREADS;
+        let mut tuning = Tuning::default();
         let mut adopt_as = None;
         while let Some(argument) = arguments.next() {
+            if tuning.take(&argument, &mut |_| arguments.next())? {
+                continue;
+            }
             let mut value = |option| arguments.next().ok_or(ArgsError::NoValue(option));
             match argument.to_str() {
                 Some("--repo") => repo = Some(value("--repo")?.into()),
                 Some("--thread") => thread = Some(value("--thread")?),
                 Some("--mountpoint") => mountpoint = Some(value("--mountpoint")?.into()),
-                Some("--threads") => threads = number_of_threads(value("--threads")?)?,
                 Some("--adopt-as") => adopt_as = Some(value("--adopt-as")?),
                 Some("--read-only") => read_only = true,
                 Some("--allow-other") => allow_other = true,
@@ -86,15 +84,10 @@ impl Args {
             suid,
             dev,
             trust_repository,
-            threads,
+            tuning,
             adopt_as,
         })
     }
-}
-
-fn number_of_threads(value: OsString) -> Result<usize, ArgsError> {
-    let number = value.to_str().and_then(|text| text.parse().ok());
-    number.filter(|count| (1..=MAX_THREADS).contains(count)).ok_or(ArgsError::Threads(value))
 }
 
 #[cfg(test)]
@@ -113,7 +106,7 @@ mod tests {
     fn the_careful_choice_is_the_default() {
         let args = parse(&[]).unwrap();
         assert!(!args.read_only && !args.allow_other && !args.suid && !args.dev && !args.trust_repository);
-        assert_eq!((args.threads, args.adopt_as), (DEFAULT_THREADS, None));
+        assert_eq!((args.tuning, args.adopt_as), (Tuning::default(), None));
     }
 
     #[test]
@@ -122,7 +115,7 @@ mod tests {
         let values = ["--threads", "2", "--adopt-as", "x"];
         let args = parse(&[&switches[..], &values].concat()).unwrap();
         assert!(args.read_only && args.allow_other && args.suid && args.dev && args.trust_repository);
-        assert_eq!((args.threads, args.adopt_as), (2, Some("x".into())));
+        assert_eq!((args.tuning.threads, args.adopt_as), (2, Some("x".into())));
     }
 
     #[test]
@@ -136,8 +129,9 @@ mod tests {
     #[test]
     fn nonsense_is_named() {
         assert_eq!(parse(&["--reed-only"]), Err(ArgsError::Unknown("--reed-only".into())));
-        assert_eq!(parse(&["--threads", "0"]), Err(ArgsError::Threads("0".into())));
-        assert_eq!(parse(&["--threads"]), Err(ArgsError::NoValue("--threads")));
+        let bad = BadTuning { option: "--threads", value: "0".into() };
+        assert_eq!(parse(&["--threads", "0"]), Err(ArgsError::Tuning(bad)));
+        assert_eq!(parse(&["--adopt-as"]), Err(ArgsError::NoValue("--adopt-as")));
         assert_eq!(Args::parse([]), Err(ArgsError::Missing("--repo")));
     }
 }

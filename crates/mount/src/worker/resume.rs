@@ -67,9 +67,10 @@ pub(crate) fn resume(
     crash::point("resume.opened");
     let (view, load, state) = (Arc::new(view), Arc::new(Load::new()), Arc::new(state));
     let adapter =
-        Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), poison, header.epoch);
+        Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), poison, header.epoch)
+            .tuned(&args.tuning);
     let pages = adapter.pages();
-    let session = session::resume(adapter, &device, &header.init, args.threads)?;
+    let session = session::resume(adapter, &device, &header.init, &args.tuning)?;
     crash::point("resume.joined");
     let escrow = setup::escrow(device, &state, &view)?;
     setup::run(session, events)?;

@@ -90,9 +90,10 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     let state = Arc::new(SessionState::create()?);
     state.blame(0);
     let poison = Poison::default();
-    let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), poison, epoch);
+    let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), poison, epoch)
+        .tuned(&args.tuning);
     let pages = adapter.pages();
-    let (session, init) = session::start(adapter, &mounted.device, args.threads)?;
+    let (session, init) = session::start(adapter, &mounted.device, &args.tuning)?;
     state.begin(&Header { epoch, identity: mounted.identity.clone(), init })?;
     // What is not handed over is closed here, so that the connection ends with the session.
     let escrow = if session::can_be_resumed(mounted.device.as_fd()) {
@@ -207,7 +208,7 @@ pub(super) fn thread_name(args: &Args) -> Result<ThreadName, Refusal> {
 
 pub(super) fn open_repository(args: &Args) -> Result<Repository, Refusal> {
     let safe: &[PathBuf] = if args.trust_repository { std::slice::from_ref(&args.repo) } else { &[] };
-    Ok(Repository::open(&args.repo, &OpenOptions { safe })?)
+    Ok(Repository::open(&args.repo, &OpenOptions { safe, large_blob: args.tuning.large_blob })?)
 }
 
 fn lock_thread(repository: &Repository, name: &ThreadName) -> Result<ThreadLock, Refusal> {

@@ -147,15 +147,15 @@ fn a_repository_of_another_owner_or_writable_by_others_is_refused_unless_listed(
     for bits in [0o720, 0o702] {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(bits)).unwrap();
         assert!(matches!(open(dir.path()), Err(RepositoryError::WritableByOthers { .. })));
-        Repository::open(dir.path(), &OpenOptions { safe: &listed }).unwrap();
+        Repository::open(dir.path(), &OpenOptions { safe: &listed, ..OpenOptions::default() }).unwrap();
     }
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
     chown(&path, Some(12345), None).expect("this test runs as root");
     let error = open(dir.path()).err().unwrap();
     assert!(matches!(error, RepositoryError::ForeignOwner { owner: 12345, .. }), "{error}");
-    Repository::open(dir.path(), &OpenOptions { safe: &listed }).unwrap();
+    Repository::open(dir.path(), &OpenOptions { safe: &listed, ..OpenOptions::default() }).unwrap();
     let other: [PathBuf; 1] = ["/nowhere".into()];
-    assert!(Repository::open(dir.path(), &OpenOptions { safe: &other }).is_err());
+    assert!(Repository::open(dir.path(), &OpenOptions { safe: &other, ..OpenOptions::default() }).is_err());
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Service {
     /// What a worker of `plan`'s mount `id` is started from: one that may be adopted is told under which name, and where
     /// the services are.
     pub(super) fn spec(&self, plan: &Plan, id: &MountId) -> Result<SpawnSpec> {
-        let mut spec = plan.spec(self.worker(plan)?);
+        let mut spec = plan.spec(self.worker(plan)?, &self.settings());
         if plan.options.on_crash == OnCrash::Recover {
             spec.args.extend(["--adopt-as".into(), id.as_str().into()]);
             spec.env.push(("SELVEDGE_RUNTIME_DIR".into(), self.runtime.base_path().into()));

@@ -70,7 +70,8 @@ fn as_it_is_now(mut plan: Plan) -> Result<Plan> {
         refuse_selvedge_mount(parent)?;
         let vouched = [plan.repo.as_path().to_owned()];
         let safe = if plan.options.trust_repository { &vouched[..] } else { &[] };
-        let repository = Repository::open(plan.repo.as_path(), &OpenOptions { safe })?;
+        let repository =
+            Repository::open(plan.repo.as_path(), &OpenOptions { safe, ..OpenOptions::default() })?;
         let threads = repository.refs().threads()?;
         let thread = threads.into_iter().find(|thread| thread.id.to_string() == plan.thread_id);
         let thread = thread.ok_or_else(|| {
