@@ -28,6 +28,10 @@ chaos *args:
 bench *args:
     scripts/bench {{args}}
 
+# Selvedge beside the host's directory and its peers
+perf *args:
+    scripts/perf {{args}}
+
 # The main job on this checkout
 demo *args:
     scripts/demo {{args}}

@@ -3,6 +3,7 @@
 mod figures;
 mod large_tree;
 mod live;
+pub mod perf;
 mod placement;
 mod programs;
 

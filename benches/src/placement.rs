@@ -1,12 +1,18 @@
 //! Where both sides of a conversation run: a wake-up across CPUs costs many times one on the same CPU.
 
 use std::fmt;
+use std::fs;
+use std::io;
 
 use rustix::io::Errno;
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use serde::Serialize;
+
 /// Where both sides run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Placement {
     /// Both on one CPU.
     OneCpu,
@@ -26,16 +32,40 @@ impl Placement {
         }
     }
 
+    /// Places all threads of these processes, as they are now, where [`run`](Self::run) places this one.
+    pub fn apply_to(self, processes: &[u32]) -> io::Result<()> {
+        let place = self.cpus(&sched_getaffinity(None)?);
+        for process in processes {
+            for task in fs::read_dir(format!("/proc/{process}/task"))? {
+                let task = task?.file_name();
+                let number = task.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+                match sched_setaffinity(number, &place) {
+                    // It has ended meanwhile.
+                    Err(Errno::SRCH) | Ok(()) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of these, the ones to run on.
+    fn cpus(self, allowed: &CpuSet) -> CpuSet {
+        match self {
+            Self::Scheduler => *allowed,
+            Self::OneCpu => {
+                let mut one = CpuSet::new();
+                one.set((0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).unwrap_or(0));
+                one
+            }
+        }
+    }
+
     /// Runs `body` with this thread placed so. Threads and processes that it starts inherit the place; those that
     /// run already are where they are.
     pub fn run<T>(self, body: impl FnOnce() -> T) -> Result<T, Errno> {
         let before = sched_getaffinity(None)?;
-        if self == Self::OneCpu {
-            let mut one = CpuSet::new();
-            let first = (0..CpuSet::MAX_CPU).find(|cpu| before.is_set(*cpu)).unwrap_or(0);
-            one.set(first);
-            sched_setaffinity(None, &one)?;
-        }
+        sched_setaffinity(None, &self.cpus(&before))?;
         let result = body();
         sched_setaffinity(None, &before)?;
         Ok(result)

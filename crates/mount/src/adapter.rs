@@ -185,7 +185,7 @@ impl Adapter {
         work: impl FnOnce(&View, &mut R) -> Result<T, ViewError>,
         accept: impl FnOnce(R, T),
     ) {
-        let _in_flight = self.load.enter();
+        let _in_flight = self.load.enter(op);
         let unique = from.unique().0 & !RESENT;
         if self.poison.contains(unique) {
             tracing::error!(
@@ -324,7 +324,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &fuser::Request, ino: INodeNo, _nlookup: u64) {
-        let _in_flight = self.load.enter();
+        let _in_flight = self.load.enter(op::FORGET);
         crash::point(op::FORGET.enter);
         self.view.forget(self.node(ino));
         crash::point(op::FORGET.reply);

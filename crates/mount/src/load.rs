@@ -1,11 +1,13 @@
 //! How much a worker has done and what it is doing, readable without any lock of the view.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
+
+use crate::op::{self, Op};
 
 /// More dispatch threads than this share slots, and the age of the oldest request may then be understated.
 const SLOTS: usize = 64;
@@ -20,6 +22,8 @@ thread_local! {
 pub struct Load {
     epoch: Instant,
     served: AtomicU64,
+    /// How many of each operation, by its index.
+    by_operation: [AtomicU64; op::ALL.len()],
     /// Called when the first request has been answered.
     when_served: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// For each thread the start of its request in nanoseconds after `epoch`; 0 when idle.
@@ -49,6 +53,7 @@ impl Load {
         Self {
             epoch: Instant::now(),
             served: AtomicU64::new(0),
+            by_operation: [const { AtomicU64::new(0) }; op::ALL.len()],
             when_served: OnceLock::new(),
             since: [const { AtomicU64::new(0) }; SLOTS],
             thread: [const { AtomicU32::new(0) }; SLOTS],
@@ -68,7 +73,8 @@ impl Load {
     }
 
     /// Notes that this thread starts a request, which ends when the guard is dropped.
-    pub(crate) fn enter(&self) -> InFlight<'_> {
+    pub(crate) fn enter(&self, op: &Op) -> InFlight<'_> {
+        self.by_operation[op.index].fetch_add(1, Ordering::Relaxed);
         let number = slot();
         let slot = &self.since[number];
         if self.thread[number].load(Ordering::Relaxed) == 0 {
@@ -82,6 +88,13 @@ impl Load {
     /// Requests answered so far.
     pub fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
+    }
+
+    /// Requests so far, by the operation's name.
+    pub fn by_operation(&self) -> BTreeMap<String, u64> {
+        let counts = op::ALL.iter().zip(&self.by_operation);
+        let counts = counts.map(|(op, count)| (op.name.to_owned(), count.load(Ordering::Relaxed)));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 
     /// Age of the oldest request that is being worked on.
@@ -171,10 +184,10 @@ mod tests {
     fn the_oldest_request_in_flight_is_seen_until_it_is_answered() {
         let load = Load::new();
         assert_eq!(load.oldest(), None);
-        let first = load.enter();
+        let first = load.enter(op::GETATTR);
         std::thread::sleep(Duration::from_millis(20));
         std::thread::scope(|scope| {
-            scope.spawn(|| drop(load.enter()));
+            scope.spawn(|| drop(load.enter(op::GETATTR)));
         });
         assert!(load.oldest().unwrap() >= Duration::from_millis(20));
         assert_eq!(load.stuck(), None, "a thread that runs");
@@ -182,6 +195,7 @@ mod tests {
         drop(first);
         assert_eq!(load.oldest(), None);
         assert_eq!(load.served(), 2);
+        assert_eq!(load.by_operation(), BTreeMap::from([("getattr".to_owned(), 2)]));
     }
 
     #[test]
@@ -191,7 +205,7 @@ mod tests {
         std::thread::scope(|scope| {
             let load = &load;
             scope.spawn(move || {
-                let _request = load.enter();
+                let _request = load.enter(op::GETATTR);
                 let _ = asleep.recv();
             });
             let deadline = Instant::now() + Duration::from_secs(10);

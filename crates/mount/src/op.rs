@@ -3,6 +3,8 @@
 /// One FUSE operation by name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Op {
+    /// Its place among all of them.
+    pub(crate) index: usize,
     /// Name for logs.
     pub(crate) name: &'static str,
     /// Crash point after the request was read and before the view is called.
@@ -13,8 +15,17 @@ pub(crate) struct Op {
 
 macro_rules! operations {
     ($($constant:ident $name:literal)*) => {
+        /// Places in [`ALL`].
+        #[derive(Clone, Copy)]
+        #[expect(clippy::upper_case_acronyms, reason = "named as the constants")]
+        enum Place { $($constant,)* }
+
+        /// All operations, each at its index.
+        pub(crate) const ALL: &[&Op] = &[$($constant,)*];
+
         $(
             pub(crate) const $constant: &Op = &Op {
+                index: Place::$constant as usize,
                 name: $name,
                 enter: concat!("fuse.", $name, ".enter"),
                 reply: concat!("fuse.", $name, ".reply"),
@@ -84,5 +95,10 @@ mod tests {
         assert!(POINTS.contains(&LOOKUP.enter));
         assert!(POINTS.contains(&CREATE.reply));
         assert_eq!(POINTS.len(), 2 * 32 + 4);
+    }
+
+    #[test]
+    fn every_operation_has_a_place_of_its_own() {
+        assert!(ALL.iter().enumerate().all(|(at, op)| op.index == at));
     }
 }

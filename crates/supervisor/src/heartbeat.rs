@@ -90,6 +90,7 @@ mod tests {
             pid: 1,
             mount_path: "/m".into(),
             requests: 0,
+            operations: std::collections::BTreeMap::new(),
             oldest_request_ms: stuck_ms,
             stuck_ms,
             uptime_ms: 1,

@@ -1,5 +1,7 @@
 //! What a worker tells its supervisor.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ErrorKind;
@@ -146,6 +148,9 @@ pub struct StatusOk {
     pub mount_path: WirePath,
     /// Requests answered since the worker started.
     pub requests: u64,
+    /// How many of them asked for what, by the operation's name; what nobody asked for is left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub operations: BTreeMap<String, u64>,
     /// Age of the oldest request that is being worked on, in milliseconds; `null` if there is none.
     #[serde(default)]
     pub oldest_request_ms: Option<u64>,

@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs;
@@ -52,6 +52,7 @@ fn status() -> StatusOk {
         pid: 4711,
         mount_path: WirePath(PathBuf::from(OsString::from_vec(b"/w/\xff".to_vec()))),
         requests: 123_456,
+        operations: BTreeMap::new(),
         oldest_request_ms: Some(12),
         stuck_ms: None,
         uptime_ms: 60_000,
@@ -78,6 +79,8 @@ fn every_command_and_event_is_written_and_read_as_ever() {
         ),
     );
     check("event-status-ok", 0, Event::StatusOk(status()));
+    let operations = BTreeMap::from([("lookup".to_owned(), 123_000), ("open".to_owned(), 456)]);
+    check("event-status-ok-operations", 0, Event::StatusOk(StatusOk { operations, ..status() }));
     check("event-stopping", 0, Event::Stopping {});
     let holder = Holder { pid: 99, name: "bash".to_owned() };
     check("event-stop-refused", 0, Event::StopRefused(StopRefused::new("\"/w\" is busy", [holder])));
@@ -137,7 +140,9 @@ fn every_kind_has_a_golden_file() {
     let events = Event::KINDS.iter().map(|kind| format!("event{}.frame", kebab(kind)));
     let questions = TreeRequest::KINDS.iter().map(|kind| format!("tree-request{}.frame", kebab(kind)));
     let answers = TreeReply::KINDS.iter().map(|kind| format!("tree-reply{}.frame", kebab(kind)));
-    let wanted: BTreeSet<String> = commands.chain(events).chain(questions).chain(answers).collect();
+    let fields = ["event-status-ok-operations.frame".to_owned()];
+    let wanted: BTreeSet<String> =
+        commands.chain(events).chain(questions).chain(answers).chain(fields).collect();
     let found: BTreeSet<String> = fs::read_dir(directory())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -574,6 +574,7 @@ impl Service {
             pid: std::process::id(),
             mount_path: WirePath(self.mounted.identity.path.clone()),
             requests: load.served(),
+            operations: load.by_operation(),
             oldest_request_ms: oldest.map(milliseconds),
             stuck_ms: load.stuck().map(milliseconds),
             uptime_ms: milliseconds(self.started.elapsed()),

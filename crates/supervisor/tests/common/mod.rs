@@ -206,6 +206,7 @@ impl Worker<'_> {
             pid: std::process::id(),
             mount_path: WirePath::from(self.mounted.identity.path.clone()),
             requests: 42,
+            operations: std::collections::BTreeMap::new(),
             oldest_request_ms: None,
             stuck_ms: None,
             uptime_ms: 1,

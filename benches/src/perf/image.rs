@@ -1,0 +1,76 @@
+//! A fresh file system to measure on: an old one makes creation ten times slower, and differently so at every run.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::run;
+
+/// An ext4 file system in a file, on a loop device. It goes when the value does.
+#[derive(Debug)]
+pub(crate) struct Image {
+    file: PathBuf,
+    root: PathBuf,
+    device: Option<String>,
+    mounted: bool,
+}
+
+impl Image {
+    /// Makes one of so many GiB below `dir`, without anything that the kernel would go on making in the background.
+    pub(crate) fn make(dir: &Path, gib: u64) -> Result<Self> {
+        let (file, root) = (dir.join("image"), dir.join("disk"));
+        File::create(&file)?.set_len(gib << 30)?;
+        fs::create_dir_all(&root)?;
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .arg(&file))?;
+        // Past the page cache of the file beneath, where the disk lets us: else a cold read would find it warm there.
+        let attach =
+            |more: &[&str]| run(Command::new("losetup").args(more).args(["-f", "--show"]).arg(&file));
+        let device = attach(&["--direct-io=on"]).or_else(|_| attach(&[]))?.trim().to_owned();
+        let mut image = Self { file, root, device: Some(device.clone()), mounted: false };
+        run(Command::new("mount").args(["-t", "ext4", &device]).arg(&image.root))?;
+        image.mounted = true;
+        Ok(image)
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Bytes in use, once everything is on it.
+    pub(crate) fn used(&self) -> Result<u64> {
+        let root = File::open(&self.root)?;
+        rustix::fs::syncfs(&root)?;
+        let disk = rustix::fs::fstatvfs(&root)?;
+        Ok((disk.f_blocks - disk.f_bfree) * disk.f_frsize)
+    }
+
+    /// Takes it away.
+    pub(crate) fn remove(mut self) -> Result<()> {
+        self.detach()
+    }
+
+    fn detach(&mut self) -> Result<()> {
+        if self.mounted {
+            run(Command::new("umount").arg(&self.root)).context("the image is still in use")?;
+            self.mounted = false;
+        }
+        if let Some(device) = self.device.take() {
+            run(Command::new("losetup").arg("-d").arg(&device))?;
+            fs::remove_file(&self.file)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        if let Err(error) = self.detach() {
+            eprintln!("{error:#}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What is compared.
+
+use clap::ValueEnum;
+
+/// A way to have a tree before one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Subject {
+    /// A plain directory: what all others are compared with.
+    Host,
+    /// A thread, mounted.
+    Selvedge,
+    /// Another path for the same directory, by FUSE.
+    Bindfs,
+    /// A writable layer over a directory, by FUSE.
+    FuseOverlayfs,
+    /// A writable layer over a directory, by the kernel.
+    Overlayfs,
+}
+
+impl Subject {
+    /// All of them, in the order of tables.
+    pub const ALL: [Self; 5] =
+        [Self::Host, Self::Selvedge, Self::Bindfs, Self::FuseOverlayfs, Self::Overlayfs];
+
+    /// A name for tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Selvedge => "selvedge",
+            Self::Bindfs => "bindfs",
+            Self::FuseOverlayfs => "fuse-overlayfs",
+            Self::Overlayfs => "overlayfs",
+        }
+    }
+
+    /// Whether a process of its own answers for it.
+    pub(crate) const fn is_served(self) -> bool {
+        matches!(self, Self::Selvedge | Self::Bindfs | Self::FuseOverlayfs)
+    }
+
+    /// Whether changes go to a layer, and the tree beneath stays as it is.
+    pub(crate) const fn is_layered(self) -> bool {
+        matches!(self, Self::Selvedge | Self::FuseOverlayfs | Self::Overlayfs)
+    }
+}
