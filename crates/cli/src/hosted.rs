@@ -1,19 +1,24 @@
 //! The mounts that this process holds, and what it answers about them.
 
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use selvedge_supervisor::{CallError, State, StopMode, Supervisor};
-use selvedge_worker_proto::{ExportDone, WirePath};
+use selvedge_worker_proto::{ExportDone, StatusOk, WirePath};
 
 use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
 use crate::error::{CliError, Result};
+use crate::process;
 use crate::record::{MountId, MountRecord, Record};
 use crate::starting::Starting;
 
 /// How long a worker may take to say how it is, before its mount counts as stuck.
 const STATUS: Duration = Duration::from_millis(300);
+
+/// How long the kernel may take to say how much memory a worker has, when it has been asked how it is.
+const MEMORY: Duration = Duration::from_millis(200);
 
 /// How long until a worker is asked again that was just being replaced.
 const RECOVERING: Duration = Duration::from_millis(10);
@@ -124,13 +129,28 @@ impl Hosted {
             restarts: self.supervisor.restarts(),
             last_crash: self.supervisor.last_cause(),
             uptime_s: self.mount.uptime().as_secs(),
+            requests_per_s: None,
+            memory: None,
         }
     }
 
-    /// How it is now; asks the worker, for [`STATUS`] at most.
-    fn state(&self) -> MountState {
+    /// The mount as it is now; asks the worker, for [`STATUS`] at most.
+    fn look(&self) -> MountDocument {
+        let memory = self.supervisor.worker_pid().map(memory_of);
+        let status = match self.supervisor.state() {
+            State::Ready => self.supervisor.status(STATUS),
+            _ => Err(CallError::Recovering),
+        };
+        let answered = status.as_ref().ok();
+        let requests_per_s = answered.map(|status| self.supervisor.requests_per_second(status));
+        let memory = memory.and_then(|memory| memory.recv_timeout(MEMORY).ok().flatten());
+        MountDocument { requests_per_s, memory, ..self.document(self.state(&status)) }
+    }
+
+    /// How it is, if its worker answered `status` when it was asked.
+    fn state(&self, status: &Result<StatusOk, CallError>) -> MountState {
         match self.supervisor.state() {
-            State::Ready => match self.supervisor.status(STATUS) {
+            State::Ready => match status {
                 Ok(_) if self.record.is_mounted() => MountState::Ready,
                 // Its worker serves it, but not at its directory: another mount namespace or an open file keeps
                 // it alive.
@@ -147,6 +167,19 @@ impl Hosted {
             State::Stopping | State::TakingDown | State::Exited(_) => MountState::Stopping,
         }
     }
+}
+
+/// Looks for a worker's memory in a thread of its own: the kernel keeps who asks waiting while the worker changes
+/// what it has mapped, and a worker that hangs there would hang whoever lists it.
+fn memory_of(pid: u32) -> Receiver<Option<u64>> {
+    let (found, answer) = mpsc::channel();
+    let look = move || {
+        // Whoever asked may have given up.
+        let _ = found.send(process::private_memory(pid));
+    };
+    // Without a thread nothing comes.
+    drop(std::thread::Builder::new().name("memory".to_owned()).spawn(look));
+    answer
 }
 
 fn cleaning_takes_long() -> CliError {
@@ -212,17 +245,17 @@ impl Mounts {
     /// Every mount as it is now. Workers are asked all at once: one that is stopped delays the others not.
     pub fn list(&self) -> Vec<MountDocument> {
         let hosted = self.hosted().clone();
-        let states: Vec<MountState> = std::thread::scope(|scope| {
-            let asked: Vec<_> = hosted
-                .iter()
-                .map(|hosted| std::thread::Builder::new().spawn_scoped(scope, || hosted.state()))
-                .collect();
+        std::thread::scope(|scope| {
+            let look = |hosted| std::thread::Builder::new().spawn_scoped(scope, move || Hosted::look(hosted));
+            let asked: Vec<_> = hosted.iter().map(|hosted| (hosted, look(hosted))).collect();
             asked
                 .into_iter()
-                .map(|thread| thread.ok().and_then(|thread| thread.join().ok()).unwrap_or(MountState::Stuck))
+                .map(|(hosted, thread)| {
+                    let looked = thread.ok().and_then(|thread| thread.join().ok());
+                    looked.unwrap_or_else(|| hosted.document(MountState::Stuck))
+                })
                 .collect()
-        });
-        hosted.iter().zip(states).map(|(hosted, state)| hosted.document(state)).collect()
+        })
     }
 
     /// Calls off a mount that is being made. Under the lock, so that whoever makes it sees so when it has ceased

@@ -149,7 +149,8 @@ impl Plan {
         let mut spec = SpawnSpec::new(worker, self.mountpoint.as_path().to_owned());
         settings.apply(&mut spec);
         spec.args = self.arguments();
-        spec.env = self.environment.iter().map(|(name, value)| (os(name), os(value))).collect();
+        // The caller's word after that of the settings.
+        spec.env.extend(self.environment.iter().map(|(name, value)| (os(name), os(value))));
         spec.on_crash = self.options.on_crash.into();
         spec.stop_grace = self.stop_grace_ms.map_or(spec.stop_grace, Duration::from_millis);
         spec

@@ -69,6 +69,19 @@ impl ProcessId {
     }
 }
 
+/// The memory that is the process's alone, in bytes: what would be free if it ended (`proc_pid_smaps_rollup(5)`).
+pub fn private_memory(pid: u32) -> Option<u64> {
+    parse_private(&std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?)
+}
+
+fn parse_private(rollup: &str) -> Option<u64> {
+    let lines = rollup.lines().filter(|line| {
+        ["Private_Clean:", "Private_Dirty:", "Private_Hugetlb:"].iter().any(|name| line.starts_with(name))
+    });
+    let sizes: Option<Vec<u64>> = lines.map(|line| line.split_whitespace().nth(1)?.parse().ok()).collect();
+    sizes.filter(|sizes| !sizes.is_empty()).map(|sizes| sizes.iter().sum::<u64>() * 1024)
+}
+
 struct Stat {
     state: u8,
     start: u64,
@@ -102,6 +115,14 @@ mod tests {
         let stat = parse_stat(line).unwrap();
         assert_eq!((stat.state, stat.start), (b'S', 4711));
         assert!(parse_stat(b"7 (a) S 1").is_none());
+    }
+
+    #[test]
+    fn private_memory_is_what_only_the_process_has() {
+        let rollup = "Rss: 9 kB\nPrivate_Clean:      4 kB\nPrivate_Dirty:    100 kB\nSwap: 1 kB\n";
+        assert_eq!(parse_private(rollup), Some(104 * 1024));
+        assert_eq!(parse_private("Rss: 9 kB\n"), None);
+        assert!(private_memory(std::process::id()).unwrap() > 0);
     }
 
     #[test]

@@ -305,6 +305,8 @@ fn told_by_record(record: &Record, state: MountState) -> Standing {
         restarts: record.restarts,
         last_crash: None,
         uptime_s: mount.map_or(0, |mount| mount.uptime().as_secs()),
+        requests_per_s: None,
+        memory: None,
     })
 }
 
@@ -322,6 +324,8 @@ pub fn lost(plan: &Plan) -> MountDocument {
         restarts: 0,
         last_crash: None,
         uptime_s: 0,
+        requests_per_s: None,
+        memory: None,
     }
 }
 

@@ -346,6 +346,7 @@ impl Running {
                 Some(Pending::Status { reply, .. }) => drop(reply.send(Ok(status))),
                 Some(Pending::Probe) => self.at_work(),
                 Some(Pending::Heartbeat) => {
+                    self.control.life.count(&status);
                     if let Err(why) = self.heartbeat.answered(&status)
                         && self.is_watched()
                     {

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use selvedge_worker_proto::StatusOk;
 
 use crate::{ExitReport, State, Step};
 
@@ -39,6 +41,19 @@ struct Inner {
     last_cause: Option<String>,
     subscribers: Vec<mpsc::Sender<ExitReport>>,
     restart_subscribers: Vec<mpsc::Sender<Restart>>,
+    /// When workers had answered how many requests: the last two times they were asked, the older first.
+    counted: [Option<Counted>; 2],
+}
+
+/// Over less time no rate is told.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// How many requests a worker had answered at one time.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    at: Instant,
+    pid: u32,
+    requests: u64,
 }
 
 impl Life {
@@ -50,6 +65,7 @@ impl Life {
             last_cause: None,
             subscribers: Vec::new(),
             restart_subscribers: Vec::new(),
+            counted: [None; 2],
         };
         Self {
             alive: AtomicBool::new(false),
@@ -79,6 +95,25 @@ impl Life {
 
     pub(crate) fn restarts(&self) -> u32 {
         self.lock().restarts
+    }
+
+    /// A worker has said how it is.
+    pub(crate) fn count(&self, status: &StatusOk) {
+        let counted = Counted { at: Instant::now(), pid: status.pid, requests: status.requests };
+        let mut inner = self.lock();
+        inner.counted = [inner.counted[1], Some(counted)];
+    }
+
+    /// How many requests the worker that says `status` answers in a second: of late, or since it was started if it
+    /// has not been asked for long enough.
+    pub(crate) fn requests_per_second(&self, status: &StatusOk) -> u64 {
+        let before = self.lock().counted.into_iter().flatten().find(|before| before.pid == status.pid);
+        let (requests, time) = match before.map(|before| (before, before.at.elapsed())) {
+            Some((before, time)) if time >= LATELY => (status.requests.saturating_sub(before.requests), time),
+            _ => (status.requests, Duration::from_millis(status.uptime_ms)),
+        };
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        (requests.saturating_mul(1000) + millis / 2) / millis
     }
 
     pub(crate) fn last_cause(&self) -> Option<String> {

@@ -35,7 +35,10 @@ pub(crate) const TAKE_DOWN: Duration = Duration::from_secs(10);
 const STACK: usize = 512 * 1024;
 
 pub(crate) fn thread_named(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(format!("worker-{name}")).stack_size(STACK).spawn(body)
+    // What it logs is about what its starter is about.
+    let about = tracing::Span::current();
+    let builder = thread::Builder::new().name(format!("worker-{name}")).stack_size(STACK);
+    builder.spawn(move || about.in_scope(body))
 }
 
 /// A worker's process, and what ties it to its supervisor.

@@ -180,6 +180,12 @@ impl Supervisor {
         self.life.last_cause()
     }
 
+    /// How many requests the worker, which says `status` now, answers in a second: of late, or since it was started if
+    /// that was just now or it is not watched for hanging.
+    pub fn requests_per_second(&self, status: &StatusOk) -> u64 {
+        self.life.requests_per_second(status)
+    }
+
     /// A channel that gets every restart from now on, and ends with the mount.
     pub fn restart_events(&self) -> mpsc::Receiver<Restart> {
         self.life.subscribe_restarts()

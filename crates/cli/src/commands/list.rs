@@ -8,7 +8,7 @@ use crate::control::{MountDocument, MountState};
 use crate::error::Result;
 use crate::record::Record;
 use crate::standing::{self, live_mounts};
-use crate::ui::{show, table};
+use crate::ui::{human_bytes, show, table};
 use crate::{service, wanted};
 
 /// How long a service that is just coming up or going down is waited for.
@@ -38,11 +38,13 @@ pub fn run(context: &Context, ListArgs {}: ListArgs) -> Result<()> {
     }
     context.ui.result(&documents, || {
         let rows: Vec<_> = documents.iter().map(row).collect();
-        table(["THREAD", "MOUNTED ON", "STATE", "WORKER", "UPTIME", "REPOSITORY"], &rows)
+        let headings =
+            ["THREAD", "MOUNTED ON", "STATE", "WORKER", "REQUESTS/S", "MEMORY", "UPTIME", "REPOSITORY"];
+        table(headings, &rows)
     })
 }
 
-fn row(mount: &MountDocument) -> [String; 6] {
+fn row(mount: &MountDocument) -> [String; 8] {
     let path = |path: &Path| show(path);
     [
         mount.thread.clone(),
@@ -55,6 +57,8 @@ fn row(mount: &MountDocument) -> [String; 6] {
             }
         },
         mount.worker_pid.map_or("-".to_owned(), |pid| pid.to_string()),
+        mount.requests_per_s.map_or("-".to_owned(), |rate| rate.to_string()),
+        mount.memory.map_or("-".to_owned(), human_bytes),
         if mount.state == MountState::Lost { "-".to_owned() } else { uptime(mount.uptime_s) },
         path(mount.repo.as_path()),
     ]

@@ -84,8 +84,9 @@ fn running(context: &Context, runtime: &RuntimeDir, client: &mut Client) -> Resu
     mention_lost(context, runtime)?;
     let document = Document { running: true, pid: Some(pid), socket: socket(runtime), mounts };
     context.ui.result(&document, || {
-        let log = show(&runtime.path().join(service::LOG));
-        format!("the service is running (process {pid}); mounts: {mounts}; log: {log}\n")
+        let (log, logs) = (service::LOG, service::LOGS);
+        let (log, logs) = (show(&runtime.path().join(log)), show(&runtime.path().join(logs)));
+        format!("the service is running (process {pid}); mounts: {mounts}; log: {log}, of mounts: {logs}\n")
     })
 }
 

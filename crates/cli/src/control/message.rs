@@ -208,6 +208,12 @@ pub struct MountDocument {
     pub last_crash: Option<String>,
     /// Time since the mount came up, in seconds.
     pub uptime_s: u64,
+    /// Requests that its worker answers in a second, of late; `null` where it was not asked or does not answer.
+    #[serde(default)]
+    pub requests_per_s: Option<u64>,
+    /// Memory that is its worker's alone, in bytes; `null` where nobody looked, or it does not show.
+    #[serde(default)]
+    pub memory: Option<u64>,
 }
 
 /// How a mount is.

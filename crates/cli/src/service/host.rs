@@ -16,6 +16,7 @@ use selvedge_mountpoint::take_down;
 use selvedge_supervisor::{
     ExitReport, Restart, SpawnSpec, State as SupervisorState, StopError, StopMode, WorkerProgram,
 };
+use tracing::Span;
 
 use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
 use crate::environment::Environment;
@@ -25,6 +26,7 @@ use crate::making::{Leftovers, make};
 use crate::plan::Plan;
 use crate::record::{Holder, MountId, Record};
 use crate::runtime::RuntimeDir;
+use crate::service::log::span_of;
 use crate::settings::ServiceSettings;
 use crate::starting::Starting;
 use crate::ui::show;
@@ -303,6 +305,8 @@ impl Service {
         // It may have come to be since it was looked for.
         let made_directory = plan.make_directory && is_missing(plan.mountpoint.as_path());
         let record = Record { id: starting.id().clone(), made_directory, ..plan.record(Holder::Service)? };
+        // The supervisor's threads and those that watch it inherit it.
+        let _about = span_of(&record).entered();
         let mut leftovers = Leftovers::of(&self.runtime, record.clone());
         record.write(&self.runtime)?;
         let spec = SpawnSpec { cancel: Some(starting.cancel().clone()), ..self.spec(plan, starting.id())? };
@@ -359,7 +363,9 @@ impl Service {
     fn watch(&self, hosted: &Arc<Hosted>, leftovers: Leftovers) -> Result<()> {
         let (restarts, exit) = (hosted.supervisor().restart_events(), hosted.supervisor().exit_events());
         let (me, watched) = (Weak::clone(&self.me), Arc::clone(hosted));
+        let about = Span::current();
         let watching = move || {
+            let _about = about.entered();
             // They end before the mount does, so no record is written that has been removed.
             for restart in restarts {
                 if let Some(me) = me.upgrade() {

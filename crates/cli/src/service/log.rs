@@ -1,134 +1,166 @@
-//! The service's log: a file of bounded size, written as far as that is possible.
+//! What the service logs: its own lines, and for each mount what its worker and its supervisor say.
 //!
 //! Logging is best effort: a line that cannot be written, for want of room or of a file, is dropped, and nobody
 //! waits or fails for it.
 
-use std::fs::File;
-use std::io::{self, Write};
+mod datagram;
+mod file;
+mod sink;
+
+use std::fmt::Write as _;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Mode, OFlags, openat, renameat};
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
+use tracing::{Event, Level, Span, Subscriber};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::fmt::{FormatFields as _, FormattedFields};
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use super::LOG;
 use crate::error::{CliError, Result};
+use crate::record::Record;
 use crate::runtime::RuntimeDir;
-
-/// How long the log grows before it begins anew, in bytes. The one before is kept beside it.
-const LIMIT: u64 = 1 << 20;
-
-/// The name of the log before.
-const OLD: &str = "service.log.1";
+use crate::settings::ServiceSettings;
+use sink::Sink;
 
 /// What is logged until the settings are known.
 const FIRST_FILTER: &str = "info";
 
+/// Lets the spans pass, whatever is logged, that say which mount a line is about.
+const SPANS: &str = "selvedge::mount=error";
+
+/// Under which target the worker's own lines come.
+const WORKER: &str = "selvedge::worker";
+
+/// Everything that is logged while it is entered, or by threads that are started meanwhile, is about the mount of
+/// `record`.
+pub(crate) fn span_of(record: &Record) -> Span {
+    let id: String = record.thread_id.chars().take(8).collect();
+    let log = format!("{}-{id}", record.thread);
+    tracing::error_span!(target: "selvedge::mount", "mount", log)
+}
+
 /// Where log lines go, and which do. Copies are one and the same.
 #[derive(Debug, Clone)]
 pub(super) struct Log {
-    sink: Lines,
+    sink: Arc<Mutex<Sink>>,
     filter: reload::Handle<EnvFilter, Registry>,
-}
-
-/// Where log lines go. Copies are one and the same.
-#[derive(Debug, Clone)]
-struct Lines(Arc<Mutex<Sink>>);
-
-#[derive(Debug)]
-enum Sink {
-    /// Standard error: a terminal, or the pipe to whoever started the service.
-    Stderr,
-    File {
-        runtime: Arc<RuntimeDir>,
-        file: File,
-        size: u64,
-    },
 }
 
 impl Log {
     /// Logs to standard error everything of interest.
     pub(super) fn start() -> Result<Self> {
-        let sink = Lines(Arc::new(Mutex::new(Sink::Stderr)));
-        let (filter, handle) = reload::Layer::new(EnvFilter::new(FIRST_FILTER));
-        let lines = tracing_subscriber::fmt::layer()
-            .with_target(false)
-            .with_ansi(false)
-            // It would complain to standard error, and end the process if even that fails.
-            .log_internal_errors(false)
-            .with_writer(sink.clone());
+        let sink = Arc::new(Mutex::new(Sink::default()));
+        let (filter, handle) = reload::Layer::new(EnvFilter::new(format!("{FIRST_FILTER},{SPANS}")));
+        let lines = Lines { sink: Arc::clone(&sink) };
         tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|error| {
             CliError::failed(format!("cannot start logging: {error}")).hint("report this")
         })?;
         Ok(Self { sink, filter: handle })
     }
 
-    /// Logs what passes the filter `text` from now on; one that makes no sense has been refused before.
-    pub(super) fn set_filter(&self, text: &str) {
-        if let Ok(filter) = EnvFilter::try_new(text) {
+    /// Logs as `settings` say from now on; a filter that makes no sense has been refused before.
+    pub(super) fn set(&self, settings: &ServiceSettings) {
+        if let Ok(filter) = EnvFilter::try_new(format!("{},{SPANS}", settings.log_filter)) {
             let _ = self.filter.reload(filter);
         }
+        self.lock().set(settings);
     }
 
-    /// Logs to the file from now on, and gives the file back for standard error.
-    pub(super) fn to_file(&self, runtime: &Arc<RuntimeDir>) -> io::Result<OwnedFd> {
-        let (file, size) = open(runtime)?;
-        let copy = file.try_clone()?.into();
-        *self.sink.lock() = Sink::File { runtime: Arc::clone(runtime), file, size };
-        Ok(copy)
+    /// Logs to where a service in the background does from now on, and gives the service's own file, for standard
+    /// error.
+    pub(super) fn to_background(&self, runtime: &Arc<RuntimeDir>) -> io::Result<OwnedFd> {
+        self.lock().open(runtime)
     }
-}
 
-impl Lines {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Sink> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Sink> {
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn open(runtime: &RuntimeDir) -> io::Result<(File, u64)> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(openat(runtime.instance(), LOG, flags, Mode::RUSR | Mode::WUSR)?);
-    let size = file.metadata()?.len();
-    Ok((file, size))
+/// Takes lines from where they come from to the sink.
+#[derive(Debug)]
+struct Lines {
+    sink: Arc<Mutex<Sink>>,
 }
 
-impl Sink {
-    fn write(&mut self, line: &[u8]) {
-        match self {
-            Self::Stderr => drop(io::stderr().write_all(line)),
-            Self::File { runtime, file, size } => {
-                if *size >= LIMIT
-                    && renameat(runtime.instance(), LOG, runtime.instance(), OLD).is_ok()
-                    && let Ok((anew, length)) = open(runtime)
-                {
-                    (*file, *size) = (anew, length);
-                }
-                if file.write_all(line).is_ok() {
-                    *size += line.len() as u64;
-                }
-            }
+/// Which mount a span is about, as the name of its log.
+#[derive(Debug, Clone)]
+struct MountLog(String);
+
+impl Visit for MountLog {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "log" {
+            value.clone_into(&mut self.0);
+        }
+    }
+
+    fn record_debug(&mut self, _field: &Field, _value: &dyn std::fmt::Debug) {}
+}
+
+/// A line of the log.
+#[derive(Debug)]
+struct Line {
+    level: Level,
+    /// When, as text.
+    time: String,
+    /// What was said, without an end of line.
+    text: String,
+    /// The mount it is about.
+    mount: Option<String>,
+    /// Whether it is the worker's.
+    by_worker: bool,
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if attributes.metadata().target() != "selvedge::mount" {
+            return;
+        }
+        let mut log = MountLog(String::new());
+        attributes.record(&mut log);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(log);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mount = context.event_scope(event).and_then(|mut scope| {
+            scope.find_map(|span| span.extensions().get::<MountLog>().map(|log| log.0.clone()))
+        });
+        let mut time = String::new();
+        // Writing into a text cannot fail, and a clock that cannot be read is no reason to say nothing.
+        let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+        let line = Line {
+            level: *event.metadata().level(),
+            time,
+            text: text_of(event),
+            mount,
+            by_worker: event.metadata().target() == WORKER,
+        };
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner).write(&line);
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let log = context.span(&id).and_then(|span| span.extensions().get::<MountLog>().cloned());
+        if let Some(log) = log {
+            self.sink.lock().unwrap_or_else(PoisonError::into_inner).close(&log.0);
         }
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-impl Write for Lines {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.lock().write(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// What an event says: its message, and its fields behind.
+fn text_of(fields: impl RecordFields) -> String {
+    let mut formatted = FormattedFields::<DefaultFields>::new(String::new());
+    let mut text = String::new();
+    let _ = DefaultFields::new().format_fields(formatted.as_writer(), fields);
+    let _ = write!(text, "{formatted}");
+    text
 }

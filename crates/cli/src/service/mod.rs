@@ -6,7 +6,7 @@
 
 mod home;
 mod host;
-mod log;
+pub(crate) mod log;
 mod probe;
 mod run;
 mod start;
@@ -30,3 +30,6 @@ pub const START_LOCK: &str = "start.lock";
 
 /// The service's log.
 pub const LOG: &str = "service.log";
+
+/// The directory of the mounts' logs.
+pub const LOGS: &str = "logs";

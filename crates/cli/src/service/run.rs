@@ -50,7 +50,7 @@ pub fn run(context: &Context) -> Result<()> {
     }
     let log = Log::start()?;
     let settings = first_settings(context)?;
-    log.set_filter(&settings.log_filter);
+    log.set(&settings);
     let signed = lock.sign();
     signed.map_err(|error| CliError::io(format!("cannot write in {}", show(runtime.path())), &error))?;
 
@@ -86,7 +86,7 @@ pub fn run(context: &Context) -> Result<()> {
 
 /// Logs, and says what else there is to say, to the log file from now on.
 pub(super) fn redirect(log: &Log, runtime: &Arc<RuntimeDir>) -> Result<()> {
-    let file = log.to_file(runtime);
+    let file = log.to_background(runtime);
     let file = file.map_err(|error| CliError::io(format!("cannot open the log {LOG}"), &error))?;
     rustix::stdio::dup2_stderr(file)
         .map_err(|errno| CliError::io("cannot redirect standard error", &errno.into()))
@@ -176,7 +176,7 @@ impl Loop<'_> {
         match Settings::load(&self.context.environment, &[]) {
             Ok(settings) => {
                 self.settings = settings.sections().service.clone();
-                self.log.set_filter(&self.settings.log_filter);
+                self.log.set(&self.settings);
                 self.service.set(self.settings.clone());
                 tracing::info!("read the settings again");
             }

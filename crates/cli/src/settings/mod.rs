@@ -19,6 +19,9 @@ use crate::environment::{Environment, STOP_GRACE, Variable};
 use crate::error::{CliError, Result};
 use crate::ui::{show, show_os};
 
+/// What is logged unless somebody wants something else.
+const USUAL_FILTER: &str = "info";
+
 /// Everything that can be set, with where each value comes from.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -157,6 +160,9 @@ pub struct ServiceSettings {
     pub restart_budget: u32,
     #[serde(deserialize_with = "seconds")]
     pub idle: Duration,
+    pub log: String,
+    pub log_size: u64,
+    pub log_files: u64,
     pub log_filter: String,
 }
 
@@ -288,6 +294,11 @@ impl ServiceSettings {
         spec.flush_deadline = self.flush_deadline;
         spec.hang_limit = Some(self.hang_limit).filter(|limit| !limit.is_zero());
         spec.restart_budget = self.restart_budget;
+        if self.log_filter != USUAL_FILTER {
+            // What the worker's own default leaves out stays so, unless somebody asks for it.
+            let unless = if self.log_filter.contains("fuser") { "" } else { ",fuser=off" };
+            spec.env.push(("SELVEDGE_LOG".into(), format!("{}{unless}", self.log_filter).into()));
+        }
     }
 }
 

@@ -86,7 +86,10 @@ fn unknown_settings_are_errors_that_name_file_and_line() {
     sandbox.run(["thread", "list"]).fails(2).saying("config.toml line 4: there is no section [mounts]");
     fs::remove_file(directory.join("config.toml")).unwrap();
     fs::write(sandbox.repo().join(".selvedge/config.toml"), "allow_other = true\n").unwrap();
-    sandbox.run(["thread", "list"]).fails(2).saying(".selvedge/config.toml line 1: there is no section [allow_other]");
+    sandbox
+        .run(["thread", "list"])
+        .fails(2)
+        .saying(".selvedge/config.toml line 1: there is no section [allow_other]");
 }
 
 #[test]

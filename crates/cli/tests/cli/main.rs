@@ -13,6 +13,7 @@ mod full_disk;
 mod gc;
 mod history;
 mod hygiene;
+mod logs;
 mod lost;
 mod mounts;
 mod races;

@@ -15,12 +15,14 @@ use crate::sandbox::{
     SELVEDGE, Sandbox, Stray, eventually, fields, finish, kill_both, orphan_stopped, runs, signal,
 };
 
-const MOUNT_FIELDS: [&str; 11] = [
+const MOUNT_FIELDS: [&str; 13] = [
     "id",
     "last_crash",
+    "memory",
     "mountpoint",
     "passthrough",
     "repo",
+    "requests_per_s",
     "restarts",
     "state",
     "supervisor_pid",

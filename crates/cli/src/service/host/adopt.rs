@@ -16,6 +16,7 @@ use crate::making::Leftovers;
 use crate::plan::{OnCrash, Plan};
 use crate::process::ProcessId;
 use crate::record::{Holder, MountId, MountRecord, Record};
+use crate::service::log::span_of;
 use crate::standing;
 use crate::starting::Starting;
 use crate::ui::show;
@@ -149,6 +150,7 @@ impl Service {
         let mount = MountRecord { worker, ..mount };
         let record =
             Record { supervisor, worker: Some(worker), mount: Some(mount.clone()), ..record.clone() };
+        let _about = span_of(&record).entered();
         let spec = self.spec(plan, &id)?;
         let restarts = record.restarts;
         let orphan = Orphan { pid: worker.pid, pidfd, socket, log, escrow, ready, last_id, restarts };
