@@ -197,9 +197,13 @@ impl Adapter {
             return reply.refuse(Errno::EIO);
         }
         let _blamed = poison::at_work_on(unique, op.name);
+        crash::serving();
         crash::point(op.enter);
         let outcome = work(&self.view, &mut reply);
         crash::point(op.reply);
+        // Not afterwards: the caller's next request may be another thread's, and the end of this process, before this one
+        // gets on.
+        self.session.answers();
         match outcome {
             Ok(value) => accept(reply, value),
             Err(error) => {

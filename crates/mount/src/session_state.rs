@@ -16,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -43,6 +44,9 @@ const SLOT: usize = 32;
 
 /// The most handles that may be open at once: 128 MiB of slots, and more than any limit of open files allows.
 const MAX_SLOTS: u32 = 4 * 1024 * 1024;
+
+/// Where the number of the latest worker stands that has answered a request: the eight bytes before those.
+const ANSWERED: u64 = TAKEOVERS - 8;
 
 /// Slots read at once.
 const BATCH: usize = 4096;
@@ -83,6 +87,9 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SessionSt
 pub struct SessionState {
     memory: File,
     slots: Mutex<Slots>,
+    /// Which worker of the connection this process is.
+    worker: AtomicU64,
+    answered: AtomicBool,
 }
 
 /// What a worker left.
@@ -111,7 +118,7 @@ impl SessionState {
     pub fn create() -> Result<Self, SessionStateError> {
         let memory =
             memfd_create("selvedge-session", MemfdFlags::CLOEXEC).map_err(failed("make room for"))?;
-        Ok(Self { memory: memory.into(), slots: Mutex::default() })
+        Ok(Self::over(memory.into(), Slots::default()))
     }
 
     /// Writes the header.
@@ -130,7 +137,11 @@ impl SessionState {
         memory.read_exact_at(&mut bytes, 0).map_err(failed("read"))?;
         let header = Header::decode(&bytes)?;
         let (slots, open) = read_slots(&memory, length)?;
-        Ok(Resumed { state: Self { memory, slots: Mutex::new(slots) }, header, open })
+        Ok(Resumed { state: Self::over(memory, slots), header, open })
+    }
+
+    const fn over(memory: File, slots: Slots) -> Self {
+        Self { memory, slots: Mutex::new(slots), worker: AtomicU64::new(0), answered: AtomicBool::new(false) }
     }
 
     /// The memory file, for a successor.
@@ -158,7 +169,27 @@ impl SessionState {
         read_some(&self.memory, &mut bytes, TAKEOVERS).map_err(failed("read"))?;
         let number = u64::from_le_bytes(bytes).saturating_add(1);
         self.memory.write_all_at(&number.to_le_bytes(), TAKEOVERS).map_err(failed("write"))?;
+        self.worker.store(number, Ordering::Relaxed);
         Ok(number)
+    }
+
+    /// Takes note, the first time, that this worker answers a request: it may die before it has told anybody.
+    pub fn answers(&self) {
+        if self.answered.load(Ordering::Relaxed) || self.answered.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let number = self.worker.load(Ordering::Relaxed).to_le_bytes();
+        if let Err(error) = self.memory.write_all_at(&number, ANSWERED) {
+            tracing::warn!("that a request was answered cannot be kept: {error}");
+        }
+    }
+
+    /// How many workers in a row before number `takeover` of the connection have answered nothing.
+    pub fn fruitless(&self, takeover: u64) -> Result<u64, SessionStateError> {
+        let mut bytes = [0; 8];
+        // Until the first takeover the file may end before. The first worker, number 0, counts as one that has answered.
+        read_some(&self.memory, &mut bytes, ANSWERED).map_err(failed("read"))?;
+        Ok(takeover.saturating_sub(1).saturating_sub(u64::from_le_bytes(bytes)))
     }
 
     /// Takes note of a handle, before anybody learns of it. One that is known already stays as it is.
@@ -466,6 +497,125 @@ mod tests {
             bytes[at] ^= 1;
             assert!(resume(&bytes).is_err(), "a flip at {at}");
             bytes[at] ^= 1;
+        }
+    }
+
+    /// Everything that a successor does with the file, whatever it holds.
+    fn use_all(bytes: &[u8]) {
+        let Ok(Resumed { state, open, .. }) = resume(bytes) else { return };
+        let number = state.taken_over().unwrap();
+        state.fruitless(number).unwrap();
+        state.poison().unwrap();
+        state.answers();
+        for (handle, _) in open.iter().take(100) {
+            state.released(*handle);
+        }
+        for number in 0..50 {
+            let (handle, opened) = open_as(number);
+            state.opened(handle, opened).unwrap();
+        }
+        // What was damaged before is not worse afterwards: all that this worker opened is read again.
+        let again = resume(&content(&state)).unwrap().open;
+        assert!((0..50).map(open_as).all(|(handle, _)| again.iter().any(|(found, _)| *found == handle)));
+    }
+
+    fn open_as(number: u64) -> (Handle, Opened) {
+        let (handle, opened) = open(number);
+        (Handle(handle.0 + (1 << 40)), opened)
+    }
+
+    #[test]
+    fn what_is_between_the_header_and_the_handles_may_be_cut_and_flipped_anywhere() {
+        let (state, left) = written();
+        let mut bytes = content(&state);
+        let (from, to) = (header().encode().len(), usize::try_from(SLOTS).unwrap());
+        for length in (from..to).step_by(61).chain(to - 64..to) {
+            let Resumed { state, header: found, open } = resume(&bytes[..length]).unwrap();
+            assert_eq!((found, open.len()), (header(), 0), "cut at {length}");
+            state.poison().unwrap();
+            assert!(state.taken_over().unwrap() >= 1);
+        }
+        let deaths = usize::try_from(DEATHS).unwrap();
+        for at in (from..deaths).step_by(997).chain(deaths..to) {
+            bytes[at] ^= 0xff;
+            let Resumed { header: found, open, .. } = resume(&bytes).unwrap();
+            assert_eq!((found, open.len()), (header(), left.len()), "a flip at {at}");
+            if at % 29 == 0 || at >= to - 24 {
+                use_all(&bytes);
+            }
+            bytes[at] ^= 0xff;
+        }
+    }
+
+    #[test]
+    fn hostile_contents_are_refused_or_used_and_never_a_panic() {
+        let (state, _) = written();
+        let whole = content(&state);
+        let mut seed = 7_u64;
+        let mut random = move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        for round in 0..300 {
+            let mut bytes = whole.clone();
+            // Slots that are in order and say anything, and each handle several times.
+            for _ in 0..40 {
+                let at = position(u32::try_from(random() % 60).unwrap());
+                let (handle, ino) = (Handle([random(), 0, u64::MAX, 4][round % 4]), Ino(random()));
+                let opened = if random() % 2 == 0 { Opened::Directory(ino) } else { Opened::File(ino, RW) };
+                let mut slot = encode_slot(handle, opened);
+                slot[16..24].copy_from_slice(&random().to_le_bytes());
+                let sum = checksum(&slot[..24]);
+                slot[24..].copy_from_slice(&sum.to_le_bytes());
+                let at = usize::try_from(at).unwrap();
+                bytes.resize(bytes.len().max(at + SLOT), 0);
+                bytes[at..at + SLOT].copy_from_slice(&slot);
+            }
+            // A header whose checksum is right, with lengths that are not.
+            if round % 3 == 0 {
+                let length = header().encode().len();
+                let at = 24 + usize::try_from(random()).unwrap() % (length - 24);
+                bytes[at] = random().to_le_bytes()[0];
+                let sum = checksum(&bytes[24..length]);
+                bytes[16..24].copy_from_slice(&sum.to_le_bytes());
+            }
+            bytes.truncate(usize::try_from(random()).unwrap() % bytes.len().max(1) + 1);
+            use_all(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_state_that_is_far_too_long_is_read_up_to_the_most_handles() {
+        let (state, left) = written();
+        state.memory.set_len(1 << 44).unwrap();
+        let found = SessionState::resume(state.memory.try_clone().unwrap()).unwrap();
+        assert_eq!(found.open.len(), left.len());
+        let (handle, opened) = open_as(1);
+        found.state.opened(handle, opened).unwrap();
+    }
+
+    #[test]
+    fn a_successor_knows_how_many_workers_before_it_answered_nothing() {
+        let state = SessionState::create().unwrap();
+        state.begin(&header()).unwrap();
+        state.answers();
+        for (number, answers) in [(1, true), (2, false), (3, false), (4, true), (5, false)] {
+            let successor = resume(&content(&state)).unwrap().state;
+            assert_eq!(state.taken_over().unwrap(), number);
+            assert_eq!(successor.taken_over().unwrap(), number);
+            let before = successor.fruitless(number).unwrap();
+            assert_eq!(
+                before,
+                [0, 0, 1, 2, 0][usize::try_from(number).unwrap() - 1],
+                "before number {number}"
+            );
+            if answers {
+                successor.answers();
+                let bytes = content(&successor);
+                state.memory.write_all_at(&bytes, 0).unwrap();
+            }
         }
     }
 

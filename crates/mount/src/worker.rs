@@ -92,7 +92,7 @@ fn run(adopter: fn(&OsStr) -> Option<Arc<dyn Adopter>>) -> ExitCode {
     let (events, happenings) = mpsc::channel();
     let mounted = match hello.escrow {
         None => setup::mount(&args, hello.protocol, events.clone()),
-        Some(escrow) => resume::resume(&args, hello.protocol, escrow, events.clone()),
+        Some(escrow) => resume::resume(&args, hello.protocol, escrow, &sender, events.clone()),
     };
     match mounted {
         Ok(mounted) => {

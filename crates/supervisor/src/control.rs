@@ -340,8 +340,11 @@ impl Running {
         match received.envelope.msg {
             Event::Stopping {} => self.stopping(),
             Event::StopRefused(refused) => self.refused(&StopError::Busy(refused)),
-            // News: it has answered its first request.
-            Event::StatusOk(_) if id == 0 => self.succession.proved(),
+            // News: it has answered its first request, or knows of workers that had and could not say so.
+            Event::StatusOk(status) if id == 0 => match status.fruitless {
+                Some(fruitless) => self.succession.correct(fruitless),
+                None => self.succession.proved(),
+            },
             Event::StatusOk(status) => match self.pending.remove(&id) {
                 Some(Pending::Status { reply, .. }) => drop(reply.send(Ok(status))),
                 Some(Pending::Probe) => self.at_work(),

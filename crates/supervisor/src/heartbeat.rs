@@ -95,6 +95,7 @@ mod tests {
             stuck_ms,
             uptime_ms: 1,
             read_only: false,
+            fruitless: None,
         }
     }
 

@@ -121,6 +121,12 @@ impl Succession {
         self.proven = true;
     }
 
+    /// No more than the latest `fruitless` workers before the present one have answered nothing: some that had died before
+    /// they could say so.
+    pub(crate) fn correct(&mut self, fruitless: u32) {
+        self.failed = self.failed.min(fruitless);
+    }
+
     /// The worker has unmounted.
     pub(crate) fn left(&mut self) {
         self.left = true;
@@ -315,6 +321,19 @@ mod tests {
             pauses.push(succession.pause());
         }
         assert_eq!(pauses, [FIRST_PAUSE, 2 * FIRST_PAUSE]);
+    }
+
+    #[test]
+    fn deaths_of_those_that_served_and_could_not_say_so_cost_nothing_once_it_is_known() {
+        let mut succession = Succession::new(2);
+        for _ in 0..100 {
+            succession.proven = false;
+            assert_eq!(succession.count(KILLED), Ok(()));
+            succession.correct(0);
+        }
+        succession.proven = false;
+        assert_eq!(succession.count(KILLED), Ok(()), "of itself it has not said anything");
+        assert!(succession.count(KILLED).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::acl::{self, Acl};
 use crate::catalog::{CHECKPOINT_EFFECTS, LOG_LIMIT_EFFECTS};
 use crate::commit::{Commit, Effect};
+use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::inode::{Applied, Body, Inode};
 use crate::request::Request;
@@ -132,8 +133,9 @@ impl Change<'_> {
 
     /// The result of this request if it was carried out before.
     pub(crate) fn replayed(inode: &Inode, request: &Request) -> Option<Ino> {
-        let applied = inode.applied.filter(|_| request.resent)?;
-        (applied.key == request.key).then_some(applied.result)
+        let applied = inode.applied.filter(|applied| request.resent && applied.key == request.key)?;
+        crash::point("commit.again");
+        Some(applied.result)
     }
 
     /// A new node with one name, owned by the caller; `directory` hands down its group and set-group bit.

@@ -1,10 +1,12 @@
 //! Named points at which a test lets the shipped worker die.
 //!
-//! A point is armed once, by name, from `SELVEDGE_FUSE_WORKER_CRASH_AT=[panic@|exit@|hang@|kill@]NAME[:N]`; the process
-//! then ends the N-th time (default: the first) it passes there: by abort(3), by a panic with the `panic@` prefix,
+//! A point is armed once, by name, from `SELVEDGE_FUSE_WORKER_CRASH_AT=[panic@|exit@|hang@|kill@]NAME[/request][:N]`; the
+//! process then ends the N-th time (default: the first) it passes there: by abort(3), by a panic with the `panic@` prefix,
 //! or as if it had nothing more to do, by exit(3) with code 0, with the `exit@` prefix. With `hang@` the thread that
-//! passes there stays there; `kill@` is a SIGKILL, for which nobody blames what the thread was at. An unarmed point costs one load.
+//! passes there stays there; `kill@` is a SIGKILL, for which nobody blames what the thread was at. With `/request` only
+//! threads count that serve a request: what the view does by itself passes by. An unarmed point costs one load.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,6 +15,7 @@ pub const POINTS: &[&str] = &[
     "upper.before-ref",
     "commit.before",
     "commit.after",
+    "commit.again",
     "copy-up.before-rename",
     "copy-up.before-commit",
     "copy-up.after-commit",
@@ -41,6 +44,8 @@ pub const POINTS: &[&str] = &[
 
 struct Armed {
     name: String,
+    /// Whether only threads that serve a request pass.
+    in_request: bool,
     passes_left: AtomicU64,
     by: Ending,
 }
@@ -67,11 +72,25 @@ impl Ending {
 
 static ARMED: OnceLock<Armed> = OnceLock::new();
 
+/// What limits a point to threads that serve a request.
+const IN_REQUEST: &str = "/request";
+
+thread_local! {
+    static REQUEST: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Notes that this thread serves requests, and nothing else.
+pub fn serving() {
+    if ARMED.get().is_some() {
+        REQUEST.set(true);
+    }
+}
+
 /// Why a crash point could not be armed.
 #[derive(Debug, thiserror::Error)]
 pub enum ArmError {
-    /// The text is not `[panic@|exit@|hang@|kill@]NAME[:N]` with N ≥ 1.
-    #[error("\"{0}\" is not a crash point: expected [panic@|exit@|hang@|kill@]NAME[:N]")]
+    /// The text is not `[panic@|exit@|hang@|kill@]NAME[/request][:N]` with N ≥ 1.
+    #[error("\"{0}\" is not a crash point: expected [panic@|exit@|hang@|kill@]NAME[/request][:N]")]
     Malformed(String),
     /// No point has this name.
     #[error("no crash point is called \"{0}\"")]
@@ -94,10 +113,14 @@ pub fn arm(spec: &str, known: &[&str]) -> Result<(), ArmError> {
     if passes == 0 {
         return Err(ArmError::Malformed(spec.to_owned()));
     }
+    let (name, in_request) = match name.strip_suffix(IN_REQUEST) {
+        None => (name, false),
+        Some(name) => (name, true),
+    };
     if !POINTS.contains(&name) && !known.contains(&name) {
         return Err(ArmError::Unknown(name.to_owned()));
     }
-    let armed = Armed { name: name.to_owned(), passes_left: AtomicU64::new(passes), by };
+    let armed = Armed { name: name.to_owned(), in_request, passes_left: AtomicU64::new(passes), by };
     ARMED.set(armed).map_err(|_| ArmError::AlreadyArmed)
 }
 
@@ -111,7 +134,8 @@ pub fn point(name: &str) {
 
 #[cold]
 fn pass(armed: &Armed, name: &str) {
-    if armed.name != name || armed.passes_left.fetch_sub(1, Ordering::Relaxed) != 1 {
+    let counts = armed.name == name && (!armed.in_request || REQUEST.get());
+    if !counts || armed.passes_left.fetch_sub(1, Ordering::Relaxed) != 1 {
         return;
     }
     match armed.by {

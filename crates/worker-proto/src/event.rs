@@ -162,6 +162,9 @@ pub struct StatusOk {
     pub uptime_ms: u64,
     /// Whether the mount refuses changes.
     pub read_only: bool,
+    /// As a successor's first news: how many workers in a row before it have answered nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fruitless: Option<u32>,
 }
 
 /// Why a worker does not stop.

@@ -57,6 +57,7 @@ fn status() -> StatusOk {
         stuck_ms: None,
         uptime_ms: 60_000,
         read_only: true,
+        fruitless: None,
     }
 }
 

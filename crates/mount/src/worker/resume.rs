@@ -7,31 +7,35 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use selvedge_store::ThreadLock;
 use selvedge_view::{View, ViewOptions, crash};
-use selvedge_worker_proto::ErrorKind;
+use selvedge_worker_proto::{Envelope, ErrorKind, Event, Sender as Channel, StatusOk, WirePath};
 
 use super::args::Args;
-use super::check_protocol;
 use super::refusal::Refusal;
 use super::serve::Happening;
 use super::setup::{self, Mounted};
+use super::{PEER_DEADLINE, check_protocol};
 use crate::adapter::Adapter;
 use crate::load::Load;
 use crate::session;
-use crate::session_state::{Resumed, SessionState};
+use crate::session_state::{Header, Resumed, SessionState};
 
-/// Lets successors die at a named point: `[COUNT*]POINT`, the first COUNT of them or all.
+/// Lets successors die at a named point: `[COUNT*]POINT[,POINT]...`, the first COUNT of them or all; of several points
+/// each has its turn.
 const CRASH_AT: &str = "SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT";
 
-/// Takes the mount over that `escrow` belongs to; `events` learns of the session's end.
+/// Takes the mount over that `escrow` belongs to; `events` learns of the session's end, `supervisor` of what the worker
+/// before had no time to say.
 ///
 /// When this fails, the mount stands as it did: another successor may do better.
 pub(crate) fn resume(
     args: &Args,
     protocol: u32,
     escrow: Vec<OwnedFd>,
+    supervisor: &Channel<Event>,
     events: Sender<Happening>,
 ) -> Result<Mounted, Refusal> {
     check_protocol(protocol)?;
@@ -47,6 +51,8 @@ pub(crate) fn resume(
     let takeover = state.taken_over()?;
     let poison = state.poison()?;
     state.blame(takeover);
+    // Before this one answers anything, and dies perhaps: nobody spends a budget by serving.
+    tell_fruitless(supervisor, state.fruitless(takeover)?, &header, args.read_only);
     arm_crash_points(takeover)?;
     crash::point("resume.read");
     let name = setup::thread_name(args)?;
@@ -78,13 +84,35 @@ pub(crate) fn resume(
     Ok(Mounted { view, identity, load, pages, read_only: args.read_only, escrow, resumed: true })
 }
 
+fn tell_fruitless(supervisor: &Channel<Event>, fruitless: u64, header: &Header, read_only: bool) {
+    let status = StatusOk {
+        pid: std::process::id(),
+        mount_path: WirePath(header.identity.path.clone()),
+        requests: 0,
+        oldest_request_ms: None,
+        stuck_ms: None,
+        uptime_ms: 0,
+        read_only,
+        fruitless: Some(u32::try_from(fruitless).unwrap_or(u32::MAX)),
+    };
+    let deadline = Some(Instant::now() + PEER_DEADLINE);
+    if let Err(error) = supervisor.send(Envelope::new(0, Event::StatusOk(status)), &[], deadline) {
+        tracing::warn!("the supervisor cannot be told which workers served: {error}");
+    }
+}
+
 fn arm_crash_points(takeover: u64) -> Result<(), Refusal> {
     let Some(wanted) = std::env::var(CRASH_AT).ok().filter(|wanted| !wanted.is_empty()) else {
         return Ok(());
     };
-    let (count, point) = match wanted.split_once('*') {
+    let (count, points) = match wanted.split_once('*') {
         None => (u64::MAX, &*wanted),
-        Some((count, point)) => (count.parse().unwrap_or(0), point),
+        Some((count, points)) => (count.parse().unwrap_or(0), points),
     };
-    if takeover <= count { setup::arm(CRASH_AT, point) } else { Ok(()) }
+    let mut turns = points.split(',').cycle();
+    let turn = usize::try_from(takeover.saturating_sub(1)).unwrap_or(0) % points.split(',').count();
+    match turns.nth(turn) {
+        Some(point) if takeover <= count => setup::arm(CRASH_AT, point),
+        _ => Ok(()),
+    }
 }

@@ -579,6 +579,7 @@ impl Service {
             stuck_ms: load.stuck().map(milliseconds),
             uptime_ms: milliseconds(self.started.elapsed()),
             read_only: self.mounted.read_only,
+            fruitless: None,
         }
     }
 

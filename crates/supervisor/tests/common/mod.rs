@@ -211,6 +211,7 @@ impl Worker<'_> {
             stuck_ms: None,
             uptime_ms: 1,
             read_only: false,
+            fruitless: None,
         })
     }
 
