@@ -15,11 +15,20 @@ fn passes(point: &str) -> u64 {
     PASSES.iter().find(|(prefix, _)| point.starts_with(prefix)).map_or(1, |(_, passes)| *passes)
 }
 
-/// Points that writers do not come by: those before the mount is ready, those of a takeover and those of a freeze have
-/// tests of their own, and the upper's log is brought into its file only now and then.
+/// Points that writers do not come by: those before the mount is ready, those of a takeover and of what comes again after
+/// one, and those of a freeze have tests of their own, and the upper's log is brought into its file only now and then.
 fn is_for_writers(point: &str) -> bool {
-    let elsewhere =
-        ["fuse.init.", "resume.", "freeze.", "seal.", "snapshot.", "merge.", "collapse.", "checkpoint."];
+    let elsewhere = [
+        "fuse.init.",
+        "resume.",
+        "commit.again",
+        "freeze.",
+        "seal.",
+        "snapshot.",
+        "merge.",
+        "collapse.",
+        "checkpoint.",
+    ];
     !elsewhere.iter().any(|prefix| point.starts_with(prefix))
 }
 

@@ -1,10 +1,15 @@
 //! Programs at work: each knows what every call must answer, and panics, which ends the whole application, at the
 //! first that answers otherwise.
 
+mod abandoned;
 mod append;
+mod archive;
+mod build;
 mod churn;
+mod crowd;
 mod database;
 mod exclusive;
+mod fsx;
 mod git;
 mod holding;
 mod large;
@@ -39,73 +44,118 @@ impl Load<'_> {
     }
 }
 
-/// How much of each kind has to be done before the end.
-const ENOUGH: u64 = 10;
+/// Something to do, again and again.
+struct Kind {
+    name: &'static str,
+    run: fn(&mut Load<'_>),
+    /// How many do it beside each other.
+    count: usize,
+    /// How many calls have to be answered, of all of them together, before the end.
+    enough: u64,
+}
 
-type Kind = fn(&mut Load<'_>);
+const fn kind(name: &'static str, run: fn(&mut Load<'_>), count: usize, enough: u64) -> Kind {
+    Kind { name, run, count, enough }
+}
 
-/// What runs, and how often beside itself.
-const KINDS: &[(&str, Kind, usize)] = &[
-    ("churn", churn::run, 2),
-    ("positions", positions::run, 4),
-    ("append", append::run, 2),
-    ("large, buffered", large::buffered, 1),
-    ("large, direct", large::direct, 1),
-    ("exclusive", exclusive::run, 2),
-    ("holding", holding::run, 1),
-    ("listing", listing::run, 1),
-    ("mapped", mapped::run, 1),
+/// What system calls can do.
+const SYSTEM_CALLS: &[Kind] = &[
+    kind("churn", churn::run, 2, 20),
+    kind("positions", positions::run, 4, 20),
+    kind("append", append::run, 2, 20),
+    kind("large, buffered", large::buffered, 1, 10),
+    kind("large, direct", large::direct, 1, 10),
+    kind("exclusive", exclusive::run, 2, 10),
+    kind("crowd", crowd::run, 8, 20),
+    kind("abandoned", abandoned::run, 2, 4),
+    kind("holding", holding::run, 1, 10),
+    kind("listing", listing::run, 1, 10),
+    kind("mapped", mapped::run, 1, 10),
+    kind("fsx", fsx::run, 2, 20),
 ];
 
 /// Programs that others wrote.
-const PROGRAMS: &[(&str, Kind, usize)] = &[("database", database::run, 3), ("git", git::run, 1)];
+const PROGRAMS: &[Kind] = &[
+    kind("database", database::run, 3, 10),
+    kind("git", git::run, 1, 6),
+    kind("archive", archive::run, 1, 3),
+];
+
+/// Those that start many others.
+const BUILDS: &[Kind] = &[kind("build", build::run, 1, 4), kind("archive", archive::run, 1, 3)];
 
 /// System calls of every kind, until the test wants the end.
 pub(crate) fn system_calls(talk: &Talk) {
     append::prepare(&talk.dir);
-    run(talk, KINDS);
+    crowd::prepare(&talk.dir);
+    run(talk, SYSTEM_CALLS);
     append::check(&talk.dir, 2);
+    crowd::check(&talk.dir);
 }
 
-/// Databases and version control, until the test wants the end.
+/// Databases, version control and archives, until the test wants the end.
 pub(crate) fn programs(talk: &Talk) {
     database::prepare(&talk.dir);
     git::prepare(&talk.dir);
+    archive::prepare(&talk.dir);
     run(talk, PROGRAMS);
     database::check(&talk.dir);
 }
 
+/// Compilers and archives, until the test wants the end.
+pub(crate) fn builds(talk: &Talk) {
+    archive::prepare(&talk.dir);
+    run(talk, BUILDS);
+}
+
+/// How long all of them may take to have done enough.
+const PATIENCE: Duration = Duration::from_mins(2);
+
 /// Runs all of them until the test wants the end and each has got something done.
-fn run(talk: &Talk, kinds: &[(&'static str, Kind, usize)]) {
+fn run(talk: &Talk, kinds: &[Kind]) {
     // A panic in one thread must end the application at once, whatever the others wait for.
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
         std::process::abort();
     }));
-    let ended = AtomicBool::new(false);
+    let (ended, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let done: Vec<AtomicU64> = kinds.iter().map(|_| AtomicU64::new(0)).collect();
-    thread::scope(|scope| {
-        for ((kind, run, count), done) in kinds.iter().zip(&done) {
-            for number in 0..*count {
-                let seed = talk.seed * 1000 + number as u64;
-                let (random, ended, dir) = (Random::new(seed), &ended, &*talk.dir);
-                thread::Builder::new()
-                    .name((*kind).to_owned())
-                    .spawn_scoped(scope, move || run(&mut Load { dir, random, ended, done, number }))
-                    .unwrap();
+    let all = || done.iter().map(|done| done.load(Ordering::Relaxed)).sum::<u64>();
+    thread::scope(|outer| {
+        outer.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                talk.tell(all());
+                thread::sleep(Duration::from_millis(1));
             }
-        }
-        talk.started();
-        talk.wait_for_end();
-        wait_until("every kind of load to get something done", Duration::from_mins(1), || {
-            done.iter().all(|done| done.load(Ordering::Relaxed) > ENOUGH)
         });
-        ended.store(true, Ordering::Relaxed);
+        thread::scope(|scope| {
+            for (kind, done) in kinds.iter().zip(&done) {
+                for number in 0..kind.count {
+                    let seed = talk.seed * 1000 + number as u64;
+                    let (random, ended, dir) = (Random::new(seed), &ended, &*talk.dir);
+                    thread::Builder::new()
+                        .name(kind.name.to_owned())
+                        .spawn_scoped(scope, move || {
+                            (kind.run)(&mut Load { dir, random, ended, done, number });
+                        })
+                        .unwrap();
+                }
+            }
+            talk.started();
+            talk.wait_for_end();
+            wait_until("every kind of load to get something done", PATIENCE, || {
+                kinds.iter().zip(&done).all(|(kind, done)| done.load(Ordering::Relaxed) > kind.enough)
+            });
+            ended.store(true, Ordering::Relaxed);
+        });
+        over.store(true, Ordering::Relaxed);
     });
-    for ((kind, _, _), done) in kinds.iter().zip(&done) {
-        eprintln!("{kind}: {}", done.load(Ordering::Relaxed));
-    }
+    talk.tell(all());
+    let each = kinds.iter().zip(&done);
+    let each: Vec<_> =
+        each.map(|(kind, done)| format!("{} {}", done.load(Ordering::Relaxed), kind.name)).collect();
+    eprintln!("verified: {} ({})", all(), each.join(", "));
 }
 
 /// Every kind of operation at least once, and most of them often.

@@ -20,6 +20,7 @@ mod hanging;
 mod load;
 #[path = "../crash/model.rs"]
 mod model;
+mod once;
 mod open;
 #[path = "../crash/operation.rs"]
 mod operation;

@@ -1,11 +1,14 @@
 //! A repository with something in it, mounted so that it recovers.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+use std::sync::Once;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use selvedge_supervisor::State;
-use selvedge_test_support::{Mounted, Mounting, Repo, wait_until};
+use selvedge_test_support::{Mounted, Mounting, Repo, copy_program, wait_until};
 
 use crate::WORKER;
 use crate::random::Random;
@@ -13,24 +16,60 @@ use crate::random::Random;
 /// How long a successor may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
+/// An ordinary user.
+pub(crate) const NOBODY: u32 = 65_534;
+
+/// Words with which setpriv(1) runs a program as that user.
+pub(crate) const AS_NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+
 /// A repository whose thread has some directories with files.
 pub(crate) fn repo() -> Repo {
-    Repo::with_tree(|source| {
-        let mut random = Random::new(5);
-        for writer in 0..2 {
-            let directory = source.join(format!("w{writer}"));
-            fs::create_dir_all(directory.join("sub")).unwrap();
-            for name in ["f0", "f1", "sub/f0"] {
-                let length = 1 + random.below(100_000);
-                fs::write(directory.join(name), random.bytes(length)).unwrap();
-            }
+    Repo::with_tree(fill)
+}
+
+/// The same of an ordinary user, and a worker that they may execute.
+pub(crate) fn nobodys() -> (Repo, String) {
+    open_the_device();
+    let repo = Repo::with_tree(|source| {
+        fill(source);
+        give(source);
+    });
+    let worker = repo.dir().join("selvedge-fuse-worker");
+    copy_program(WORKER, &worker);
+    give(repo.dir());
+    (repo, worker.to_str().unwrap().to_owned())
+}
+
+/// Lets every user open the device, as udev does wherever it runs.
+fn open_the_device() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| fs::set_permissions("/dev/fuse", Permissions::from_mode(0o666)).unwrap());
+}
+
+fn give(path: &Path) {
+    chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            give(&entry.unwrap().path());
         }
-        fs::create_dir(source.join("many")).unwrap();
-        for number in 0..500 {
-            fs::write(source.join(format!("many/{number}")), format!("{number}")).unwrap();
+    }
+}
+
+fn fill(source: &Path) {
+    let mut random = Random::new(5);
+    for writer in 0..2 {
+        let directory = source.join(format!("w{writer}"));
+        fs::create_dir_all(directory.join("sub")).unwrap();
+        for name in ["f0", "f1", "sub/f0"] {
+            let length = 1 + random.below(100_000);
+            fs::write(directory.join(name), random.bytes(length)).unwrap();
         }
-        fs::write(source.join("large"), random.bytes(3 << 20)).unwrap();
-    })
+    }
+    fs::create_dir(source.join("many")).unwrap();
+    for number in 0..500 {
+        fs::write(source.join(format!("many/{number}")), format!("{number}")).unwrap();
+    }
+    fs::write(source.join("large"), random.bytes(3 << 20)).unwrap();
 }
 
 /// A mount of it whose workers have successors.

@@ -123,3 +123,38 @@ fn an_opening_that_is_sent_again_is_the_same_handle() {
         bench.kill(view);
     }
 }
+
+#[test]
+fn handles_of_what_never_was_are_errors_and_nothing_else() {
+    let mut bench = Bench::new(&base());
+    let view = bench.open();
+    let root = view.root();
+    bench.kill(view);
+    let numbers = [0, 1, 2, root.0, 10, 20, 999, 1 << 62, u64::MAX - 1, u64::MAX].map(Ino);
+    let mut open = Vec::new();
+    for (at, ino) in (0..).zip(numbers) {
+        open.push((Handle(3 * at), Opened::File(ino, RW)));
+        open.push((Handle(3 * at + 1), Opened::Directory(ino)));
+        open.push((Handle(u64::MAX - at), Opened::File(ino, READ)));
+    }
+    let view = bench.resume(&open);
+    for (handle, opened) in &open {
+        let is_file = matches!(opened, Opened::File(Ino(10), _));
+        assert_eq!(view.read(*handle, 0, 100).is_ok(), is_file, "{opened:?}");
+        let written = view.write(*handle, 0, b"content").is_ok();
+        assert_eq!(written, *opened == Opened::File(Ino(10), RW), "{opened:?}");
+        let listed = view.readdir(*handle, 0, &mut |_| true).is_ok();
+        let is_directory = matches!(opened, Opened::Directory(ino) if [root, Ino(20)].contains(ino));
+        assert!(listed || !is_directory, "{opened:?}");
+        let _ = (view.fsync(*handle, false), view.fsyncdir(*handle));
+    }
+    for (handle, _) in &open {
+        view.release(*handle);
+        view.releasedir(*handle);
+    }
+    for ino in numbers {
+        view.forget(ino);
+    }
+    assert_eq!(view.writers(), []);
+    view.close().unwrap();
+}

@@ -3,6 +3,7 @@
 //! Nothing here takes longer for a larger tree: the thread's layers are opened as ever, and what was open is looked
 //! up when it is used. Callers wait meanwhile, and see nothing else.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -89,6 +90,7 @@ fn tell_fruitless(supervisor: &Channel<Event>, fruitless: u64, header: &Header, 
         pid: std::process::id(),
         mount_path: WirePath(header.identity.path.clone()),
         requests: 0,
+        operations: BTreeMap::new(),
         oldest_request_ms: None,
         stuck_ms: None,
         uptime_ms: 0,
