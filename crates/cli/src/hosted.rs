@@ -350,6 +350,7 @@ impl Host for Mounts {
             | Request::Lend { .. }
             | Request::Adopt { .. }
             | Request::Restore {}
+            | Request::Upgrade {}
             | Request::End {} => Err(CliError::usage("this process holds one mount and makes no others")
                 .hint("ask the background service")),
         };

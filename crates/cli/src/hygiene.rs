@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
+use crate::service::handover;
 use crate::sys;
 
 /// Environment variables that every process of ours keeps.
@@ -56,9 +57,12 @@ pub fn clean_cli() {
     limits();
     umask(Mode::from_raw_mode(0o022));
     environment(|name| kept(name) || KEPT_TERMINAL.iter().any(|kept| name == OsStr::new(kept)));
-    // A kernel without close_range (before 5.9) leaves surplus descriptors open: harmful to the caller's pipe at
-    // most, never to what this process does.
-    let _ = sys::close_from(3);
+    // The program that this process was before has left its own open, and no other.
+    if !handover::note() {
+        // A kernel without close_range (before 5.9) leaves surplus descriptors open: harmful to the caller's pipe at
+        // most, never to what this process does.
+        let _ = sys::close_from(3);
+    }
 }
 
 /// Cleans what the worker inherited: besides the above, no file mode bits are taken away (the kernel has applied

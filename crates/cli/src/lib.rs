@@ -10,6 +10,7 @@ pub mod control;
 pub mod environment;
 pub mod error;
 pub mod foreground;
+pub mod formats;
 pub mod hosted;
 pub mod hygiene;
 pub mod json_file;

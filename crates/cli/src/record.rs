@@ -16,7 +16,7 @@ use crate::runtime::RuntimeDir;
 use crate::ui::show;
 
 /// The version of the records. Records of another version are another program's business.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// The longest record read, in bytes: two paths of the longest kind, in base64, and then some.
 const MAX_RECORD: u64 = 64 * 1024;

@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::thread::UnshareFlags;
@@ -65,6 +65,21 @@ pub(crate) fn close_from(first: libc::c_uint) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// The descriptor `number`, which the program that this process was before `execve` has left open for this one; `None` if
+/// there is none. No child inherits it.
+pub(crate) fn left_open(number: i32) -> Option<OwnedFd> {
+    // SAFETY: with F_GETFD the call only says whether the number is open.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: the number was open before this program began, since descriptors that it opens are numbered around those
+    // that it found, and it is in a list that the program before has written of those that are this one's: the caller
+    // takes each of them once. So nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).ok()?;
+    Some(fd)
 }
 
 /// Takes `name` out of the environment.

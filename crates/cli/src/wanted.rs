@@ -19,7 +19,7 @@ use crate::runtime::{RuntimeDir, WANTED};
 use crate::ui::show;
 
 /// The version of these files. Those of another version are another program's business.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Wanted {

@@ -185,6 +185,7 @@ impl Adapter {
         work: impl FnOnce(&View, &mut R) -> Result<T, ViewError>,
         accept: impl FnOnce(R, T),
     ) {
+        self.load.admit();
         let _in_flight = self.load.enter(op);
         let unique = from.unique().0 & !RESENT;
         if self.poison.contains(unique) {

@@ -14,6 +14,7 @@ mod adapter;
 mod attr;
 mod caller;
 mod errno;
+mod formats;
 mod load;
 mod op;
 mod page_cache;
@@ -32,6 +33,7 @@ pub mod worker;
 
 pub use adapter::Adapter;
 pub use errno::errno_of;
+pub use formats::formats;
 pub use load::Load;
 pub use op::POINTS;
 pub use poison::Poison;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::op::{self, Op};
@@ -26,11 +27,19 @@ pub struct Load {
     by_operation: [AtomicU64; op::ALL.len()],
     /// Called when the first request has been answered.
     when_served: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Until when no request is begun, in nanoseconds after `epoch`; 0 when requests are.
+    closed_until: AtomicU64,
     /// For each thread the start of its request in nanoseconds after `epoch`; 0 when idle.
     since: [AtomicU64; SLOTS],
     /// For each thread its number in the kernel; 0 before its first request.
     thread: [AtomicU32; SLOTS],
 }
+
+/// How long requests wait at most for the end of a process that has let go of them.
+const CLOSED: Duration = Duration::from_secs(3);
+
+/// The pause between two looks whether everything that was begun is answered.
+const ROUND: Duration = Duration::from_millis(1);
 
 /// Below this age nothing counts as stuck, and nobody looks.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -55,6 +64,7 @@ impl Load {
             served: AtomicU64::new(0),
             by_operation: [const { AtomicU64::new(0) }; op::ALL.len()],
             when_served: OnceLock::new(),
+            closed_until: AtomicU64::new(0),
             since: [const { AtomicU64::new(0) }; SLOTS],
             thread: [const { AtomicU32::new(0) }; SLOTS],
         }
@@ -69,6 +79,34 @@ impl Load {
             && let Some(tell) = self.when_served.get()
         {
             tell();
+        }
+    }
+
+    /// Has requests that come from now on wait for this process's end, and comes back when those that were begun are
+    /// answered, or have taken `patience`. A request that waits, or has not been answered, is sent again to whoever takes
+    /// the mount over. Should the end not come within [`CLOSED`], everything goes on.
+    pub(crate) fn close(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let closed = u64::try_from((patience + CLOSED).as_nanos()).unwrap_or(u64::MAX);
+        self.closed_until.store(self.now().saturating_add(closed), Ordering::Relaxed);
+        while self.oldest().is_some() && Instant::now() < until {
+            thread::sleep(ROUND);
+        }
+    }
+
+    /// Goes on with requests.
+    pub(crate) fn reopen(&self) {
+        self.closed_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Comes back when requests may be begun.
+    pub(crate) fn admit(&self) {
+        loop {
+            let until = self.closed_until.load(Ordering::Relaxed);
+            if until == 0 || self.now() >= until {
+                return;
+            }
+            thread::sleep(ROUND);
         }
     }
 
@@ -196,6 +234,28 @@ mod tests {
         assert_eq!(load.oldest(), None);
         assert_eq!(load.served(), 2);
         assert_eq!(load.by_operation(), BTreeMap::from([("getattr".to_owned(), 2)]));
+    }
+
+    #[test]
+    fn who_lets_go_answers_what_was_begun_and_begins_nothing() {
+        let load = Load::new();
+        let begun = load.enter(op::LOOKUP);
+        std::thread::scope(|scope| {
+            let (load, later) = (&load, Duration::from_millis(30));
+            let closing = scope.spawn(move || load.close(Duration::from_secs(10)));
+            std::thread::sleep(later);
+            assert!(!closing.is_finished());
+            let waiting = scope.spawn(|| load.admit());
+            drop(begun);
+            closing.join().unwrap();
+            std::thread::sleep(later);
+            assert!(!waiting.is_finished());
+            load.reopen();
+        });
+        load.close(Duration::ZERO);
+        let begun = Instant::now();
+        load.admit();
+        assert!(begun.elapsed() > CLOSED / 2, "it goes on if the end does not come");
     }
 
     #[test]

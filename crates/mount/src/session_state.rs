@@ -27,7 +27,10 @@ use selvedge_view::{Handle, OpenFlags, Opened};
 use crate::poison::{self, Poison};
 use crate::session::InitExchange;
 
-/// The first bytes: what this is, and which version of it.
+/// The version of the memory file.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The first bytes: what this is, and which version of it ([`FORMAT`]).
 const MAGIC: [u8; 8] = *b"SLVGSES1";
 
 /// Where the slots begin. The header has a path and two messages, which together are far shorter.

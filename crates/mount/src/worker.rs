@@ -17,6 +17,7 @@ mod unmount;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic;
 use std::process::ExitCode;
@@ -30,7 +31,7 @@ use selvedge_worker_proto::{
     Command, Envelope, ErrorKind, Event, PROTOCOL_VERSION, Receiver, Sender, channel,
 };
 
-use crate::{page_cache, poison, sys};
+use crate::{formats, page_cache, poison, sys};
 pub use adoption::{Adopter, NotAdopted, Orphan};
 use args::Args;
 use refusal::Refusal;
@@ -72,6 +73,9 @@ fn run(adopter: fn(&OsStr) -> Option<Arc<dyn Adopter>>) -> ExitCode {
     if let Some(code) = page_cache::other_process(std::env::args_os().skip(1)) {
         return code;
     }
+    if std::env::args_os().skip(1).eq(["--formats"]) {
+        return say_formats();
+    }
     let args = match Args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(error) => return usage(&error.to_string()),
@@ -105,6 +109,13 @@ fn run(adopter: fn(&OsStr) -> Option<Arc<dyn Adopter>>) -> ExitCode {
             ExitCode::from(refusal.kind.exit_code())
         }
     }
+}
+
+/// Says which formats this program knows, to whoever wants to put it in the place of another one.
+fn say_formats() -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    let said = formats().iter().try_for_each(|(name, version)| writeln!(stdout, "{name} {version}"));
+    if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn usage(message: &str) -> ExitCode {

@@ -3,24 +3,29 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use selvedge_mountpoint::MountIdentity;
 use selvedge_worker_proto::{
-    Command, Envelope, Event, ExportDone, ExportNoted, ExportProgress, Received, Receiver, RecvError,
-    StatusOk,
+    Command, Envelope, Event, ExportDone, ExportNoted, ExportProgress, MountReady, Received, Receiver,
+    RecvError, StatusOk,
 };
 
 use crate::ending::Ending;
 use crate::heartbeat::Heartbeat;
 use crate::launch::Launch;
 use crate::life::Life;
+use crate::renewal::Renewal;
 use crate::spawn::{Worker, thread_named};
 use crate::succession::Succession;
-use crate::{CallError, ExitStatus, Step, StopError, StopMode, StopReport};
+use crate::{
+    CallError, ExitStatus, Held, HoldError, RenewError, Step, StopError, StopMode, StopReport, WorkerProgram,
+};
 
 /// The envelope number of `Hello`; commands count on from here.
 pub(crate) const HELLO: u64 = 1;
@@ -44,6 +49,10 @@ pub(crate) enum Input {
     Browse { socket: OwnedFd, reply: mpsc::Sender<Result<(), CallError>>, until: Instant },
     /// Somebody has a command whose answers are passed on as they come.
     Ask { command: Command, reply: mpsc::Sender<Result<Event, CallError>> },
+    /// Somebody wants everything to hold still.
+    Hold { reply: mpsc::Sender<Result<Held, HoldError>> },
+    /// Somebody wants the worker to be of another program.
+    Renew { program: WorkerProgram, reply: mpsc::Sender<Result<(), RenewError>> },
     /// Somebody wants it to end.
     Stop { mode: StopMode, reply: mpsc::Sender<Result<StopReport, StopError>> },
 }
@@ -79,7 +88,12 @@ pub(crate) enum Pending {
     Probe,
     /// Whether a worker that is left alone gets on.
     Heartbeat,
+    /// Whether a worker has let go of its requests.
+    HandOver,
 }
+
+/// Held by whoever reads what the worker says, from its first byte until it is in the queue.
+pub(crate) type Gate = Arc<Mutex<()>>;
 
 /// What the loop owns.
 pub(crate) struct Control {
@@ -90,6 +104,9 @@ pub(crate) struct Control {
     pub(crate) inputs: mpsc::Receiver<Input>,
     /// Where a successor's threads report.
     pub(crate) input: mpsc::Sender<Input>,
+    pub(crate) gate: Gate,
+    /// What the first worker said when the mount was ready.
+    pub(crate) ready: MountReady,
     pub(crate) identity: MountIdentity,
     pub(crate) launch: Launch,
     /// What the worker sent with `MountReady`, for its successor, and not looked into. Empty: there will be none.
@@ -107,9 +124,12 @@ pub(crate) struct Control {
 pub(crate) fn start_reader(
     mut events: Receiver<Event>,
     input: mpsc::Sender<Input>,
+    gate: Gate,
 ) -> io::Result<JoinHandle<()>> {
     thread_named("reader", move || {
         loop {
+            while poll(&mut [PollFd::new(&events, PollFlags::IN)], None) == Err(Errno::INTR) {}
+            let _reading = gate.lock().unwrap_or_else(PoisonError::into_inner);
             let next = match events.recv(None) {
                 Ok(received) => Input::Event(Box::new(received)),
                 Err(error) if error.is_recoverable() => Input::Garbled(error),
@@ -137,6 +157,7 @@ impl Control {
             ending: None,
             succession,
             heartbeat,
+            renewal: None,
         }
         .run();
     }
@@ -145,10 +166,12 @@ impl Control {
 pub(crate) struct Running {
     pub(crate) control: Control,
     pub(crate) pending: HashMap<u64, Pending>,
-    last_id: u64,
+    pub(crate) last_id: u64,
     pub(crate) ending: Option<Ending>,
     pub(crate) succession: Succession,
     pub(crate) heartbeat: Heartbeat,
+    /// The change to another program that is on its way.
+    pub(crate) renewal: Option<Renewal>,
 }
 
 impl Running {
@@ -169,16 +192,19 @@ impl Running {
 
     fn until_reaped(&mut self) -> ExitStatus {
         loop {
+            self.go_on_renewing();
             let ending = self.ending.as_ref().and_then(|ending| ending.due);
             let succession = self.succession.due();
             let heartbeat = self.is_watched().then(|| self.heartbeat.due()).flatten();
-            let due = [ending, succession, heartbeat].into_iter().flatten().min();
+            let renewal = self.renewal.as_ref().and_then(Renewal::due);
+            let due = [ending, succession, heartbeat, renewal].into_iter().flatten().min();
             let passed = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
             match self.next(due) {
                 Some(Input::Reaped(status)) => return status,
                 Some(input) => self.handle(input),
                 None if passed(ending) => self.escalate(),
                 None if passed(succession) => self.successor_is_late(),
+                None if passed(renewal) => self.end_handing_over(),
                 None => self.check_on(),
             }
         }
@@ -242,6 +268,8 @@ impl Running {
             Input::Export { dest, delete, reply } => self.ask_export(&dest, delete, reply),
             Input::Browse { socket, reply, until } => self.ask_browse(&socket, reply, until),
             Input::Ask { command, reply } => self.ask(command, reply),
+            Input::Hold { reply } => self.hold(&reply),
+            Input::Renew { program, reply } => self.renew(&program, reply),
             Input::Stop { mode, reply } => self.stop(mode, reply),
         }
     }
@@ -369,6 +397,11 @@ impl Running {
                     let _ = reply.send(Ok(()));
                 }
             }
+            Event::HandedOver {} => {
+                if let Some(Pending::HandOver) = self.pending.remove(&id) {
+                    self.end_handing_over();
+                }
+            }
             event @ Event::SnapshotProgress(_) => self.answered(id, event, false),
             event @ (Event::SnapshotDone(_) | Event::Frozen {}) => self.answered(id, event, true),
             Event::Failed(failure) => self.failed(id, failure),
@@ -412,6 +445,7 @@ impl Running {
             Some(Pending::Stop) => self.refused(&StopError::Failed(failure)),
             Some(Pending::Probe) => self.at_work(),
             Some(Pending::Heartbeat) => {}
+            Some(Pending::HandOver) => self.end_handing_over(),
             None => tracing::warn!(
                 pid = self.control.worker.process.pid(),
                 message = failure.message,
@@ -431,7 +465,7 @@ impl Running {
                 Pending::Browse { reply, .. } => drop(reply.send(Err(nonsense))),
                 Pending::Export { reply } => drop(reply.send(ExportUpdate::Failed(nonsense))),
                 Pending::Ask { reply } => drop(reply.send(Err(nonsense))),
-                Pending::Stop | Pending::Probe | Pending::Heartbeat => {}
+                Pending::Stop | Pending::Probe | Pending::Heartbeat | Pending::HandOver => {}
             }
         }
     }

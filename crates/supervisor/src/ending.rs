@@ -31,6 +31,8 @@ pub(crate) struct Ending {
 
 impl Running {
     pub(crate) fn stop(&mut self, mode: StopMode, reply: mpsc::Sender<Result<StopReport, StopError>>) {
+        // A worker that has let go of its requests cannot unmount any more; its successor is asked.
+        self.end_handing_over();
         if self.succession.is_open() {
             return self.stop_between(mode, reply);
         }

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -35,6 +35,26 @@ enum Program {
     },
 }
 
+impl Program {
+    /// Opens it, if it is to stay the same: `lasting` says whether there may be successors.
+    fn open(program: &WorkerProgram, lasting: bool) -> Result<Self, SpawnError> {
+        match program {
+            WorkerProgram::Fd(fd) => {
+                let fd = fd.try_clone();
+                let fd = fd.map_err(|source| SpawnError::Io { what: "duplicate a descriptor", source })?;
+                Ok(Self::Opened { fd, name: NAME.into() })
+            }
+            WorkerProgram::Path(path) if lasting && !is_script(path) => {
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                let fd = rustix::fs::open(path, flags, Mode::empty())
+                    .map_err(|errno| refusal(path.clone(), errno.into()))?;
+                Ok(Self::Opened { fd, name: path.clone() })
+            }
+            WorkerProgram::Path(path) => Ok(Self::Path(path.clone())),
+        }
+    }
+}
+
 /// Which of a mount's workers is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Generation {
@@ -45,21 +65,22 @@ pub(crate) enum Generation {
 impl Launch {
     /// Opens the program if there may be successors.
     pub(crate) fn new(spec: &SpawnSpec) -> Result<Self, SpawnError> {
-        let program = match &spec.worker {
-            WorkerProgram::Fd(fd) => {
-                let fd = fd.try_clone();
-                let fd = fd.map_err(|source| SpawnError::Io { what: "duplicate a descriptor", source })?;
-                Program::Opened { fd, name: NAME.into() }
-            }
-            WorkerProgram::Path(path) if spec.on_crash == OnCrash::Recover && !is_script(path) => {
-                let flags = OFlags::PATH | OFlags::CLOEXEC;
-                let fd = rustix::fs::open(path, flags, Mode::empty())
-                    .map_err(|errno| refusal(path.clone(), errno.into()))?;
-                Program::Opened { fd, name: path.clone() }
-            }
-            WorkerProgram::Path(path) => Program::Path(path.clone()),
-        };
+        let program = Program::open(&spec.worker, spec.on_crash == OnCrash::Recover)?;
         Ok(Self { program, args: spec.args.clone(), env: spec.env.clone() })
+    }
+
+    /// The same with another program.
+    pub(crate) fn with(&self, program: &WorkerProgram) -> Result<Self, SpawnError> {
+        let program = Program::open(program, true)?;
+        Ok(Self { program, args: self.args.clone(), env: self.env.clone() })
+    }
+
+    /// The opened program.
+    pub(crate) fn program(&self) -> Option<BorrowedFd<'_>> {
+        match &self.program {
+            Program::Path(_) => None,
+            Program::Opened { fd, .. } => Some(fd.as_fd()),
+        }
     }
 
     /// What to execute.

@@ -6,18 +6,22 @@
 //! decides, over one closed set of events. They share nothing but [`life::Life`], the answer to "how is it".
 //! The control loop outlives its workers: with [`OnCrash::Recover`] one that dies gets a successor, which is handed
 //! the escrow, descriptors that nobody here looks into. A worker whose supervisor is gone can be adopted by another
-//! ([`Supervisor::adopt`]), which then stands where the first one stood.
+//! ([`Supervisor::adopt`]), which then stands where the first one stood; so can one whose supervisor's process is about to
+//! become another program ([`Supervisor::hold`]). A worker that serves can be replaced by one of another program
+//! ([`Supervisor::renew`]).
 
 mod cancel;
 mod control;
 mod ending;
 mod exit;
 mod heartbeat;
+mod held;
 mod launch;
 mod life;
 mod orphan;
 mod process;
 mod reaper;
+mod renewal;
 mod spawn;
 mod spec;
 mod state;
@@ -28,8 +32,10 @@ mod supervisor;
 
 pub use cancel::Cancel;
 pub use exit::{ExitReport, ExitStatus};
+pub use held::{Held, HoldError};
 pub use life::Restart;
 pub use orphan::Orphan;
+pub use renewal::RenewError;
 pub use spec::{
     DEFAULT_HANG_LIMIT, DEFAULT_RESTART_BUDGET, DEFAULT_STOP_GRACE, OnCrash, SpawnError, SpawnSpec,
     WorkerProgram,

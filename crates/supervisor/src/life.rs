@@ -75,10 +75,14 @@ impl Life {
         }
     }
 
-    /// A mount that goes on with a worker that others have started, and `restarts` before.
-    pub(crate) fn adopted(restarts: u32) -> Self {
+    /// A mount that goes on with a worker that others have started, and `restarts` before, of which the last ended by
+    /// `last_cause`.
+    pub(crate) fn adopted(restarts: u32, last_cause: Option<String>) -> Self {
         let life = Self::new();
-        life.lock().restarts = restarts;
+        {
+            let mut inner = life.lock();
+            (inner.restarts, inner.last_cause) = (restarts, last_cause);
+        }
         life
     }
 

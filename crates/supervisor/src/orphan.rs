@@ -13,8 +13,8 @@ pub struct Orphan {
     pub pidfd: OwnedFd,
     /// The supervisor's end of a new conversation.
     pub socket: OwnedFd,
-    /// Where it writes its log from now on: the reading end of a pipe.
-    pub log: OwnedFd,
+    /// Where it writes its log from now on: the reading end of a pipe, if it is read at all.
+    pub log: Option<OwnedFd>,
     /// What a successor would need, as its first supervisor got it with `MountReady`; not looked into.
     pub escrow: Vec<OwnedFd>,
     /// The mount it serves.
@@ -24,4 +24,6 @@ pub struct Orphan {
     pub last_id: u64,
     /// How many workers had been replaced.
     pub restarts: u32,
+    /// How the worker before it ended, if there was one and it is known.
+    pub last_cause: Option<String>,
 }

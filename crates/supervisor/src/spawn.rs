@@ -1,7 +1,7 @@
 //! From a specification to a worker whose mount is ready.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::ChildStderr;
 use std::sync::Arc;
@@ -47,6 +47,8 @@ pub(crate) struct Worker {
     pub(crate) commands: Sender<Command>,
     pub(crate) reaper: JoinHandle<()>,
     pub(crate) stderr: Option<Stderr>,
+    /// The pipe that `stderr` reads, for whoever goes on reading it.
+    pub(crate) log: Option<OwnedFd>,
 }
 
 /// A mount's first worker before it is ready.
@@ -129,9 +131,10 @@ impl Worker {
         life.set_alive(process.pid());
         let reaper = reaper::start(process.clone(), Arc::clone(life), commands.clone(), input.clone())
             .inspect_err(|_| life.set_dead())?;
+        let log = pipe.as_ref().and_then(|pipe| pipe.as_fd().try_clone_to_owned().ok());
         // A worker whose standard error cannot be read still serves.
         let stderr = pipe.and_then(|pipe| Stderr::start(pipe, process.clone()).ok());
-        Ok((Self { process, commands, reaper, stderr }, events))
+        Ok((Self { process, commands, reaper, stderr, log }, events))
     }
 }
 

@@ -1,6 +1,7 @@
 //! From the death of a worker to a successor that serves: who may have one, when it is started, when it is given up.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -17,6 +18,9 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 /// The pause before the second successor in a row; doubled before each further one. The first has none.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a worker ended that was replaced by one of another program.
+const UPGRADED: &str = "an upgrade";
 
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -111,6 +115,22 @@ impl Succession {
         self.phase = Phase::Silent(Deadline { at: Some(Instant::now() + DEATH), killed: true });
     }
 
+    /// The worker has been killed so that one of another program can follow it, which is no fault of its own.
+    pub(crate) fn renewed(&mut self) {
+        self.proven = true;
+        self.hung(UPGRADED.to_owned());
+    }
+
+    /// How the worker before ended.
+    pub(crate) fn cause(&self) -> &str {
+        &self.cause
+    }
+
+    /// How many successors in a row have served nothing.
+    pub(crate) const fn failed(&self) -> u32 {
+        self.failed
+    }
+
     /// The worker is reaped.
     pub(crate) fn died(&mut self) {
         self.phase = Phase::Between;
@@ -175,12 +195,13 @@ impl Running {
             _ => self.ending = None,
         }
         self.succession.count(status).map_err(Some)?;
+        self.settle_renewal();
         if self.succession.failed > 0 && self.ending.is_some() {
             return Err(Some(self.succession.cause.clone()));
         }
         self.control.life.set_state(State::Recovering);
         let pid = self.control.worker.process.pid();
-        tracing::warn!(pid, cause = self.succession.cause, "the worker has died and is replaced");
+        tracing::warn!(pid, cause = self.succession.cause, "the worker has ended and is replaced");
         let until = Instant::now() + self.succession.pause();
         while Instant::now() < until {
             if let Some(input) = self.next(Some(until)) {
@@ -223,7 +244,7 @@ impl Running {
         events: selvedge_worker_proto::Receiver<selvedge_worker_proto::Event>,
     ) -> Result<(), String> {
         let control = &mut self.control;
-        let reader = start_reader(events, control.input.clone());
+        let reader = start_reader(events, control.input.clone(), Arc::clone(&control.gate));
         control.reader = Some(reader.map_err(|error| format!("cannot start a thread: {error}"))?);
         let hello = Envelope::new(HELLO, Command::Hello { protocol: PROTOCOL_VERSION });
         let escrow: Vec<_> = control.escrow.iter().map(AsFd::as_fd).collect();
@@ -246,6 +267,7 @@ impl Running {
         self.succession.ready_at = Some(Instant::now());
         self.control.life.restarted();
         tracing::info!(pid, restarts = self.control.life.restarts(), "a successor serves");
+        self.renewed();
         if let Some(ending) = &self.ending {
             self.ask_to_stop(ending.mode);
         }

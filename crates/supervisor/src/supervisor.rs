@@ -14,12 +14,15 @@ use selvedge_worker_proto::{
     SnapshotDone, SnapshotProgress, StatusOk, WirePath,
 };
 
-use crate::control::{self, Control, ExportUpdate, Input};
+use crate::control::{self, Control, ExportUpdate, Gate, Input};
 use crate::launch::Launch;
 use crate::life::{Life, Restart};
 use crate::process::Process;
 use crate::spawn::{self, DEATH, Mounted, TAKE_DOWN, Worker, identity_of, thread_named};
-use crate::{ExitReport, OnCrash, Orphan, SpawnError, SpawnSpec, State, StopError, StopMode, StopReport};
+use crate::{
+    ExitReport, Held, HoldError, OnCrash, Orphan, RenewError, SpawnError, SpawnSpec, State, StopError,
+    StopMode, StopReport, WorkerProgram,
+};
 
 /// A mount with a running worker. All methods may be called from several threads at once. Dropping it ends the worker, by
 /// force if need be, within a bounded time.
@@ -102,17 +105,17 @@ impl Supervisor {
     /// Goes on with a worker whose supervisor is gone; its successors are started from `spec`. When this fails, the worker
     /// is as it was.
     pub fn adopt(spec: &SpawnSpec, orphan: Orphan) -> Result<Self, SpawnError> {
-        let Orphan { pid, pidfd, socket, log, escrow, ready: said, last_id, restarts } = orphan;
+        let Orphan { pid, pidfd, socket, log, escrow, ready: said, last_id, restarts, last_cause } = orphan;
         if said.protocol != PROTOCOL_VERSION {
             return Err(SpawnError::Protocol { worker: said.protocol, ours: PROTOCOL_VERSION });
         }
         let failed = |source| SpawnError::Io { what: "start a thread", source };
         let launch = Launch::new(spec)?;
-        let life = Arc::new(Life::adopted(restarts));
+        let life = Arc::new(Life::adopted(restarts, last_cause));
         let (input, inputs) = mpsc::channel();
         let process = Process::adopted(pid, pidfd);
         let (worker, events) =
-            Worker::watch(process, Some(log.into()), socket, &life, &input).map_err(failed)?;
+            Worker::watch(process, log.map(Into::into), socket, &life, &input).map_err(failed)?;
         let identity = identity_of(&said);
         let mounted =
             Mounted { worker, events, launch, life, inputs, input, said, identity, escrow, last_id };
@@ -122,7 +125,8 @@ impl Supervisor {
     fn begin(mounted: Mounted, spec: &SpawnSpec) -> io::Result<Self> {
         let Mounted { worker, events, launch, life, inputs, input, said, identity, escrow, last_id } =
             mounted;
-        let reader = control::start_reader(events, input.clone())?;
+        let gate = Gate::default();
+        let reader = control::start_reader(events, input.clone(), Arc::clone(&gate))?;
         // Without a successor it must not be kept: a device that somebody has open keeps callers waiting.
         let escrow = if spec.on_crash == OnCrash::Recover { escrow } else { Vec::new() };
         let control = Control {
@@ -131,6 +135,8 @@ impl Supervisor {
             life: Arc::clone(&life),
             inputs,
             input: input.clone(),
+            gate,
+            ready: said.clone(),
             identity: identity.clone(),
             launch,
             escrow,
@@ -274,6 +280,28 @@ impl Supervisor {
             Event::SnapshotDone(done) => Ok(done),
             other => Err(CallError::Nonsense(format!("a snapshot was answered with {other:?}"))),
         }
+    }
+
+    /// Holds everything still, and gives back what another supervisor goes on from; waits `timeout` at most for an instant
+    /// at which it can. Everything goes on when that is dropped. Never delays the mount itself.
+    pub fn hold(&self, timeout: Duration) -> Result<Held, HoldError> {
+        let (reply, answer) = mpsc::channel();
+        self.input.send(Input::Hold { reply }).map_err(|_| HoldError::Ended)?;
+        answer.recv_timeout(timeout).map_err(|error| match error {
+            RecvTimeoutError::Timeout => HoldError::Changing,
+            RecvTimeoutError::Disconnected => HoldError::Ended,
+        })?
+    }
+
+    /// Replaces the worker by one of `program`, which all later ones are of too; returns when that serves, or `timeout`
+    /// has passed. If it fails before it has served anything, the program before serves again.
+    pub fn renew(&self, program: WorkerProgram, timeout: Duration) -> Result<(), RenewError> {
+        let (reply, answer) = mpsc::channel();
+        self.input.send(Input::Renew { program, reply }).map_err(|_| RenewError::Ended)?;
+        answer.recv_timeout(timeout).map_err(|error| match error {
+            RecvTimeoutError::Timeout => RenewError::TimedOut { waited: timeout },
+            RecvTimeoutError::Disconnected => RenewError::Ended,
+        })?
     }
 
     /// Asks the worker, and waits for the first answer that `passing` does not take.

@@ -17,8 +17,8 @@ use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-/// Version of the schema; another one is refused.
-const FORMAT: i64 = 1;
+/// Version of a catalog's schema; another one is refused.
+pub const FORMAT: u32 = 1;
 
 /// Effects after which a commit itself checkpoints: the bound on what a successor has to read, some 14 MiB. The
 /// upkeep thread checkpoints long before. `SQLite` is not left to do it, as it keeps such a failure to itself.
@@ -99,7 +99,7 @@ impl Catalog {
         configure(&db)?;
         db.execute_batch(SCHEMA)?;
         let catalog = Self { db, claim: None };
-        catalog.set_meta("format", FORMAT)?;
+        catalog.set_meta("format", i64::from(FORMAT))?;
         Ok(catalog)
     }
 
@@ -138,8 +138,8 @@ impl Catalog {
     fn checked(db: Connection) -> Result<Self> {
         let catalog = Self { db, claim: None };
         match catalog.meta::<i64>("format")? {
-            Some(FORMAT) => Ok(catalog),
-            found => Err(ViewError::CatalogFormat { found, known: FORMAT }),
+            Some(found) if found == i64::from(FORMAT) => Ok(catalog),
+            found => Err(ViewError::CatalogFormat { found, known: i64::from(FORMAT) }),
         }
     }
 

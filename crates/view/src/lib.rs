@@ -57,6 +57,7 @@ mod working_files;
 pub use attr::{
     AclKind, Allocate, Attr, DirEntry, RenameMode, SeekTo, SetAttr, SetId, SetTime, StatFs, XattrMode,
 };
+pub use catalog::FORMAT as CATALOG_FORMAT;
 pub use changed::Changed;
 pub use check::{check_layers, objects_of_layer};
 pub use error::{Result, ViewError};

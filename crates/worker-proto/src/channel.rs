@@ -93,6 +93,13 @@ pub enum SendError {
     Io(#[from] Errno),
 }
 
+impl<M> AsFd for Sender<M> {
+    /// The socket, which both directions share.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.socket.as_fd()
+    }
+}
+
 impl<M: Message> Sender<M> {
     /// Sends `envelope` with duplicates of `fds`, whose number it writes into the frame, waiting until
     /// `deadline` (`None`: for ever) for room in the socket.

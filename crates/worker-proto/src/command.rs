@@ -49,9 +49,13 @@ pub enum Command {
     /// (exactly one), until it is closed: [`TreeRequest`](crate::TreeRequest) says which. Answered by `Browsing` or
     /// `Failed`.
     Browse {},
+    /// Begin nothing new: a successor takes the mount over next, and this process is killed. Requests that come from
+    /// now on are left to the successor. Answered by `HandedOver` when those that were begun are answered, or have
+    /// taken too long.
+    HandOver {},
 }
 
 impl Message for Command {
     const KINDS: &'static [&'static str] =
-        &["Hello", "Stop", "Status", "Freeze", "Snapshot", "Export", "Browse"];
+        &["Hello", "Stop", "Status", "Freeze", "Snapshot", "Export", "Browse", "HandOver"];
 }

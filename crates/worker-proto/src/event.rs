@@ -36,6 +36,8 @@ pub enum Event {
     ExportDone(ExportDone),
     /// Answer to `Browse`: questions are heard on the socket.
     Browsing {},
+    /// Answer to `HandOver`: the worker can be killed.
+    HandedOver {},
     /// The command failed; the worker goes on.
     Failed(Failure),
 }
@@ -54,6 +56,7 @@ impl Message for Event {
         "ExportNoted",
         "ExportDone",
         "Browsing",
+        "HandedOver",
         "Failed",
     ];
 }

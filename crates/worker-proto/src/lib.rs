@@ -35,7 +35,7 @@ pub use wire_path::WirePath;
 ///
 /// It changes when an old peer could misunderstand a new one. New fields do not change it, because unknown
 /// fields are ignored; a new command or event does.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// The most descriptors that one frame may carry, in either direction.
 pub const MAX_FDS: usize = 16;

@@ -69,6 +69,8 @@ fn every_command_and_event_is_written_and_read_as_ever() {
     check("command-export", 1, Command::Export { delete: true });
     check("command-browse", 1, Command::Browse {});
     check("event-browsing", 0, Event::Browsing {});
+    check("command-hand-over", 0, Command::HandOver {});
+    check("event-handed-over", 0, Event::HandedOver {});
     check("command-freeze", 0, Command::Freeze {});
     check("command-snapshot", 0, Command::Snapshot { message: WirePath::from("before the merge") });
     check("event-mount-ready", 3, Event::MountReady(ready()));

@@ -10,13 +10,16 @@ use crate::context::Context;
 use crate::control::client::AskError;
 use crate::control::{Client, Reply, Request};
 use crate::error::{CliError, Result};
+use crate::formats::Formats;
 use crate::process::ProcessId;
 use crate::record::Record;
 use crate::runtime::RuntimeDir;
 use crate::service::{self, Probe};
 use crate::standing::live_mounts;
 use crate::ui::show;
-use crate::wanted;
+use crate::{wanted, worker_program};
+
+mod upgrade;
 
 /// How long the service may take to say what it holds.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -43,6 +46,14 @@ pub enum ServiceCommand {
     Status,
     /// Be the service, in this terminal, until Ctrl-C
     Run,
+    /// Let the running service, and then the worker of every mount, be of this very installation
+    ///
+    /// Mounts stay, and programs that use them notice nothing but a moment. Refused, with nothing changed, if this version
+    /// cannot go on from what the running one leaves.
+    Upgrade,
+    /// Say which formats this installation knows
+    #[command(hide = true)]
+    Formats,
 }
 
 #[derive(Debug, Serialize)]
@@ -60,6 +71,8 @@ pub fn run(context: &Context, command: ServiceCommand) -> Result<()> {
         ServiceCommand::Stop => stop(context),
         ServiceCommand::Status => status(context),
         ServiceCommand::Run => service::run(context),
+        ServiceCommand::Upgrade => upgrade::run(context),
+        ServiceCommand::Formats => formats(context),
     }
 }
 
@@ -88,6 +101,12 @@ fn running(context: &Context, runtime: &RuntimeDir, client: &mut Client) -> Resu
         let (log, logs) = (show(&runtime.path().join(log)), show(&runtime.path().join(logs)));
         format!("the service is running (process {pid}); mounts: {mounts}; log: {log}, of mounts: {logs}\n")
     })
+}
+
+fn formats(context: &Context) -> Result<()> {
+    let worker = Formats::of_worker(std::process::Command::new(worker_program::find(&context.environment)?))?;
+    let formats = Formats::of_command().with(worker);
+    context.ui.result(&formats, || formats.text())
 }
 
 fn down(context: &Context, runtime: &RuntimeDir, said: &str) -> Result<()> {

@@ -102,7 +102,23 @@ impl Client {
         Self::open(&runtime.instance_socket_path(service::SOCKET), peer, deadline)
     }
 
-    fn open(path: &Path, mut peer: Peer, deadline: Instant) -> Result<Self, ConnectError> {
+    /// As [`Self::service`], whichever version it is of, for what can be asked of any.
+    pub fn service_of_any_version(runtime: &RuntimeDir, deadline: Instant) -> Result<Self, ConnectError> {
+        let peer = Peer { holder: Holder::Service, pid: 0 };
+        let mut client = Self::reach(&runtime.instance_socket_path(service::SOCKET), peer, deadline)?;
+        match client.greet(deadline) {
+            Ok(()) | Err(ConnectError::Version(_)) => Ok(client),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open(path: &Path, peer: Peer, deadline: Instant) -> Result<Self, ConnectError> {
+        let mut client = Self::reach(path, peer, deadline)?;
+        client.greet(deadline)?;
+        Ok(client)
+    }
+
+    fn reach(path: &Path, mut peer: Peer, deadline: Instant) -> Result<Self, ConnectError> {
         let system = |errno: Errno| {
             ConnectError::Foreign(
                 CliError::io(format!("cannot reach {}", peer.name()), &errno.into()).hint(peer.advice()),
@@ -130,9 +146,7 @@ impl Client {
         }
         peer.pid = credentials.pid.as_raw_nonzero().get().cast_unsigned();
         let (sender, receiver) = channel(socket);
-        let mut client = Self { sender, receiver, peer, next: 1 };
-        client.greet(deadline)?;
-        Ok(client)
+        Ok(Self { sender, receiver, peer, next: 1 })
     }
 
     fn greet(&mut self, deadline: Instant) -> Result<(), ConnectError> {

@@ -45,6 +45,10 @@ pub enum Request {
     Restore {},
     /// Unmount everything and end (the service only). Answered by `Ended` when every mount is gone, or `Failed`.
     End {},
+    /// Become the program whose descriptor comes along, with everything that is mounted, and then replace the workers
+    /// (the service only). Peers of any [`VERSION`] may ask it. Answered by `Upgraded`, from the new program, or by
+    /// `Failed`, and then everything is as it was.
+    Upgrade {},
     /// Answer for the mount of a worker whose service has died (the service only). The service's end of a new
     /// conversation comes along, the reading end of the worker's standard error, and the escrow. Answered by
     /// `Adopted`, `Ending` or `Failed`.
@@ -90,8 +94,8 @@ pub enum Request {
 
 impl Message for Request {
     const KINDS: &'static [&'static str] = &[
-        "Hello", "List", "Mount", "Lend", "Restore", "End", "Adopt", "Unmount", "Freeze", "Snapshot",
-        "Export", "Browse",
+        "Hello", "List", "Mount", "Lend", "Restore", "End", "Upgrade", "Adopt", "Unmount", "Freeze",
+        "Snapshot", "Export", "Browse",
     ];
 }
 
@@ -139,6 +143,15 @@ pub enum Reply {
     Ending {},
     /// Nothing is mounted any more, and the service is about to be gone.
     Ended {},
+    /// The service is of the program that it was given.
+    Upgraded {
+        /// How many workers are, too.
+        replaced: usize,
+        /// How many were left as they are, because their mounts were made without recovery.
+        kept: usize,
+        /// Why others are not: as many as fit.
+        failed: Vec<CliError>,
+    },
     /// The service answers for the mount from now on.
     Adopted {},
     /// The mount is gone, and the thread can be mounted again.
@@ -169,6 +182,7 @@ impl Message for Reply {
         "Restored",
         "Ending",
         "Ended",
+        "Upgraded",
         "Adopted",
         "Unmounted",
         "Frozen",

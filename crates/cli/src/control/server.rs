@@ -44,7 +44,7 @@ pub trait Host: Send + Sync {
 }
 
 /// The way back to the asker.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Answer {
     sender: Sender<Reply>,
     id: u64,
@@ -55,6 +55,17 @@ impl Answer {
     /// The process that asks.
     pub const fn peer(&self) -> u32 {
         self.peer
+    }
+
+    /// The socket to the asker and the request's number, for a program that takes this process over: it can
+    /// [answer](Self::of_predecessor) then.
+    pub fn parts(&self) -> (BorrowedFd<'_>, u64) {
+        (self.sender.as_fd(), self.id)
+    }
+
+    /// The way back to an asker of the program that this process was before.
+    pub fn of_predecessor(socket: OwnedFd, id: u64) -> Self {
+        Self { sender: channel::<Reply, Request>(socket).0, id, peer: 0 }
     }
 
     /// Sends one answer. `false` if the asker has gone: whatever is done for it alone may end.
@@ -92,32 +103,62 @@ impl Answer {
     }
 }
 
-/// A listening socket with its thread; both end when this is dropped. Clients that are being answered meanwhile
-/// are answered.
-#[derive(Debug)]
+/// A listening socket with its thread, which ends when this is dropped. Clients that are being answered meanwhile are
+/// answered.
 pub struct Server {
-    stop: OwnedFd,
-    thread: Option<JoinHandle<()>>,
+    listener: UnixListener,
+    host: Arc<dyn Host>,
     clients: Arc<Clients>,
+    accepting: Option<Accepting>,
+}
+
+/// The thread that lets clients in.
+struct Accepting {
+    stop: OwnedFd,
+    thread: JoinHandle<()>,
 }
 
 impl Server {
     /// Serves `listener` on behalf of `host`.
     pub fn start(listener: UnixListener, host: Arc<dyn Host>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        let mut server = Self { listener, host, clients: Arc::default(), accepting: None };
+        server.accept()?;
+        Ok(server)
+    }
+
+    /// Lets clients in (again).
+    pub fn accept(&mut self) -> io::Result<()> {
+        if self.accepting.is_some() {
+            return Ok(());
+        }
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
-        let seen = stop.try_clone()?;
-        let clients = Arc::new(Clients::default());
-        let admitted = Arc::clone(&clients);
+        let (seen, listener) = (stop.try_clone()?, self.listener.try_clone()?);
+        let (host, admitted) = (Arc::clone(&self.host), Arc::clone(&self.clients));
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || accept_all(&listener, &seen, &host, &admitted))?;
-        Ok(Self { stop, thread: Some(thread), clients })
+        self.accepting = Some(Accepting { stop, thread });
+        Ok(())
+    }
+
+    /// Lets no more clients in: they wait in the backlog. Those that are connected are answered.
+    pub fn pause(&mut self) {
+        if let Some(Accepting { stop, thread }) = self.accepting.take() {
+            // A counter that cannot overflow: this is its only write.
+            let _ = rustix::io::write(&stop, &1u64.to_ne_bytes());
+            let _ = thread.join();
+        }
+    }
+
+    /// How many clients are connected.
+    pub fn clients(&self) -> usize {
+        self.clients.count()
     }
 
     /// Waits until every client has its answer, or `deadline`.
     pub fn drain(&self, deadline: Instant) {
-        while self.clients.count() > 0 && Instant::now() < deadline {
+        while self.clients() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -125,11 +166,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A counter that cannot overflow: this is its only write.
-        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.pause();
     }
 }
 
@@ -242,10 +279,18 @@ impl Drop for Seat {
     }
 }
 
+/// How far the acquaintance of a client goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Greeting {
+    Awaited,
+    Ours,
+    AnotherVersion,
+}
+
 fn serve(seat: &Seat, mut receiver: Receiver<Request>, host: &dyn Host) {
-    let mut greeted = false;
+    let mut greeted = Greeting::Awaited;
     loop {
-        let patience = if greeted { IDLE } else { GREETING };
+        let patience = if greeted == Greeting::Awaited { GREETING } else { IDLE };
         match receiver.recv(Some(Instant::now() + patience)) {
             Ok(received) => {
                 seat.connection.busy.store(true, Ordering::Release);
@@ -253,12 +298,14 @@ fn serve(seat: &Seat, mut receiver: Receiver<Request>, host: &dyn Host) {
                 match received.envelope.msg {
                     Request::Hello { protocol } => {
                         answer.send(Reply::Hello { protocol: VERSION, pid: std::process::id() });
-                        if protocol != VERSION {
-                            return;
-                        }
-                        greeted = true;
+                        greeted = if protocol == VERSION { Greeting::Ours } else { Greeting::AnotherVersion };
                     }
-                    _ if !greeted => {
+                    // It is of the version that the service is to become.
+                    request @ Request::Upgrade {} if greeted == Greeting::AnotherVersion => {
+                        host.answer(request, received.fds, &answer);
+                    }
+                    _ if greeted == Greeting::AnotherVersion => return,
+                    _ if greeted == Greeting::Awaited => {
                         answer.fail(
                             CliError::usage("the first request must be a greeting")
                                 .hint("use the version of selvedge that made the mount"),

@@ -1,5 +1,6 @@
 //! Where commands find the service: its lock and its socket in the runtime directory.
 
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,7 +34,22 @@ pub(super) struct Home {
 impl Home {
     /// Answers on behalf of `service` from now on.
     pub(super) fn open(runtime: &Arc<RuntimeDir>, lock: Lock, service: &Arc<Service>) -> Result<Self> {
-        let (socket, server) = listen(runtime, service)?;
+        Self::serve(runtime, lock, Socket::bind(runtime)?, service)
+    }
+
+    /// As [`Self::open`], where the program that this process was before has left its listening socket.
+    pub(super) fn inherit(
+        runtime: &Arc<RuntimeDir>,
+        lock: Lock,
+        listener: OwnedFd,
+        service: &Arc<Service>,
+    ) -> Result<Self> {
+        let socket = Socket { runtime: Arc::clone(runtime), listener: listener.into() };
+        Self::serve(runtime, lock, socket, service)
+    }
+
+    fn serve(runtime: &Arc<RuntimeDir>, lock: Lock, socket: Socket, service: &Arc<Service>) -> Result<Self> {
+        let server = listen(&socket, service)?;
         Ok(Self { runtime: Arc::clone(runtime), lock, socket: Some(socket), server, log: None, told: false })
     }
 
@@ -68,10 +84,33 @@ impl Home {
         self.runtime.replace(&anew)?;
         self.lock = lock;
         service.write_down_again();
-        let (socket, server) = listen(&self.runtime, service)?;
+        let socket = Socket::bind(&self.runtime)?;
+        let server = listen(&socket, service)?;
         self.socket = Some(socket);
         self.server = server;
         self.log.as_ref().map_or(Ok(()), |log| redirect(log, &self.runtime))
+    }
+
+    /// Lets no more commands in: they wait, and notice nothing.
+    pub(super) fn pause(&mut self) {
+        self.server.pause();
+    }
+
+    /// Lets commands in again.
+    pub(super) fn go_on(&mut self) {
+        if let Err(error) = self.server.accept() {
+            tracing::error!("cannot serve the control socket: {error}");
+        }
+    }
+
+    /// How many commands are being answered.
+    pub(super) fn clients(&self) -> usize {
+        self.server.clients()
+    }
+
+    /// What another program needs to go on here: the lock and the listening socket.
+    pub(super) fn parts(&self) -> Option<(BorrowedFd<'_>, BorrowedFd<'_>)> {
+        Some((self.lock.as_fd(), self.socket.as_ref()?.listener.as_fd()))
     }
 
     /// Removes the socket; those who are connected are still answered.
@@ -85,13 +124,10 @@ impl Home {
     }
 }
 
-fn listen(runtime: &Arc<RuntimeDir>, service: &Arc<Service>) -> Result<(Socket, Server)> {
+fn listen(socket: &Socket, service: &Arc<Service>) -> Result<Server> {
     let tried = "cannot serve the control socket";
-    let socket = Socket::bind(runtime)?;
     let listener = socket.listener.try_clone().map_err(|error| CliError::io(tried, &error))?;
-    let server = Server::start(listener, Arc::clone(service) as Arc<dyn Host>)
-        .map_err(|error| CliError::io(tried, &error))?;
-    Ok((socket, server))
+    Server::start(listener, Arc::clone(service) as Arc<dyn Host>).map_err(|error| CliError::io(tried, &error))
 }
 
 /// The service's socket, removed when dropped.

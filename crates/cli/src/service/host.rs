@@ -2,6 +2,7 @@
 
 mod adopt;
 mod lend;
+mod renew;
 mod restore;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,6 +28,7 @@ use crate::plan::Plan;
 use crate::record::{Holder, MountId, Record};
 use crate::runtime::RuntimeDir;
 use crate::service::log::span_of;
+use crate::service::upgrade::{UpgradeAsked, check_program};
 use crate::settings::ServiceSettings;
 use crate::starting::Starting;
 use crate::ui::show;
@@ -62,6 +64,15 @@ pub(super) enum Ending {
 /// Somebody wants the service to end, and to be told how that went.
 pub(super) type EndAsked = Sender<Result<()>>;
 
+/// What only the service's main loop can do.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// End.
+    End(EndAsked),
+    /// Become another program.
+    Upgrade(UpgradeAsked),
+}
+
 /// The service's mounts.
 #[derive(Debug)]
 pub(super) struct Service {
@@ -76,7 +87,7 @@ pub(super) struct Service {
     changed: Condvar,
     /// The processes that mounts are lent to, and which.
     borrowers: Mutex<Vec<(MountId, Arc<OwnedFd>)>>,
-    end: Sender<EndAsked>,
+    asks: Sender<Asked>,
 }
 
 #[derive(Debug, Default)]
@@ -134,12 +145,12 @@ enum Admission {
 }
 
 impl Service {
-    /// A service without mounts; `end` hears of those who want it to end.
+    /// A service without mounts; `asks` hears of what the main loop has to do.
     pub(super) fn new(
         runtime: Arc<RuntimeDir>,
         environment: &Environment,
         settings: ServiceSettings,
-        end: Sender<EndAsked>,
+        asks: Sender<Asked>,
     ) -> Arc<Self> {
         let worker = worker_program::find(environment).and_then(|program| {
             rustix::fs::open(&program, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
@@ -157,7 +168,7 @@ impl Service {
             state,
             changed: Condvar::new(),
             borrowers: Mutex::default(),
-            end,
+            asks,
         })
     }
 
@@ -388,7 +399,7 @@ impl Service {
         let record = hosted.record();
         let Restart { pid, restarts, cause } = restart;
         tracing::warn!(
-            "the worker of thread {} died ({cause}) and was replaced by {pid}; restarts: {restarts}",
+            "the worker of thread {} ended ({cause}) and was replaced by {pid}; restarts: {restarts}",
             record.thread
         );
         // A successor that is gone already is followed by another, or by the end of the mount.
@@ -520,11 +531,26 @@ impl Service {
         Ok(())
     }
 
+    /// Has the process become the program that comes along. Comes back only if it does not.
+    fn ask_for_an_upgrade(&self, mut fds: Vec<OwnedFd>, answer: &Answer) -> Result<()> {
+        let (Some(program), true) = (fds.pop(), fds.is_empty()) else {
+            return Err(CliError::usage("an upgrade needs exactly one descriptor, the new program's")
+                .hint("use the version of selvedge that is to run"));
+        };
+        check_program(&program)?;
+        self.check_workers()?;
+        let (failed, outcome) = mpsc::channel();
+        let ending = || CliError::failed("the service is ending").hint("start it with the new version");
+        let asked = UpgradeAsked { program, answer: answer.clone(), failed };
+        self.asks.send(Asked::Upgrade(asked)).map_err(|_| ending())?;
+        Err(outcome.recv_timeout(END).unwrap_or_else(|_| ending()))
+    }
+
     /// Has the process end, and waits until nothing is mounted any more.
     fn ask_for_the_end(&self) -> Result<()> {
         let (done, outcome) = mpsc::channel();
         let ending = || CliError::failed("the service is ending already").hint("wait until it has ended");
-        self.end.send(done).map_err(|_| ending())?;
+        self.asks.send(Asked::End(done)).map_err(|_| ending())?;
         outcome.recv_timeout(END + Duration::from_secs(5)).map_err(|_| ending())?
     }
 }
@@ -591,6 +617,7 @@ impl Host for Service {
             Request::Adopt { adoption } => self.adopt(*adoption, fds, answer.peer()).map(|adopted| {
                 answer.send(if adopted { Reply::Adopted {} } else { Reply::Ending {} });
             }),
+            Request::Upgrade {} => self.ask_for_an_upgrade(fds, answer),
             Request::End {} => self.ask_for_the_end().map(|()| {
                 answer.send(Reply::Ended {});
             }),

@@ -4,6 +4,7 @@
 //! itself, [`host`] what it answers. Which process is the service is decided by a lock alone, never by a file or a
 //! socket that lies there.
 
+pub(crate) mod handover;
 mod home;
 mod host;
 pub(crate) mod log;
@@ -11,9 +12,11 @@ mod probe;
 mod run;
 mod start;
 mod sweep;
+mod upgrade;
 
 pub mod lock;
 
+pub use handover::VERSION as HANDOVER_VERSION;
 pub use probe::{Probe, probe};
 pub use run::run;
 pub use start::{connect, retrying};

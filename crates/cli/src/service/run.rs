@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::handover::{self, Inherited};
 use super::home::Home;
-use super::host::{EndAsked, Ending, Service};
+use super::host::{Asked, EndAsked, Ending, Service};
 use super::lock::{Lock, TryLockError};
 use super::log::Log;
+use super::upgrade::{UpgradeAsked, upgrade};
 use super::{LOG, SERVICE_LOCK};
 use crate::context::Context;
+use crate::control::Answer;
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
 use crate::runtime::RuntimeDir;
@@ -33,19 +36,19 @@ const LOOK: Duration = Duration::from_secs(2);
 enum Event {
     /// A signal came.
     Signal(i32),
-    /// A command wants its end.
-    EndAsked(EndAsked),
+    /// A command wants something that only this loop can do.
+    Asked(Asked),
 }
 
 /// Is the service, until its end.
 pub fn run(context: &Context) -> Result<()> {
     let runtime = Arc::new(context.runtime()?);
     // Before anything is opened that could take the place of standard input.
-    let (lock, in_background) = take_lock(&runtime)?;
+    let (lock, in_background, inherited) = take_lock(&runtime)?;
     std::env::set_current_dir("/").map_err(|error| CliError::io("cannot enter /", &error))?;
     // It was started through /proc/self/exe, whose name says nothing.
     let _ = rustix::thread::set_name(c"selvedge");
-    if in_background {
+    if in_background && inherited.is_none() {
         detach()?;
     }
     let log = Log::start()?;
@@ -56,17 +59,30 @@ pub fn run(context: &Context) -> Result<()> {
 
     let (events, happening) = mpsc::channel();
     watch_signals(&events)?;
-    let service =
-        Service::new(Arc::clone(&runtime), &context.environment, settings.clone(), hear_of_the_end(&events)?);
-    let mut home = Home::open(&runtime, lock, &service)?;
+    let service = Service::new(Arc::clone(&runtime), &context.environment, settings.clone(), hear(&events)?);
+    let (mut home, asker) = match inherited {
+        None => (Home::open(&runtime, lock, &service)?, None),
+        Some(Inherited { listener, asker: (socket, id), mounts, .. }) => {
+            if in_background {
+                redirect(&log, &runtime)?;
+            }
+            service.go_on_with(mounts);
+            let home = Home::inherit(&runtime, lock, listener, &service);
+            (home.unwrap_or_else(|error| abandon(&error)), Some(Answer::of_predecessor(socket, id)))
+        }
+    };
     tracing::info!("the service is ready (process {})", std::process::id());
     if in_background {
         // Letting go of the pipe tells whoever started this process that it is ready.
-        redirect(&log, &runtime)?;
+        redirect(&log, &runtime).unwrap_or_else(|error| abandon(&error));
         home.log = Some(log.clone());
     }
+    if let Some(asker) = asker {
+        let service = Arc::clone(&service);
+        start_thread("upgrade", move || service.renew_all(&asker)).unwrap_or_else(|error| abandon(&error));
+    }
     let restoring = Arc::clone(&service);
-    start_thread("restore", move || bring_back(&restoring, &runtime))?;
+    start_thread("restore", move || bring_back(&restoring, &runtime)).unwrap_or_else(|error| abandon(&error));
 
     let (ending, asked) = Loop { context, service: &service, log: &log, settings }.run(&mut home, &happening);
     // Workers that are just being adopted end with everything else, instead of bringing back a service.
@@ -84,6 +100,13 @@ pub fn run(context: &Context) -> Result<()> {
     ended
 }
 
+/// Ends the process at once: nothing that it holds is let go of in order, which would unmount. Its workers bring back
+/// another one.
+fn abandon(error: &CliError) -> ! {
+    tracing::error!("the service cannot go on: {error}");
+    std::process::exit(i32::from(error.exit_code()))
+}
+
 /// Logs, and says what else there is to say, to the log file from now on.
 pub(super) fn redirect(log: &Log, runtime: &Arc<RuntimeDir>) -> Result<()> {
     let file = log.to_background(runtime);
@@ -92,14 +115,23 @@ pub(super) fn redirect(log: &Log, runtime: &Arc<RuntimeDir>) -> Result<()> {
         .map_err(|errno| CliError::io("cannot redirect standard error", &errno.into()))
 }
 
-/// The lock: handed over as standard input by the command that starts the service in the background, else taken.
-fn take_lock(runtime: &RuntimeDir) -> Result<(Lock, bool)> {
+/// The lock: left by the program that this process was before, with everything else; handed over as standard input by the
+/// command that starts the service in the background; else taken.
+fn take_lock(runtime: &RuntimeDir) -> Result<(Lock, bool, Option<Inherited>)> {
+    if let Some(inherited) = handover::take()? {
+        let lock = inherited.lock.try_clone().ok().and_then(|fd| Lock::adopt(runtime, SERVICE_LOCK, fd));
+        let lock = lock.ok_or_else(|| {
+            CliError::conflict("the lock that the service before has left is not the service's")
+                .hint("its workers start another one")
+        })?;
+        return Ok((lock, inherited.in_background, Some(inherited)));
+    }
     let handed_over = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok();
     if let Some(lock) = handed_over.and_then(|fd| Lock::adopt(runtime, SERVICE_LOCK, fd)) {
-        return Ok((lock, true));
+        return Ok((lock, true, None));
     }
     match Lock::try_take(runtime, SERVICE_LOCK) {
-        Ok(lock) => Ok((lock, false)),
+        Ok(lock) => Ok((lock, false, None)),
         Err(TryLockError::Failed(error)) => Err(error),
         Err(TryLockError::Held(pid)) => {
             let pid = pid.map_or(String::new(), |pid| format!(" (process {pid})"));
@@ -155,7 +187,8 @@ impl Loop<'_> {
         loop {
             let idle = Some(self.settings.idle).filter(|idle| !idle.is_zero());
             match happening.recv_timeout(idle.unwrap_or(LOOK).min(LOOK)) {
-                Ok(Event::EndAsked(asked)) => return (Ending::Stopped, vec![asked]),
+                Ok(Event::Asked(Asked::End(asked))) => return (Ending::Stopped, vec![asked]),
+                Ok(Event::Asked(Asked::Upgrade(asked))) => become_another(self.service, home, &asked),
                 Ok(Event::Signal(SIGHUP)) => self.read_settings(),
                 Ok(Event::Signal(SIGINT)) => return (Ending::Stopped, Vec::new()),
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => {
@@ -185,22 +218,30 @@ impl Loop<'_> {
     }
 }
 
+/// Becomes another program, or tells why not.
+fn become_another(service: &Arc<Service>, home: &mut Home, asked: &UpgradeAsked) {
+    let error = upgrade(service, home, asked);
+    tracing::error!("the service was not upgraded: {error}");
+    // Whoever does not wait any more need not know.
+    let _ = asked.failed.send(error);
+}
+
 /// Those who asked for the end when it was already on its way.
 fn answer_late(happening: &Receiver<Event>, ended: &Result<()>) {
     for event in happening.try_iter() {
-        if let Event::EndAsked(asked) = event {
+        if let Event::Asked(Asked::End(asked)) = event {
             let _ = asked.send(ended.clone());
         }
     }
 }
 
-/// The way by which commands that want the end reach the loop.
-fn hear_of_the_end(events: &Sender<Event>) -> Result<Sender<EndAsked>> {
+/// The way by which commands that want something of the loop reach it.
+fn hear(events: &Sender<Event>) -> Result<Sender<Asked>> {
     let (sender, receiver) = mpsc::channel();
     let events = events.clone();
-    start_thread("end", move || {
+    start_thread("asks", move || {
         for asked in receiver {
-            if events.send(Event::EndAsked(asked)).is_err() {
+            if events.send(Event::Asked(asked)).is_err() {
                 return;
             }
         }

@@ -17,12 +17,12 @@ use crate::sandbox::{Sandbox, eventually, finish, runs, signal, wait};
 /// How often the service is killed.
 const ROUNDS: usize = 10;
 
-fn number(value: &Value) -> u32 {
+pub(crate) fn number(value: &Value) -> u32 {
     u32::try_from(value.as_u64().unwrap_or_else(|| panic!("no number: {value}"))).unwrap()
 }
 
 /// Mounts `count` threads, and gives back where.
-fn mounts(sandbox: &Sandbox, count: usize) -> Vec<PathBuf> {
+pub(crate) fn mounts(sandbox: &Sandbox, count: usize) -> Vec<PathBuf> {
     let directories = (0..count).map(|index| {
         let name = format!("t{index}");
         sandbox.run(["thread", "create", &name]).ok();
@@ -34,7 +34,7 @@ fn mounts(sandbox: &Sandbox, count: usize) -> Vec<PathBuf> {
 
 /// The worker of every mount, all of which must be ready and answered for by `service`.
 #[track_caller]
-fn workers(list: &Value, service: u32) -> Vec<u32> {
+pub(crate) fn workers(list: &Value, service: u32) -> Vec<u32> {
     let mounts = list.as_array().unwrap().iter().map(|mount| {
         assert_eq!((&mount["state"], &mount["supervisor_pid"]), (&json!("ready"), &json!(service)), "{list}");
         number(&mount["worker_pid"])
@@ -43,7 +43,7 @@ fn workers(list: &Value, service: u32) -> Vec<u32> {
 }
 
 /// Tells programs at work to end, also where the test fails.
-struct Ending<'a>(&'a AtomicBool);
+pub(crate) struct Ending<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
@@ -74,7 +74,7 @@ fn work(directory: &Path, ended: &AtomicBool, done: &AtomicU64) {
     }
 }
 
-fn start_work<'scope, 'env>(
+pub(crate) fn start_work<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     directories: &'env [PathBuf],
     ended: &'env AtomicBool,

@@ -23,3 +23,4 @@ mod service;
 mod settings;
 mod snapshots;
 mod unprivileged;
+mod upgrade;

@@ -41,6 +41,9 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 /// acknowledged is where a successor finds it.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(25);
 
+/// How long requests that were begun are waited for before a successor takes the mount over.
+const LETTING_GO: Duration = Duration::from_millis(300);
+
 /// How long a clean-up of a mount table entry may take at the very end.
 const CLEAN_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -81,6 +84,11 @@ pub(crate) enum Happening {
         id: u64,
         /// The answer to it.
         answer: Event,
+    },
+    /// Requests have been let go of.
+    HandedOver {
+        /// The number of the command.
+        id: u64,
     },
     /// An export has ended.
     ExportEnded {
@@ -258,6 +266,8 @@ impl Service {
                 if !matches!(error, RecvError::Closed) {
                     tracing::error!("lost the supervisor: {error}");
                 }
+                // Nobody is left who would end this process so that a successor can go on.
+                self.mounted.load.reopen();
                 if self.adopter.is_some() {
                     self.supervision = Supervision::Gone;
                 } else {
@@ -288,6 +298,7 @@ impl Service {
                 self.snapshotting = false;
                 self.tell(id, answer);
             }
+            Happening::HandedOver { id } => self.tell(id, Event::HandedOver {}),
             Happening::ExportEnded { id, answer } => {
                 self.exporting = false;
                 self.tell(id, answer);
@@ -316,6 +327,7 @@ impl Service {
                     .map_or_else(|refusal| Event::Failed(refusal.into()), |()| Event::Browsing {});
                 self.tell(id, answer);
             }
+            Command::HandOver {} => self.hand_over(id),
             Command::Freeze {} => self.snapshot(id, Wish::Freeze),
             Command::Snapshot { message } => self.snapshot(id, Wish::Snapshot(message)),
             Command::Export { delete } => {
@@ -323,6 +335,21 @@ impl Service {
                     self.tell(id, Event::Failed(refusal.into()));
                 }
             }
+        }
+    }
+
+    /// Lets go of requests, so that whoever kills this process next finds nothing half done. A request that hangs is not
+    /// waited for: it is sent again.
+    fn hand_over(&self, id: u64) {
+        let (load, events) = (Arc::clone(&self.mounted.load), self.events.clone());
+        let let_go = move || {
+            load.close(LETTING_GO);
+            // Nobody listens only when the process is ending.
+            let _ = events.send(Happening::HandedOver { id });
+        };
+        if let Err(error) = thread::Builder::new().name("hand-over".into()).spawn(let_go) {
+            tracing::warn!("requests are not let go of: {error}");
+            self.tell(id, Event::HandedOver {});
         }
     }
 

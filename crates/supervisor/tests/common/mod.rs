@@ -191,6 +191,7 @@ impl Worker<'_> {
                 Command::Stop { force } => self.stop(force, &say),
                 Command::Export { delete } => self.export(delete, &fds, &say),
                 Command::Browse {} => say(Event::Browsing {}),
+                Command::HandOver {} => say(Event::HandedOver {}),
                 Command::Freeze {} | Command::Snapshot { .. } => {
                     say(Event::failed(ErrorKind::Failed, "there is nothing here"));
                 }

@@ -104,7 +104,7 @@ impl Service {
     }
 
     /// Takes thread and directory for it; `false` if the service is ending.
-    fn admit_orphan(&self, id: &MountId, plan: &Plan) -> Result<bool> {
+    pub(super) fn admit_orphan(&self, id: &MountId, plan: &Plan) -> Result<bool> {
         let starting = Arc::new(Starting::new(id.clone())?);
         let mut state = self.state();
         if state.ending.is_some() {
@@ -152,8 +152,9 @@ impl Service {
             Record { supervisor, worker: Some(worker), mount: Some(mount.clone()), ..record.clone() };
         let _about = span_of(&record).entered();
         let spec = self.spec(plan, &id)?;
-        let restarts = record.restarts;
-        let orphan = Orphan { pid: worker.pid, pidfd, socket, log, escrow, ready, last_id, restarts };
+        let (restarts, log, last_cause) = (record.restarts, Some(log), None);
+        let pid = worker.pid;
+        let orphan = Orphan { pid, pidfd, socket, log, escrow, ready, last_id, restarts, last_cause };
         let supervisor = Supervisor::adopt(&spec, orphan)?;
         let hosted = Arc::new(Hosted::new(record.clone(), mount, supervisor));
         self.mounts.add(Arc::clone(&hosted));
@@ -173,7 +174,7 @@ impl Service {
     }
 
     /// Who had borrowed a mount is not known any more: it goes when no process has it.
-    fn watch_loan(&self, id: &MountId) {
+    pub(super) fn watch_loan(&self, id: &MountId) {
         let (me, id) = (Weak::clone(&self.me), id.clone());
         let wait = move || {
             thread::sleep(LENT);

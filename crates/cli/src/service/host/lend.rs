@@ -66,6 +66,23 @@ impl Service {
         Ok(Some((mount, copy)))
     }
 
+    /// Goes on lending a mount to these processes.
+    pub(super) fn go_on_lending(&self, id: &MountId, borrowers: Vec<OwnedFd>) {
+        let count = borrowers.len();
+        {
+            let mut state = self.state();
+            for place in state.places.iter_mut().filter(|place| place.attempt.starting.id() == id) {
+                (place.borrowers, place.was_lent, place.kept) = (count, true, count == 0);
+            }
+        }
+        for borrower in borrowers {
+            self.watch_borrower(id, borrower);
+        }
+        if count == 0 {
+            self.watch_loan(id);
+        }
+    }
+
     /// Counts one more borrower; `false` if the mount is going.
     fn borrow(&self, id: &MountId) -> bool {
         let mut state = self.state();
@@ -124,7 +141,7 @@ impl Service {
         mounts
     }
 
-    fn borrowers(&self) -> MutexGuard<'_, Vec<(MountId, Arc<OwnedFd>)>> {
+    pub(super) fn borrowers(&self) -> MutexGuard<'_, Vec<(MountId, Arc<OwnedFd>)>> {
         self.borrowers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
