@@ -10,7 +10,7 @@ use crate::reserve::Reserve;
 use crate::working_files::WorkingFiles;
 use rustix::fs::{Mode, OFlags};
 use selvedge_store::gc::Removed;
-use selvedge_store::{LayerId, Repository, disk_use};
+use selvedge_store::{LayerId, Repository, ThreadRef, disk_use};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -231,6 +231,13 @@ impl Frozen {
 /// Removes layers that no thread refers to and nobody has open, and tells how many and what space they took.
 pub fn remove_unneeded_layers(repo: &Repository) -> Removed {
     sweep(repo, &[])
+}
+
+/// Removes the layers of a thread that was deleted, as far as no other thread refers to them and nobody has them open,
+/// and tells how many and what space they took.
+pub fn remove_layers(repo: &Repository, deleted: &ThreadRef) -> Removed {
+    let layers: Vec<LayerId> = deleted.layers.iter().chain(&deleted.upper).copied().collect();
+    sweep(repo, &layers)
 }
 
 /// Removes layers that no thread refers to and nobody has open: `retired` ones, and what a process that died left

@@ -62,7 +62,7 @@ pub use changed::Changed;
 pub use check::{check_layers, objects_of_layer};
 pub use error::{Result, ViewError};
 pub use inherit::Opened;
-pub use layers::remove_unneeded_layers;
+pub use layers::{remove_layers, remove_unneeded_layers};
 pub use open_flags::OpenFlags;
 pub use request::{Handle, Request, RequestKey};
 pub use side::{FileBytes, ViewSide};

@@ -2,14 +2,14 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use selvedge_store::{
-    Content, Entry, Ino, Meta, NewState, ObjectId, OpenOptions, Repository, Snapshot, ThreadLock, ThreadName,
-    ThreadRef, Timestamp, TreeBuilder, Xattrs,
+    Content, Entry, Ino, LockError, Meta, NewState, ObjectId, OpenOptions, Repository, Snapshot, ThreadLock,
+    ThreadName, ThreadRef, Timestamp, TreeBuilder, Xattrs,
 };
 use selvedge_view::{Handle, Opened, Request, RequestKey, View, ViewOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub const UID: u32 = 1000;
@@ -122,7 +122,7 @@ impl Bench {
     pub fn resume(&self, open: &[(Handle, Opened)]) -> View {
         let repo = self.repo();
         let thread = repo.refs().thread(&main()).unwrap();
-        let lock = ThreadLock::try_acquire(&repo, &thread.id).unwrap();
+        let lock = lock(&repo, &thread);
         let boot_id = Some(self.boot_id.clone());
         let options = ViewOptions { resumed: true, epoch: EPOCH, boot_id, ..ViewOptions::default() };
         let view = View::open(repo, &main(), lock, options).unwrap();
@@ -135,7 +135,7 @@ impl Bench {
     pub fn open_thread(&self, name: &ThreadName, read_only: bool) -> View {
         let repo = self.repo();
         let thread = repo.refs().thread(name).unwrap();
-        let lock = ThreadLock::try_acquire(&repo, &thread.id).unwrap();
+        let lock = lock(&repo, &thread);
         let options = ViewOptions {
             read_only,
             epoch: EPOCH,
@@ -167,18 +167,28 @@ impl Bench {
     /// Leaves the view as kill -9 would leave it: what other processes see at this moment is what there is. The
     /// copy is made by another process, as closing any descriptor of the catalog here would drop its locks.
     pub fn kill(&mut self, view: View) {
+        self.kill_all(vec![view]);
+    }
+
+    /// As [`kill`](Self::kill), for all views that are open.
+    pub fn kill_all(&mut self, views: Vec<View>) {
         let from = self.dir();
         self.generation += 1;
         let status = Command::new("cp").arg("-a").arg(&from).arg(self.dir()).status().unwrap();
         assert!(status.success());
-        drop(view);
+        drop(views);
         std::fs::remove_dir_all(from).unwrap();
     }
 
-    /// Freezes the upper of a thread that is closed.
+    /// Freezes the upper of the thread `main`, which is closed.
     pub fn freeze(&self) {
+        self.freeze_thread(&main());
+    }
+
+    /// Freezes the upper of a thread that is closed.
+    pub fn freeze_thread(&self, name: &ThreadName) {
         let repo = self.repo();
-        let thread = repo.refs().thread(&main()).unwrap();
+        let thread = repo.refs().thread(name).unwrap();
         if let Some(upper) = thread.upper {
             let mut layers = thread.layers.clone();
             layers.push(upper);
@@ -197,6 +207,20 @@ impl Bench {
     pub fn request(&self) -> Request {
         let unique = self.unique.fetch_add(2, Ordering::Relaxed);
         Request { key: RequestKey { epoch: EPOCH, unique }, resent: false, uid: UID, gid: GID, umask: 0 }
+    }
+}
+
+/// The thread's lock. A child that another test is just starting has copies of this process's descriptors until it
+/// executes, and so of locks that were let go of.
+pub fn lock(repo: &Repository, thread: &ThreadRef) -> ThreadLock {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match ThreadLock::try_acquire(repo, &thread.id) {
+            Err(LockError::Held { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.unwrap(),
+        }
     }
 }
 

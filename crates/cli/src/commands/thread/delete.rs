@@ -1,17 +1,14 @@
 //! `selvedge thread delete`
 
-use std::collections::HashSet;
-
-use selvedge_store::{Repository, ThreadName, ThreadRef};
+use selvedge_store::ThreadName;
+use selvedge_view::remove_layers;
 use selvedge_worker_proto::ErrorKind;
 use serde::Serialize;
 
-use super::summary::layers;
 use crate::changes::has_changes;
 use crate::context::Context;
 use crate::error::{CliError, Result, chain};
 use crate::standing::lock_thread;
-use crate::ui::{Ui, show};
 
 /// Delete a thread
 ///
@@ -55,7 +52,8 @@ pub fn run(context: &Context, args: &DeleteArgs) -> Result<()> {
         ));
     }
     refs.delete_thread(&thread).map_err(|error| CliError::from(error).context(tried()))?;
-    remove_layers(context.ui, &repository, &thread);
+    // What somebody reads at this moment goes with the next `gc`.
+    remove_layers(&repository, &thread);
     if let Err(error) = lock.remove(&repository, &thread.id) {
         context.ui.warn(chain(&error));
     }
@@ -63,19 +61,4 @@ pub fn run(context: &Context, args: &DeleteArgs) -> Result<()> {
     context
         .ui
         .result(&document, || format!("deleted thread {name}; its last snapshot was {}\n", thread.snapshot))
-}
-
-/// Removes the layers that no other thread shares. The thread is gone already: what cannot be removed is
-/// unreachable, and harmless but for its space.
-fn remove_layers(ui: Ui, repository: &Repository, thread: &ThreadRef) {
-    let Ok(threads) = repository.refs().threads() else { return };
-    let shared: HashSet<_> = threads.iter().flat_map(layers).collect();
-    for layer in layers(thread).filter(|layer| !shared.contains(layer)) {
-        let directory = repository.layer_dir(&layer);
-        match std::fs::remove_dir_all(&directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => ui.warn(format!("cannot remove {}: {error}", show(&directory))),
-        }
-    }
 }

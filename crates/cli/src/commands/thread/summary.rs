@@ -53,6 +53,6 @@ pub(super) fn of(context: &Context, repository: &Repository, threads: &[ThreadRe
 }
 
 /// A thread's layers, frozen ones and its own.
-pub(super) fn layers(thread: &ThreadRef) -> impl Iterator<Item = LayerId> + '_ {
+fn layers(thread: &ThreadRef) -> impl Iterator<Item = LayerId> + '_ {
     thread.layers.iter().chain(&thread.upper).copied()
 }
