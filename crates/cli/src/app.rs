@@ -66,7 +66,7 @@ fn carry_out(cli: Cli, ui: Ui) -> Result<ExitCode> {
         Command::Unmount(args) => unmount::run(&context, &args),
         Command::List(args) => list::run(&context, args),
         Command::Service(command) => service::run(&context, command),
-        Command::Doctor(args) => doctor::run(&context, args),
+        Command::Doctor(args) => doctor::run(&context, &args),
         Command::Gc(args) => gc::run(&context, args),
         Command::Fsck(args) => fsck::run(&context, args),
         Command::Config(args) => config::run(&context, &args),

@@ -42,6 +42,8 @@ pub struct Environment {
     pub stop_grace: Option<OsString>,
     /// `XDG_STATE_HOME`, when absolute.
     pub state_home: Option<PathBuf>,
+    /// `XDG_RUNTIME_DIR`, when absolute: where the user's service manager has its sockets.
+    pub user_runtime: Option<PathBuf>,
     /// `XDG_CONFIG_HOME`, when absolute.
     pub config_home: Option<PathBuf>,
     /// `HOME`, when absolute.
@@ -93,6 +95,7 @@ impl Environment {
             worker_bin: path("SELVEDGE_FUSE_WORKER_BIN"),
             stop_grace: get(STOP_GRACE),
             state_home: absolute("XDG_STATE_HOME"),
+            user_runtime: absolute("XDG_RUNTIME_DIR"),
             config_home: absolute("XDG_CONFIG_HOME"),
             home: absolute("HOME"),
             path: get("PATH"),

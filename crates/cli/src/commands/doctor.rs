@@ -1,5 +1,8 @@
 //! `selvedge doctor`
 
+mod mounts;
+mod system;
+
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,22 +16,31 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::environment::{Environment, is_executable};
 use crate::error::{CliError, Result};
+use crate::namespace;
 use crate::record::Record;
 use crate::runtime::RuntimeDir;
 use crate::service::{self, Probe};
 use crate::sys;
-use crate::ui::{show, show_os};
+use crate::ui::{human_bytes, show, show_os};
 use crate::{wanted, worker_program};
 
 /// How long the service may take to answer.
 const SETTLE: Duration = Duration::from_millis(400);
 
+/// A disk with less room is about to refuse changes.
+const LEAST_ROOM: u64 = 64 << 20;
+
 /// Check whether this machine can mount, and say how to fix what is wrong
 ///
 /// Looks at /dev/fuse, the mount helper, the permission to mount, the worker's program, the runtime directory,
-/// mounts that were left behind or lost, the background service, and the repository. Changes nothing. Exits 1 if something is wrong.
+/// mounts that were left behind or lost, the background service and its mounts, limits, what log-out ends, and the
+/// repository. Changes nothing. Exits 1 if something is wrong, and ends with what to do about it.
 #[derive(Debug, clap::Args)]
-pub struct DoctorArgs {}
+pub struct DoctorArgs {
+    /// Try to make namespaces, and say nothing
+    #[arg(long, hide = true)]
+    try_namespace: bool,
+}
 
 /// The outcome of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,7 +69,10 @@ impl Check {
 }
 
 /// Runs the command.
-pub fn run(context: &Context, DoctorArgs {}: DoctorArgs) -> Result<()> {
+pub fn run(context: &Context, args: &DoctorArgs) -> Result<()> {
+    if args.try_namespace {
+        return namespace::leave();
+    }
     let privileged = may_mount_directly();
     let runtime = context.runtime();
     let checks = [
@@ -68,10 +83,16 @@ pub fn run(context: &Context, DoctorArgs {}: DoctorArgs) -> Result<()> {
         runtime_directory(&runtime),
         stale_mounts(&runtime),
         background_service(&runtime),
+        mounts::mounts(&runtime),
         lost_mounts(&runtime),
+        system::limits(privileged),
+        system::inotify(Path::new("/proc/sys/fs/inotify")),
+        system::request_timeouts(Path::new("/proc/sys/fs/fuse")),
+        system::user_namespaces(privileged),
+        system::log_out(&context.environment, service_process(&runtime)),
         repository(context),
     ];
-    context.ui.result(&checks, || checks.iter().map(text).collect())?;
+    context.ui.result(&checks, || checks.iter().map(text).chain([to_do(&checks)]).collect())?;
     match checks.iter().filter(|check| !check.ok).count() {
         0 => Ok(()),
         bad => Err(CliError::failed(format!("{bad} of {} checks failed", checks.len()))
@@ -81,8 +102,15 @@ pub fn run(context: &Context, DoctorArgs {}: DoctorArgs) -> Result<()> {
 
 fn text(check: &Check) -> String {
     let sign = if check.ok { "ok  " } else { "BAD " };
-    let fix = check.fix.as_ref().map_or(String::new(), |fix| format!("      fix: {fix}\n"));
-    format!("{sign}  {}: {}\n{fix}", check.check, check.detail)
+    format!("{sign}  {}: {}\n", check.check, check.detail)
+}
+
+/// What to do about everything that is wrong.
+fn to_do(checks: &[Check]) -> String {
+    let fixes =
+        checks.iter().filter(|check| !check.ok).filter_map(|check| Some((check.check, check.fix.as_ref()?)));
+    let lines: Vec<String> = fixes.map(|(name, fix)| format!("  {name}: {fix}\n")).collect();
+    if lines.is_empty() { "nothing to do\n".to_owned() } else { format!("to do:\n{}", lines.concat()) }
 }
 
 /// Whether mount(2) will do without a helper.
@@ -257,19 +285,14 @@ fn background_service(runtime: &Result<RuntimeDir>) -> Check {
         Probe::Silent(error) | Probe::Version(error) => Check::from_error(name, error),
         Probe::Running(client) => {
             let pid = client.pid();
-            Check::good(name, format!("running (process {pid}){}", of_a_session(pid)))
+            Check::good(name, format!("running (process {pid})"))
         }
     }
 }
 
-/// What log-out would do to the process.
-fn of_a_session(pid: u32) -> &'static str {
-    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    if groups.contains("/session-") {
-        "; it belongs to a login session: where log-out ends what a session started (KillUserProcesses in logind.conf), it ends the mounts"
-    } else {
-        ""
-    }
+/// The service's process, if it holds its lock.
+fn service_process(runtime: &Result<RuntimeDir>) -> Option<u32> {
+    service::lock::holder(runtime.as_ref().ok()?, service::SERVICE_LOCK)
 }
 
 /// Mounts that nobody unmounted and that are gone. Only told here.
@@ -329,9 +352,18 @@ fn repository(context: &Context) -> Check {
         Ok(None) => Check::good(name, "none named, and none at or above the current directory"),
         Ok(Some(directory)) => match context.open_repository(&directory).and_then(|repository| {
             let threads = repository.refs().threads()?;
-            Ok(threads.len())
+            let room = rustix::fs::statvfs(repository.path()).ok().map(|disk| disk.f_bavail * disk.f_frsize);
+            Ok((threads.len(), room))
         }) {
-            Ok(threads) => Check::good(name, format!("{} opens; threads: {threads}", show(&directory))),
+            Ok((_, Some(room))) if room < LEAST_ROOM => Check::bad(
+                name,
+                format!("{} opens, and its disk has {} of room left", show(&directory), human_bytes(room)),
+                "make room: selvedge gc removes what nothing needs",
+            ),
+            Ok((threads, _)) => Check::good(
+                name,
+                format!("{} opens; threads: {threads}; selvedge fsck reads all of it", show(&directory)),
+            ),
             Err(error) => Check::from_error(name, error),
         },
         Err(error) => Check::from_error(name, error),

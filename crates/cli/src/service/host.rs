@@ -46,6 +46,9 @@ const CLEAN: Duration = Duration::from_secs(15);
 /// How long unmounting everything may take: every step of ending workers that do not obey, and cleaning up.
 const END: Duration = Duration::from_secs(200);
 
+/// What ends within so short a time has been told to end at the same moment.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// How many failures are told to whoever wants lost mounts back: as many as fit a frame.
 const TOLD: usize = 8;
 
@@ -101,6 +104,8 @@ struct State {
     places: Vec<Place>,
     /// When the last place became free.
     empty_since: Option<Instant>,
+    /// What workers have just unmounted in order without having been asked, and when.
+    just_gone: Vec<(Instant, Plan)>,
 }
 
 /// A thread and a directory that are taken.
@@ -438,6 +443,14 @@ impl Service {
         }
         // A worker that died, or was told to end as all processes are, has not made anybody want its mount less.
         let is_unwanted = (asked || report.is_clean()) && self.state().ending != Some(Ending::Terminated);
+        if !asked
+            && is_unwanted
+            && let Some(plan) = &record.plan
+        {
+            let mut state = self.state();
+            state.just_gone.retain(|(since, _)| since.elapsed() < AT_ONCE);
+            state.just_gone.push((Instant::now(), (**plan).clone()));
+        }
         if is_unwanted
             && let Some(request) = &record.request
             && let Err(error) = wanted::remove(&self.runtime, request)
@@ -504,7 +517,14 @@ impl Service {
 
     /// Unmounts everything; from now on no mount is taken.
     pub(super) fn end(&self, ending: Ending) -> Result<()> {
-        self.state().ending.get_or_insert(ending);
+        let just_gone = {
+            let mut state = self.state();
+            state.ending.get_or_insert(ending);
+            std::mem::take(&mut state.just_gone)
+        };
+        if ending == Ending::Terminated {
+            self.want_again(&just_gone);
+        }
         let deadline = Instant::now() + END;
         let stopping: Vec<_> = self
             .mounts
@@ -544,6 +564,18 @@ impl Service {
         let asked = UpgradeAsked { program, answer: answer.clone(), failed };
         self.asks.send(Asked::Upgrade(asked)).map_err(|_| ending())?;
         Err(outcome.recv_timeout(END).unwrap_or_else(|_| ending()))
+    }
+
+    /// Log-out tells workers and service at once to end. A worker that was faster has not made anybody want its mount less.
+    fn want_again(&self, just_gone: &[(Instant, Plan)]) {
+        for (since, plan) in just_gone {
+            if since.elapsed() < AT_ONCE
+                && !plan.lent
+                && let Err(error) = wanted::write(&self.runtime, plan)
+            {
+                tracing::warn!("{error}");
+            }
+        }
     }
 
     /// Has the process end, and waits until nothing is mounted any more.

@@ -9,9 +9,11 @@ mod home;
 mod host;
 pub(crate) mod log;
 mod probe;
+mod remains;
 mod run;
 mod start;
 mod sweep;
+mod unit;
 mod upgrade;
 
 pub mod lock;

@@ -14,6 +14,7 @@ use super::home::Home;
 use super::host::{Asked, EndAsked, Ending, Service};
 use super::lock::{Lock, TryLockError};
 use super::log::Log;
+use super::remains;
 use super::upgrade::{UpgradeAsked, upgrade};
 use super::{LOG, SERVICE_LOCK};
 use crate::context::Context;
@@ -160,6 +161,9 @@ fn bring_back(service: &Service, runtime: &RuntimeDir) {
     service.set_cleaned();
     for error in service.restore() {
         tracing::warn!("{error}");
+    }
+    for directory in remains::remove(runtime) {
+        tracing::info!("removed {directory} from the runtime directory: nobody needs it any more");
     }
 }
 

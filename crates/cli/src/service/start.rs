@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use selvedge_mountpoint::escape_for_print;
 
 use super::lock::{self, Lock, TryLockError};
-use super::{Probe, SERVICE_LOCK, START_LOCK, probe};
+use super::{Probe, SERVICE_LOCK, START_LOCK, probe, unit};
 use crate::context::refuse_selvedge_mount;
 use crate::control::Client;
 use crate::control::client::AskError;
@@ -122,9 +123,14 @@ fn start(environment: &Environment, runtime: &RuntimeDir, lock: Lock, deadline: 
     refuse_selvedge_mount(&program).map_err(|error| {
         error.context(format!("{tried}: {}", crate::ui::show(&program))).hint("install selvedge elsewhere")
     })?;
-    let mut child = command(environment, runtime, lock)
-        .spawn()
-        .map_err(|error| CliError::io(tried, &error).hint("install selvedge again"))?;
+    let lock = lock.into_fd();
+    let again = lock.try_clone().map_err(|error| CliError::io(tried, &error))?;
+    let mut child = match unit::launch(environment, |program| command(environment, runtime, again, program)) {
+        Some(child) => child,
+        None => command(environment, runtime, lock, service_program())
+            .spawn()
+            .map_err(|error| CliError::io(tried, &error).hint("install selvedge again"))?,
+    };
     until_ready(&mut child, runtime, deadline).inspect_err(|_| {
         // Not reaped yet, so the number is still its own.
         let _ = child.kill();
@@ -133,14 +139,19 @@ fn start(environment: &Environment, runtime: &RuntimeDir, lock: Lock, deadline: 
 }
 
 /// This very program again, so that the service is of the version of whoever starts it, also while the file is
-/// replaced. Its standard input is the lock; everything else of the caller's surroundings stays behind.
-fn command(environment: &Environment, runtime: &RuntimeDir, lock: Lock) -> Command {
-    let mut command = Command::new("/proc/self/exe");
+/// replaced.
+fn service_program() -> Command {
+    let mut program = Command::new("/proc/self/exe");
+    program.arg0("selvedge").args(["service", "run"]);
+    program
+}
+
+/// Has `command` start the service. Its standard input is the lock; everything else of the caller's surroundings stays
+/// behind.
+fn command(environment: &Environment, runtime: &RuntimeDir, lock: OwnedFd, mut command: Command) -> Command {
     command
-        .arg0("selvedge")
-        .args(["service", "run"])
         .current_dir("/")
-        .stdin(Stdio::from(lock.into_fd()))
+        .stdin(Stdio::from(lock))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .env("SELVEDGE_RUNTIME_DIR", runtime.base_path());

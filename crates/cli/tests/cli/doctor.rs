@@ -52,12 +52,50 @@ fn a_machine_that_can_mount_is_well() {
         "runtime_dir",
         "stale_mounts",
         "service",
+        "mounts",
         "lost_mounts",
+        "limits",
+        "inotify",
+        "request_timeouts",
+        "user_namespaces",
+        "log_out",
         "repository",
     ] {
         check(&document, name);
     }
-    assert!(sandbox.run(["doctor"]).ok().stdout.contains("ok "));
+    assert!(sandbox.run(["doctor"]).ok().stdout.ends_with("nothing to do\n"));
+}
+
+#[test]
+fn restarts_and_their_cause_are_said_of_each_mount_within_a_second_whoever_is_stopped() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["thread", "create", "try"]).ok();
+    let mount = sandbox.background("main", "m");
+    let other = sandbox.background("try", "t");
+    let worker = |mount: &Value| u32::try_from(mount["worker_pid"].as_u64().unwrap()).unwrap();
+    signal(worker(&mount), Signal::KILL);
+    eventually("a successor", || sandbox.json(["list"])[0]["restarts"] == json!(1));
+    let document = sandbox.json(["doctor"]);
+    let said = check(&document, "mounts")["detail"].as_str().unwrap().to_owned();
+    assert!(said.contains(": ready, restarts: 1, the last after signal 9; thread try on "), "{said}");
+    signal(worker(&other), Signal::STOP);
+    let outcome = sandbox.run(["--json", "doctor"]);
+    signal(worker(&other), Signal::CONT);
+    assert_bad(&outcome, "mounts", "stuck");
+    assert!(outcome.took < std::time::Duration::from_secs(1), "{outcome:?}");
+}
+
+#[test]
+fn a_system_that_forbids_namespaces_is_said_and_what_to_do_ends_the_text() {
+    let sandbox = Sandbox::new();
+    // The limit holds in a user namespace of its own, so that nobody else notices.
+    let script = "echo 0 > /proc/sys/user/max_mnt_namespaces; exec \"$0\" doctor";
+    let mut command = sandbox.program("unshare");
+    command.args(["--user", "--map-root-user", "sh", "-ec", script]).arg(SELVEDGE);
+    let outcome = finish(&mut command);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    let (_, to_do) = outcome.stdout.split_once("to do:\n").expect("what to do");
+    assert!(to_do.contains("user_namespaces: allow them"), "{outcome:?}");
 }
 
 #[test]

@@ -22,5 +22,7 @@ mod sandbox;
 mod service;
 mod settings;
 mod snapshots;
+mod strangers;
+mod unit;
 mod unprivileged;
 mod upgrade;
