@@ -9,17 +9,27 @@ use crate::scene::Scene;
 const SHARES: usize = 4;
 
 /// Points that the writers pass often die late enough for something to have happened before.
-const PASSES: [(&str, u64); 4] = [("commit.", 150), ("write.", 40), ("fuse.getattr", 1), ("fuse.", 8)];
+const PASSES: [(&str, u64); 6] = [
+    ("commit.", 150),
+    ("write.", 40),
+    ("fuse.getattr", 1),
+    // Asked once on each connection.
+    ("fuse.flush", 1),
+    ("fuse.opendir", 1),
+    ("fuse.", 8),
+];
 
 fn passes(point: &str) -> u64 {
     PASSES.iter().find(|(prefix, _)| point.starts_with(prefix)).map_or(1, |(_, passes)| *passes)
 }
 
-/// Points that writers do not come by: those before the mount is ready, those of a takeover and of what comes again after
-/// one, and those of a freeze have tests of their own, and the upper's log is brought into its file only now and then.
+/// Points that writers do not come by: those of a kernel that asks about every directory it opens; those before the mount
+/// is ready, those of a takeover and of what comes again after one, and those of a freeze have tests of their own, and the
+/// upper's log is brought into its file only now and then.
 fn is_for_writers(point: &str) -> bool {
     let elsewhere = [
         "fuse.init.",
+        "fuse.releasedir.",
         "resume.",
         "commit.again",
         "freeze.",

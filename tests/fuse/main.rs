@@ -18,6 +18,7 @@ mod ending;
 mod listing;
 mod names;
 mod refusals;
+mod requests;
 mod settings;
 mod snapshots;
 mod space;

@@ -6,7 +6,8 @@
 //! | operation | answer | why |
 //! |---|---|---|
 //! | lookup … create | the view | |
-//! | flush | ok | nothing is held back per descriptor that could fail at close(2) |
+//! | flush | `ENOSYS` | nothing is held back per descriptor that could fail at close(2); the kernel still writes out what was stored through mappings, and asks no more |
+//! | opendir, releasedir | `ENOSYS` | the kernel then opens directories by itself, keeps their listings, and asks for them by number. One that cannot (before Linux 5.1) is given handles |
 //! | `copy_file_range` | `ENOSYS` | the kernel then copies through its page cache, without asking first each time |
 //! | poll | `ENOSYS` | the kernel then calls every file ready, as regular files are |
 //! | access | `ENOSYS` | never asked: `default_permissions` lets the kernel decide |
@@ -31,8 +32,8 @@ use fuser::{
 };
 use selvedge_store::Ino;
 use selvedge_view::{
-    AclKind, Allocate, Attr, Handle, Opened, RenameMode, Request, RequestKey, SeekTo, SetAttr, SetId, View,
-    ViewError, XattrMode, crash,
+    AclKind, Allocate, Attr, Handle, Opened, RenameMode, Request, RequestKey, SeekTo, SetAttr, SetId, Stream,
+    View, ViewError, XattrMode, crash,
 };
 
 use crate::attr::{absent, file_attr, file_type, kind_of_mode, set_time};
@@ -83,6 +84,8 @@ pub struct Adapter {
     poison: Poison,
     epoch: u64,
     tuning: Tuning,
+    /// The kernel opens directories without asking.
+    no_opendir: bool,
 }
 
 impl Adapter {
@@ -95,7 +98,16 @@ impl Adapter {
         poison: Poison,
         epoch: u64,
     ) -> Self {
-        Self { view, load, pages: Arc::default(), session, poison, epoch, tuning: Tuning::default() }
+        Self {
+            view,
+            load,
+            pages: Arc::default(),
+            session,
+            poison,
+            epoch,
+            tuning: Tuning::default(),
+            no_opendir: false,
+        }
     }
 
     /// The same, set as `tuning` says.
@@ -154,6 +166,11 @@ impl Adapter {
         self.view.release(handle);
         crash::point("session.released");
         self.session.released(handle);
+    }
+
+    /// What a program reads a directory through. No handle is 0.
+    fn stream(&self, ino: INodeNo, fh: FileHandle) -> Stream {
+        if fh.0 == 0 { self.node(ino).into() } else { Handle(fh.0).into() }
     }
 
     fn node(&self, ino: INodeNo) -> Ino {
@@ -306,6 +323,7 @@ impl Filesystem for Adapter {
         // Within the bounds of the protocol: the options were checked when they were read.
         let max_write = config.set_max_write(u32::try_from(self.tuning.max_write).unwrap_or(u32::MAX));
         let _ = config.set_max_background(self.tuning.max_background);
+        self.no_opendir = config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         tracing::debug!(?offered, ?refused, ?max_write, "connection set up");
         crash::point(op::INIT.reply);
         Ok(())
@@ -592,7 +610,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.serve(from, op::FLUSH, reply, |_, _| Ok(()), accept_ok);
+        self.serve(from, op::FLUSH, reply, |_, _| Ok(()), |reply, ()| reply.error(Errno::ENOSYS));
     }
 
     fn release(
@@ -622,6 +640,15 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, from: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.no_opendir {
+            return self.serve(
+                from,
+                op::OPENDIR,
+                reply,
+                |_, _| Ok(()),
+                |reply, ()| reply.error(Errno::ENOSYS),
+            );
+        }
         let request = self.request(from);
         self.serve(
             from,
@@ -638,7 +665,7 @@ impl Filesystem for Adapter {
     fn readdir(
         &self,
         from: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
@@ -648,7 +675,7 @@ impl Filesystem for Adapter {
             op::READDIR,
             reply,
             |view, reply| {
-                view.readdir(Handle(fh.0), offset, &mut |entry| {
+                view.readdir(self.stream(ino, fh), offset, &mut |entry| {
                     let name = OsStr::from_bytes(&entry.name);
                     !reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), name)
                 })
@@ -660,7 +687,7 @@ impl Filesystem for Adapter {
     fn readdirplus(
         &self,
         request: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
@@ -671,7 +698,7 @@ impl Filesystem for Adapter {
             op::READDIRPLUS,
             reply,
             |view, reply| {
-                view.readdir_plus(Handle(fh.0), offset, &mut |entry, attr| {
+                view.readdir_plus(self.stream(ino, fh), offset, &mut |entry, attr| {
                     let (ino, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(&entry.name));
                     !reply.add(ino, entry.cookie, name, &ttl, &self.shown(attr), GENERATION)
                 })
@@ -703,12 +730,12 @@ impl Filesystem for Adapter {
     fn fsyncdir(
         &self,
         from: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve(from, op::FSYNCDIR, reply, |view, _| view.fsyncdir(Handle(fh.0)), accept_ok);
+        self.serve(from, op::FSYNCDIR, reply, |view, _| view.fsyncdir(self.stream(ino, fh)), accept_ok);
     }
 
     fn statfs(&self, from: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -211,6 +211,13 @@ impl Catalog {
         rows.next()?.map(|row| read_name(parent, row, 0)).transpose()
     }
 
+    /// Whether this layer says anything of the names in `parent`.
+    pub(crate) fn speaks_of(&self, parent: Ino) -> Result<bool> {
+        let mut statement =
+            self.db.prepare_cached("SELECT EXISTS (SELECT 1 FROM names WHERE parent = ?1)")?;
+        Ok(statement.query_row([signed(parent.0)], |row| row.get(0))?)
+    }
+
     /// The nodes that this layer has a row of.
     pub(crate) fn numbers(&self) -> Result<Vec<Ino>> {
         let mut statement = self.db.prepare("SELECT ino FROM inodes")?;

@@ -216,7 +216,7 @@ impl Change<'_> {
     }
 
     /// Refuses a directory with entries.
-    pub(crate) fn check_empty(&self, directory: &Inode) -> Result<()> {
+    pub(crate) fn check_empty(&mut self, directory: &Inode) -> Result<()> {
         use crate::catalog::NameRow;
         let names = self.tables.names(directory.ino)?;
         if names.values().any(|row| matches!(row, NameRow::Node { .. })) {

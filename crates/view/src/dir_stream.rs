@@ -43,6 +43,16 @@ impl Listing {
         Self { entries }
     }
 
+    /// How many names there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is nothing after `cookie`.
+    pub(crate) fn ends_at(&self, cookie: u64) -> bool {
+        self.entries.last().is_none_or(|last| last.cookie <= cookie)
+    }
+
     /// Passes on the entries after `cookie` until `emit` refuses one.
     pub(crate) fn emit_after(&self, cookie: u64, emit: &mut dyn FnMut(&DirEntry) -> bool) {
         let start = self.entries.partition_point(|entry| entry.cookie <= cookie);

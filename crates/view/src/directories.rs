@@ -4,11 +4,11 @@ use crate::attr::{Attr, DirEntry};
 use crate::catalog::NameRow;
 use crate::dir_stream::Listing;
 use crate::error::{Result, ViewError};
-use crate::request::{Handle, Request};
+use crate::request::{Handle, Request, Stream};
 use crate::state::State;
 use crate::view::View;
 use selvedge_store::{FileKind, Ino};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 impl View {
     /// Opens a directory stream.
@@ -23,22 +23,27 @@ impl View {
     }
 
     /// Passes on the entries after `cookie` (0: from the start, with `.` and `..`) until `emit` answers that one
-    /// did not fit. A stream shows the names there were when it was opened or last rewound; its positions mean
-    /// the same in any stream of the directory.
+    /// did not fit. Positions mean the same in any stream of the directory; a name that is there all the time comes
+    /// once in each, whatever comes and goes meanwhile.
     pub fn readdir(
         &self,
-        handle: Handle,
+        stream: impl Into<Stream>,
         cookie: u64,
         emit: &mut dyn FnMut(&DirEntry) -> bool,
     ) -> Result<()> {
+        let directory = self.directory_of(stream.into())?;
         let state = self.state();
-        let directory = state.open.dir(handle)?;
-        let mut kept = directory.listing.lock().unwrap_or_else(PoisonError::into_inner);
-        let listing = match &*kept {
-            Some(listing) if cookie != 0 => Arc::clone(listing),
-            _ => Arc::clone(kept.insert(Arc::new(state.list(directory.ino)?))),
+        let listing = match state.listings.get(directory) {
+            Some(listing) if cookie != 0 => listing,
+            _ => {
+                let listing = Arc::new(state.list(directory)?);
+                state.listings.keep(directory, &listing);
+                listing
+            }
         };
-        drop(kept);
+        if listing.ends_at(cookie) {
+            state.listings.end(directory);
+        }
         listing.emit_after(cookie, emit);
         Ok(())
     }
@@ -47,13 +52,13 @@ impl View {
     /// that are there at this moment, with the nodes they have at this moment.
     pub fn readdir_plus(
         &self,
-        handle: Handle,
+        stream: impl Into<Stream>,
         cookie: u64,
         emit: &mut dyn FnMut(&DirEntry, &Attr) -> bool,
     ) -> Result<()> {
-        let directory = self.state().open.dir(handle)?.ino;
+        let directory = self.directory_of(stream.into())?;
         let mut outcome = Ok(());
-        self.readdir(handle, cookie, &mut |entry| {
+        self.readdir(directory, cookie, &mut |entry| {
             let attr = match &*entry.name {
                 b"." | b".." => self.getattr(entry.ino),
                 name => self.lookup(directory, name),
@@ -70,11 +75,17 @@ impl View {
         outcome
     }
 
+    fn directory_of(&self, stream: Stream) -> Result<Ino> {
+        match stream {
+            Stream::Directory(ino) => Ok(ino),
+            Stream::Handle(handle) => Ok(self.state().open.dir(handle)?.ino),
+        }
+    }
+
     /// Makes the directory's names durable.
-    pub fn fsyncdir(&self, handle: Handle) -> Result<()> {
+    pub fn fsyncdir(&self, stream: impl Into<Stream>) -> Result<()> {
         let state = self.state();
-        let directory = state.open.dir(handle)?;
-        state.settle_directory(directory.ino)?;
+        state.settle_directory(self.directory_of(stream.into())?)?;
         state.sync_log()
     }
 

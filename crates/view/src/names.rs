@@ -219,7 +219,7 @@ impl View {
         request: &Request,
         parent: Ino,
         name: &[u8],
-        check: impl FnOnce(&Change<'_>, &Node) -> Result<()>,
+        check: impl FnOnce(&mut Change<'_>, &Node) -> Result<()>,
     ) -> Result<()> {
         check_name(name)?;
         let state = self.state();

@@ -1,6 +1,5 @@
 //! What is open: handles that are never used twice, and one shared state for all handles of a file.
 
-use crate::dir_stream::Listing;
 use crate::error::{Result, ViewError};
 use crate::layers::Layers;
 use crate::open_flags::OpenFlags;
@@ -56,8 +55,6 @@ impl OpenFile {
 #[derive(Debug)]
 pub(crate) struct OpenDir {
     pub(crate) ino: Ino,
-    /// The names as they were when the stream was opened or rewound.
-    pub(crate) listing: Mutex<Option<Arc<Listing>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -154,7 +151,7 @@ impl OpenTable {
     /// Registers a handle of a directory.
     pub(crate) fn add_dir(&self, handle: Handle, ino: Ino) {
         let mut inner = self.inner();
-        let dir = Arc::new(OpenDir { ino, listing: Mutex::new(None) });
+        let dir = Arc::new(OpenDir { ino });
         if inner.handles.insert(handle, Open::Dir(dir)).is_none() {
             inner.uses.entry(ino).or_default().count += 1;
         }

@@ -1,5 +1,7 @@
 //! Who asks, and under which key an answer is remembered.
 
+use selvedge_store::Ino;
+
 /// Names one request of one kernel connection for ever, so that a request sent again can be recognised.
 ///
 /// The kernel numbers requests from 2 again on every mount, so the number alone names nothing; the epoch
@@ -35,3 +37,25 @@ pub struct Request {
 /// a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(pub u64);
+
+/// A directory that is being read: by the handle that opening it gave, or by its number where the kernel opens
+/// directories without asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// What opening the directory gave.
+    Handle(Handle),
+    /// The directory itself.
+    Directory(Ino),
+}
+
+impl From<Handle> for Stream {
+    fn from(handle: Handle) -> Self {
+        Self::Handle(handle)
+    }
+}
+
+impl From<Ino> for Stream {
+    fn from(directory: Ino) -> Self {
+        Self::Directory(directory)
+    }
+}

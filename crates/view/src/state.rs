@@ -10,6 +10,7 @@ use crate::error::{Result, ViewError};
 use crate::inode::{Body, Inode};
 use crate::latch::Latch;
 use crate::layers::{Layers, Upper};
+use crate::listings::Listings;
 use crate::open_table::OpenTable;
 use crate::tables::{Node, Origin, Tables};
 use crate::upkeep::Work;
@@ -36,6 +37,7 @@ pub(crate) struct State {
     pub(crate) read_only: bool,
     pub(crate) root: Ino,
     pub(crate) open: OpenTable,
+    pub(crate) listings: Listings,
     pub(crate) latch: Latch,
     pub(crate) clock: Clock,
     pub(crate) work: Work,
@@ -83,6 +85,7 @@ impl State {
             read_only: parts.read_only,
             root: parts.layers.base.root(),
             open: OpenTable::default(),
+            listings: Listings::default(),
             latch: Latch::default(),
             clock: Clock::default(),
             work: Work::default(),

@@ -4,6 +4,7 @@ use crate::catalog::{Catalog, NameRow, Scan, Unsettled};
 use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
 use crate::inode::{Body, Inode};
+use crate::known_names::{Known, KnownNames};
 use selvedge_store::{FileKind, Ino, LayerId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -34,7 +35,9 @@ pub(crate) struct Tables {
     upper: Option<(LayerId, Catalog)>,
     /// Top first.
     frozen: Vec<(LayerId, Catalog)>,
-    rows: HashMap<Ino, Node>,
+    /// What the layers say of nodes, also where that is nothing.
+    rows: HashMap<Ino, Option<Node>>,
+    names: KnownNames,
     /// Nodes of the upper without a name.
     orphans: HashSet<Ino>,
     /// Nodes of the upper with a fallback.
@@ -63,6 +66,7 @@ impl Tables {
             upper: None,
             frozen,
             rows: HashMap::new(),
+            names: KnownNames::default(),
             orphans: HashSet::new(),
             fallbacks: HashSet::new(),
             unsettled: BTreeMap::new(),
@@ -115,6 +119,7 @@ impl Tables {
             self.rows.remove(orphan);
         }
         self.orphans = orphans.into_iter().collect();
+        self.names.clear();
         // What is not durable yet becomes so with its layer, as a whole.
         self.fallbacks.clear();
         self.unsettled.clear();
@@ -131,6 +136,7 @@ impl Tables {
         by: Option<(LayerId, Catalog)>,
     ) -> Vec<(LayerId, Catalog)> {
         self.rows.clear();
+        self.names.clear();
         let replaced = self.frozen.split_off(self.frozen.len().saturating_sub(count));
         self.frozen.extend(by);
         replaced
@@ -164,13 +170,14 @@ impl Tables {
     /// Takes the upper's catalog away, to close it.
     pub(crate) fn take_upper(&mut self) -> Option<Catalog> {
         self.rows.clear();
+        self.names.clear();
         self.upper.take().map(|(_, catalog)| catalog)
     }
 
     /// What the layers say of the node, if any does.
     pub(crate) fn row(&mut self, ino: Ino) -> Result<Option<Node>> {
-        if let Some(node) = self.rows.get(&ino) {
-            return Ok(Some(node.clone()));
+        if let Some(known) = self.rows.get(&ino) {
+            return Ok(known.clone());
         }
         let mut found: Option<Node> = None;
         for (id, catalog) in self.layers() {
@@ -189,40 +196,55 @@ impl Tables {
                 break;
             }
         }
-        if let Some(node) = &found {
-            self.keep(ino, node.clone());
-        }
+        self.keep(ino, found.clone());
         Ok(found)
     }
 
     /// What the layers say of the name, if any does.
-    pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
+    pub(crate) fn name(&mut self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
+        match self.names.get(parent, name) {
+            Known::Said(said) => return Ok(said),
+            Known::Nothing => {
+                let silent = !self.speak_of(parent)?;
+                self.names.begin(parent, silent);
+                if silent {
+                    return Ok(None);
+                }
+            }
+            Known::Unknown => {}
+        }
+        let said = first_said(self.layers(), parent, name)?;
+        self.names.keep(parent, name, said);
+        Ok(said)
+    }
+
+    /// Whether any layer says anything of the names in a directory.
+    fn speak_of(&self, parent: Ino) -> Result<bool> {
         for (_, catalog) in self.layers() {
-            if let Some(row) = catalog.name(parent, name)? {
-                return Ok(Some(row));
+            if catalog.speaks_of(parent)? {
+                return Ok(true);
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     /// What the frozen layers say of the name: what shows again when the upper says nothing.
     pub(crate) fn name_below(&self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
-        for (_, catalog) in &self.frozen {
-            if let Some(row) = catalog.name(parent, name)? {
-                return Ok(Some(row));
-            }
-        }
-        Ok(None)
+        first_said(self.frozen.iter(), parent, name)
     }
 
     /// Everything the layers say of the names in a directory.
-    pub(crate) fn names(&self, parent: Ino) -> Result<BTreeMap<Vec<u8>, NameRow>> {
+    pub(crate) fn names(&mut self, parent: Ino) -> Result<BTreeMap<Vec<u8>, NameRow>> {
+        if let Some(all) = self.names.all(parent) {
+            return Ok(all);
+        }
         let mut merged = BTreeMap::new();
         for (_, catalog) in self.layers() {
             for (name, row) in catalog.names(parent)? {
                 merged.entry(name).or_insert(row);
             }
         }
+        self.names.keep_all(parent, &merged);
         Ok(merged)
     }
 
@@ -250,7 +272,7 @@ impl Tables {
                         None => self.fallbacks.remove(&inode.ino),
                     };
                     let node = Node { inode: Arc::new((**inode).clone()), origin };
-                    self.keep(inode.ino, node);
+                    self.keep(inode.ino, Some(node));
                 }
                 Effect::DeleteInode(ino) => {
                     self.rows.remove(ino);
@@ -268,10 +290,18 @@ impl Tables {
                 Effect::Settle { parent, name } => {
                     self.unsettled.remove(&(*parent, name.clone()));
                 }
-                Effect::PutName { .. }
-                | Effect::Whiteout { .. }
-                | Effect::DropName { .. }
-                | Effect::DropNames(_) => {}
+                Effect::PutName { parent, name, ino, kind } => {
+                    self.names.keep(*parent, name, Some(NameRow::Node { ino: *ino, kind: *kind }));
+                }
+                Effect::Whiteout { parent, name } => {
+                    self.names.keep(*parent, name, Some(NameRow::Whiteout));
+                }
+                // What is below shows again.
+                Effect::DropName { parent, name } => match self.name_below(*parent, name) {
+                    Ok(said) => self.names.keep(*parent, name, said),
+                    Err(_) => self.names.forget(*parent),
+                },
+                Effect::DropNames(parent) => self.names.forget(*parent),
             }
         }
         Ok(())
@@ -281,12 +311,26 @@ impl Tables {
         self.upper.iter().chain(&self.frozen)
     }
 
-    fn keep(&mut self, ino: Ino, node: Node) {
+    fn keep(&mut self, ino: Ino, node: Option<Node>) {
         if self.rows.len() >= CACHED_ROWS {
             self.rows.clear();
         }
         self.rows.insert(ino, node);
     }
+}
+
+/// What the first of these layers says of the name that says anything.
+fn first_said<'a>(
+    layers: impl Iterator<Item = &'a (LayerId, Catalog)>,
+    parent: Ino,
+    name: &[u8],
+) -> Result<Option<NameRow>> {
+    for (_, catalog) in layers {
+        if let Some(row) = catalog.name(parent, name)? {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
 }
 
 impl Node {

@@ -1,0 +1,154 @@
+//! What the layers say of names, as far as somebody has asked: a lookup and a listing find it here.
+
+use crate::catalog::NameRow;
+use selvedge_store::Ino;
+use std::collections::{BTreeMap, HashMap};
+
+/// Names kept in memory, known to be absent or not; some 10 MiB.
+const MOST_NAMES: usize = 65_536;
+
+/// Directories kept in memory, most of them without a name that any layer speaks of.
+const MOST_DIRECTORIES: usize = 16_384;
+
+/// A directory's names as the layers have them, the highest first.
+#[derive(Debug, Default)]
+struct Directory {
+    /// No layer speaks of a name that is not here.
+    complete: bool,
+    names: HashMap<Vec<u8>, Option<NameRow>>,
+}
+
+/// What is known of a name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// This is what the layers say; nothing if they say nothing.
+    Said(Option<NameRow>),
+    /// Of the directory, not of the name.
+    Unknown,
+    /// Nobody has asked about the directory yet.
+    Nothing,
+}
+
+/// The names that are kept.
+#[derive(Debug, Default)]
+pub(crate) struct KnownNames {
+    directories: HashMap<Ino, Directory>,
+    names: usize,
+}
+
+impl KnownNames {
+    /// What is known of `name` in `parent`.
+    pub(crate) fn get(&self, parent: Ino, name: &[u8]) -> Known {
+        let Some(directory) = self.directories.get(&parent) else { return Known::Nothing };
+        match directory.names.get(name) {
+            Some(said) => Known::Said(*said),
+            None if directory.complete => Known::Said(None),
+            None => Known::Unknown,
+        }
+    }
+
+    /// All that the layers say of names in `parent`, if all of it is known.
+    pub(crate) fn all(&self, parent: Ino) -> Option<BTreeMap<Vec<u8>, NameRow>> {
+        let directory = self.directories.get(&parent).filter(|directory| directory.complete)?;
+        let said = directory.names.iter();
+        Some(said.filter_map(|(name, row)| row.map(|row| (name.clone(), row))).collect())
+    }
+
+    /// Takes note of a directory of which nothing is known, or of which no layer speaks.
+    pub(crate) fn begin(&mut self, parent: Ino, complete: bool) {
+        self.make_room();
+        self.directories.entry(parent).or_default().complete |= complete;
+    }
+
+    /// Takes note of everything that the layers say of names in `parent`.
+    pub(crate) fn keep_all(&mut self, parent: Ino, said: &BTreeMap<Vec<u8>, NameRow>) {
+        if said.len() > MOST_NAMES / 4 {
+            return;
+        }
+        self.forget(parent);
+        self.begin(parent, true);
+        for (name, row) in said {
+            self.keep(parent, name, Some(*row));
+        }
+    }
+
+    /// Takes note of what the layers say of a name, if anything is known of its directory.
+    pub(crate) fn keep(&mut self, parent: Ino, name: &[u8], said: Option<NameRow>) {
+        let Some(directory) = self.directories.get_mut(&parent) else { return };
+        if self.names >= MOST_NAMES && !directory.names.contains_key(name) {
+            return self.clear();
+        }
+        if said.is_none() && directory.complete {
+            self.names -= usize::from(directory.names.remove(name).is_some());
+            return;
+        }
+        if let Some(known) = directory.names.get_mut(name) {
+            *known = said;
+        } else {
+            directory.names.insert(name.to_vec(), said);
+            self.names += 1;
+        }
+    }
+
+    /// Forgets a directory.
+    pub(crate) fn forget(&mut self, parent: Ino) {
+        if let Some(directory) = self.directories.remove(&parent) {
+            self.names -= directory.names.len();
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.directories.clear();
+        self.names = 0;
+    }
+
+    fn make_room(&mut self) {
+        if self.names >= MOST_NAMES || self.directories.len() >= MOST_DIRECTORIES {
+            self.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use selvedge_store::FileKind;
+
+    const DIR: Ino = Ino(2);
+    const FILE: NameRow = NameRow::Node { ino: Ino(7), kind: FileKind::Regular };
+
+    #[test]
+    fn an_absent_name_is_known_only_where_all_names_are() {
+        let mut known = KnownNames::default();
+        assert_eq!(known.get(DIR, b"a"), Known::Nothing);
+        known.keep(DIR, b"a", Some(FILE));
+        assert_eq!(known.get(DIR, b"a"), Known::Nothing, "nothing is kept of a directory nobody asked about");
+        known.begin(DIR, false);
+        known.keep(DIR, b"a", Some(FILE));
+        known.keep(DIR, b"b", None);
+        assert_eq!(known.get(DIR, b"a"), Known::Said(Some(FILE)));
+        assert_eq!(known.get(DIR, b"b"), Known::Said(None));
+        assert_eq!((known.get(DIR, b"c"), known.all(DIR)), (Known::Unknown, None));
+        known.keep_all(DIR, &BTreeMap::from([(b"c".to_vec(), FILE)]));
+        assert_eq!(
+            (known.get(DIR, b"a"), known.get(DIR, b"c")),
+            (Known::Said(None), Known::Said(Some(FILE)))
+        );
+        known.keep(DIR, b"c", None);
+        assert_eq!((known.get(DIR, b"c"), known.all(DIR)), (Known::Said(None), Some(BTreeMap::new())));
+        assert_eq!(known.names, 0);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut known = KnownNames::default();
+        for directory in 0..3 * MOST_DIRECTORIES as u64 {
+            known.begin(Ino(directory), true);
+            for name in 0..8 {
+                known.keep(Ino(directory), &[name], Some(FILE));
+            }
+            assert!(known.names < MOST_NAMES + 8 && known.directories.len() <= MOST_DIRECTORIES);
+        }
+    }
+}
