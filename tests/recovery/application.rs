@@ -36,6 +36,7 @@ const ROLES: &[(&str, Role)] = &[
     ("operations", crate::load::operations),
     ("changes", crate::once::changes),
     ("unrepeatable changes", crate::once::unrepeatable_changes),
+    ("large files", crate::patched::large_files),
     ("system calls", crate::load::system_calls),
     ("programs", crate::load::programs),
     ("builds", crate::load::builds),

@@ -269,8 +269,9 @@ const SHARES: usize = 4;
 /// The worker dies at every named point of every operation in turn, and its successor there again.
 fn walk(share: usize) {
     let points = selvedge_view::crash::POINTS.iter().chain(selvedge_mount::POINTS);
-    // No kernel that can be taken over says that a directory is closed. Those before the mount is ready have tests of their own; freezing is another's wish, and the log is brought into
-    // its file now and then only.
+    // No kernel that can be taken over says that a directory is closed. Those before the mount is ready and those of
+    // large files have tests of their own; freezing is another's wish, and the log is brought into its file now and then
+    // only.
     let elsewhere = [
         "fuse.init.",
         "fuse.releasedir.",
@@ -280,6 +281,7 @@ fn walk(share: usize) {
         "collapse.",
         "merge.",
         "checkpoint.",
+        "patch.",
     ];
     let points = points.filter(|point| !elsewhere.iter().any(|prefix| point.starts_with(prefix)));
     for (index, point) in points.enumerate().filter(|(index, _)| index % SHARES == share) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use selvedge_store::compare::{Body, Item, Side, SnapshotSide, StoredTree};
 use selvedge_store::export::{FileReader, HostFile, SourceError};
 use selvedge_store::{Extent, Ino, LockError, ObjectId, Repository, Store, ThreadLock, ThreadRef};
-use selvedge_view::{View, ViewOptions, ViewSide};
+use selvedge_view::{PatchedBytes, View, ViewOptions, ViewSide};
 use selvedge_worker_proto::{
     Envelope, Receiver, Sender, TreeBody, TreeNode, TreeReply, TreeRequest, WirePath, channel,
 };
@@ -131,6 +131,12 @@ impl Side for MountedSide {
                 Some(fd) => Ok(Some(Box::new(HostFile::new(fd.into())?))),
                 None => Ok(Some(Box::new(Nothing))),
             },
+            TreeReply::Patched { blob, size } => {
+                let blob = blob.parse::<ObjectId>().map_err(|error| nonsense(&error))?;
+                let Some(fd) = fds.pop() else { return Err(nonsense(&"no file").into()) };
+                let under = self.store.open_blob(&blob, size)?;
+                Ok(Some(Box::new(PatchedBytes::open(file.ino, fd.into(), under)?)))
+            }
             TreeReply::Node { node } => match item(node)?.body {
                 Body::Regular { size, blob: Some(blob) } => self.open_blob(blob, size).map(Some),
                 // It became something else meanwhile.

@@ -225,7 +225,7 @@ fn set_mode(row: &mut Inode, mode: u32) -> Result<()> {
 /// Sets the modification time where it counts: on the working file, if the upper has one.
 fn set_mtime(change: &Change<'_>, row: &mut Inode, mtime: Timestamp) -> Result<()> {
     row.mtime = mtime;
-    if let Body::File { layer } = row.body
+    if let Some(layer) = row.body.layer()
         && layer == change.upper
     {
         change.state.files(layer, row.ino)?.set_mtime(row.ino, mtime)?;

@@ -84,10 +84,8 @@ pub(crate) struct Known {
 impl Known {
     /// What the node's bytes are, if its working file was read before: one in a frozen layer never changes.
     fn of(&self, node: &Node) -> Option<&Content> {
-        match &node.inode.body {
-            Body::File { layer } if self.layers.contains(layer) => self.files.get(&node.inode.ino),
-            _ => None,
-        }
+        let layer = node.inode.body.layer().filter(|layer| self.layers.contains(layer));
+        layer.and_then(|_| self.files.get(&node.inode.ino))
     }
 }
 
@@ -245,7 +243,7 @@ fn entry(state: &State, node: &Node, files: &HashMap<Ino, Content>) -> Result<En
         (FileKind::Regular, Body::Blob { id, size, holes }) => {
             Content::Regular { blob: *id, size: *size, holes: *holes }
         }
-        (FileKind::Regular, Body::File { .. }) => {
+        (FileKind::Regular, Body::File { .. } | Body::Patched(_)) => {
             files.get(&inode.ino).cloned().ok_or_else(|| odd("a file that was not read"))?
         }
         (FileKind::Symlink, Body::Target(target)) => Content::Symlink { target: target.clone() },
@@ -269,7 +267,7 @@ pub(crate) fn put_files<'a>(
 ) -> Result<HashMap<Ino, Content>> {
     let mut found: HashMap<Ino, Content> = HashMap::new();
     let mut unread: HashMap<Ino, &Node> = HashMap::new();
-    for node in nodes.filter(|node| matches!(node.inode.body, Body::File { .. })) {
+    for node in nodes.filter(|node| node.inode.body.layer().is_some()) {
         match known.of(node) {
             Some(content) => drop(found.insert(node.inode.ino, content.clone())),
             None => drop(unread.insert(node.inode.ino, node)),

@@ -9,7 +9,7 @@ use crate::claim::Claim;
 use crate::commit::{Commit, Effect};
 use crate::crash;
 use crate::error::{Result, ViewError};
-use crate::inode::{Applied, Body, Inode};
+use crate::inode::{Applied, Body, Inode, Patch};
 use crate::request::RequestKey;
 use crate::sys::system_errno;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -194,12 +194,29 @@ impl Catalog {
     /// Rows whose bodies may speak of what is beneath this layer: directories, and files with working files.
     pub(crate) fn rows_on_others(&self) -> Result<Vec<Inode>> {
         let mut statement = self.db.prepare(&format!(
-            "SELECT {COLUMNS} FROM inodes WHERE kind = ?1 OR substr(body, 1, 1) = x'02' OR fallback IS NOT NULL"
+            "SELECT {COLUMNS} FROM inodes WHERE kind = ?1 OR substr(body, 1, 1) IN (x'02', x'05') OR fallback IS NOT NULL"
         ))?;
         let mut rows = statement.query([FileKind::Directory.code()])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
             found.push(read_inode(row)?);
+        }
+        Ok(found)
+    }
+
+    /// The rows of patched files.
+    pub(crate) fn patched(&self) -> Result<Vec<(Ino, Patch)>> {
+        let mut statement =
+            self.db.prepare("SELECT ino, body FROM inodes WHERE substr(body, 1, 1) = x'05'")?;
+        let mut rows = statement.query([])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let ino = Ino(unsigned(row.get(0)?));
+            let bytes: Vec<u8> = row.get(1)?;
+            match body_codec::decode(&bytes) {
+                Some(Body::Patched(patch)) => found.push((ino, *patch)),
+                _ => return Err(ViewError::Damaged { ino, why: "unreadable body".to_owned() }),
+            }
         }
         Ok(found)
     }

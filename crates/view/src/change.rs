@@ -103,8 +103,8 @@ impl Change<'_> {
 
     /// Notes the host ctime that the row's own stands for.
     pub(crate) fn stand_for_host(&self, row: &mut Inode) -> Result<()> {
-        row.host_ctime = match row.body {
-            Body::File { layer } if layer == self.upper => self.state.host_stat(row)?.map(|host| host.ctime),
+        row.host_ctime = match row.body.layer() {
+            Some(layer) if layer == self.upper => self.state.host_stat(row)?.map(|host| host.ctime),
             _ => None,
         };
         Ok(())

@@ -55,6 +55,10 @@ pub fn objects_of_layer(repo: &Repository, layer: LayerId) -> Result<Vec<(Object
                 objects.push((ObjectKind::Blob, id));
                 objects.extend(holes.map(|holes| (ObjectKind::Holes, holes)));
             }
+            Body::Patched(patch) => {
+                objects.push((ObjectKind::Blob, patch.blob));
+                objects.extend(patch.holes.map(|holes| (ObjectKind::Holes, holes)));
+            }
             Body::Tree { id } => objects.push((ObjectKind::Tree, id)),
             Body::None | Body::File { .. } | Body::Target(_) => {}
         }

@@ -165,12 +165,12 @@ fn rewritten(upper: &Upper, catalog: &Catalog, layers: &Layers, covered: &Covere
     for row in catalog.rows_on_others()? {
         let mut body = over_snapshot(&row, &row.body, covered);
         let mut host_ctime = row.host_ctime;
-        if let Body::File { layer } = body
+        if let Some(layer) = body.layer()
             && covered.layers.contains(&layer)
             && let Some(files) = layers.files(layer)
         {
             host_ctime = upper.files.copy_from(files, row.ino)?.map(|stat| stat.ctime);
-            body = Body::File { layer: upper.id };
+            body = body.in_layer(upper.id);
         }
         let fallback = row.fallback.as_ref().map(|fallback| over_snapshot(&row, fallback, covered));
         if body != row.body || fallback != row.fallback {
@@ -181,16 +181,16 @@ fn rewritten(upper: &Upper, catalog: &Catalog, layers: &Layers, covered: &Covere
 }
 
 fn over_snapshot(row: &Inode, body: &Body, Covered { layers, built, .. }: &Covered) -> Body {
-    match body {
-        Body::None | Body::Tree { .. } if row.kind == FileKind::Directory => {
+    match (body, body.layer()) {
+        (Body::None | Body::Tree { .. }, _) if row.kind == FileKind::Directory => {
             built.trees.get(&row.ino).map_or_else(|| body.clone(), |&id| Body::Tree { id })
         }
-        Body::File { layer } if layers.contains(layer) => match built.files.get(&row.ino) {
+        (_, Some(layer)) if layers.contains(&layer) => match built.files.get(&row.ino) {
             Some(Content::Regular { blob, size, holes }) => {
                 Body::Blob { id: *blob, size: *size, holes: *holes }
             }
             _ => body.clone(),
         },
-        body => body.clone(),
+        _ => body.clone(),
     }
 }

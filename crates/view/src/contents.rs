@@ -1,11 +1,13 @@
 //! Operations on the bytes of regular files: open, read, write, truncate, fsync, release; copy-up.
 
+use crate::coverage::Coverage;
 use crate::crash;
 use crate::error::{Result, ViewError};
-use crate::inode::Body;
+use crate::inode::{Body, Inode, Patch};
 use crate::layers::Upper;
 use crate::open_flags::OpenFlags;
-use crate::open_table::{Content, Held, OpenFile};
+use crate::open_table::{Content, Held, OpenFile, Own};
+use crate::patched::{Patched, data_extents};
 use crate::request::{Handle, Request};
 use crate::state::State;
 use crate::tables::{Node, Origin};
@@ -71,9 +73,9 @@ impl View {
         if !flags.write {
             return Err(ViewError::BadHandle);
         }
-        let write = |host: &File| {
+        let write = |own: Own<'_>| {
             crash::point("write.before");
-            write_some(host, data, offset)
+            own.write_at(data, offset)
         };
         let written = match state.on_own_file(&file, u64::MAX, write)? {
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.reap_now() => {
@@ -92,12 +94,13 @@ impl View {
         state.latch.check()?;
         let (file, _) = state.file_of(handle)?;
         // A file that was frozen meanwhile is made durable with its layer.
-        if let Some(host) = file.content().own(&state.layers()) {
+        if let Some(own) = file.content().own(&state.layers()) {
             let seen = state.volatile.look(file.ino);
-            let synced = if data_only { host.sync_data() } else { host.sync_all() };
-            state.latch.guard("fsync", synced.map_err(ViewError::host("fsync of a working file")))?;
+            state.patched.take(file.ino);
+            let synced = sync_file(own.file(), data_only).map_err(ViewError::host("fsync of a working file"));
+            let coverage = state.latch.guard("fsync", synced)?;
             state.volatile.synced(file.ino, seen);
-            state.confirm(file.ino)?;
+            state.confirm(file.ino, coverage)?;
         }
         state.sync_log()
     }
@@ -117,9 +120,9 @@ impl View {
         let state = self.state();
         let ino = node.inode.ino;
         let held = state.hold(ino)?;
-        let truncate = |host: &File| {
+        let truncate = |own: Own<'_>| {
             crash::point("truncate.before");
-            host.set_len(size)
+            own.set_len(size)
         };
         state.on_own_file(&held.file, size, truncate)?.map_err(ViewError::host("truncate"))?;
         crash::point("truncate.after");
@@ -134,6 +137,7 @@ impl Content {
             Self::Empty => Ok(0),
             Self::Blob(reader) => reader.read_at(buffer, offset),
             Self::File { file, .. } => file.read_at(buffer, offset),
+            Self::Patched { file, .. } => file.read_at(buffer, offset),
         }
     }
 }
@@ -170,6 +174,14 @@ impl State {
                 let file = self.files(*layer, ino)?.open_file(ino, write)?;
                 Ok(file.map_or(Content::Empty, |file| Content::File { layer: *layer, file }))
             }
+            Body::Patched(patch) => {
+                let write = self.gate().is_upper(patch.layer) && !self.read_only;
+                let file = self.files(patch.layer, ino)?.open_file(ino, write)?;
+                let missing = || ViewError::Damaged { ino, why: "its working file is missing".to_owned() };
+                let under = self.repo.store().open_blob(&patch.blob, patch.size)?;
+                let file = Patched::open(ino, file.ok_or_else(missing)?, under, write)?;
+                Ok(Content::Patched { layer: patch.layer, file })
+            }
             Body::None | Body::Tree { .. } | Body::Target(_) => {
                 Err(ViewError::Damaged { ino, why: "a regular file without bytes".to_owned() })
             }
@@ -182,14 +194,17 @@ impl State {
         &self,
         file: &OpenFile,
         keep: u64,
-        change: impl FnOnce(&File) -> T,
+        change: impl FnOnce(Own<'_>) -> T,
     ) -> Result<T> {
         loop {
             let content = self.own_content(file, keep)?;
             let layers = self.gate();
-            if let Some(host) = content.own(&layers) {
-                let changed = change(host);
+            if let Some(own) = content.own(&layers) {
+                let changed = change(own);
                 self.volatile.mark(file.ino, false);
+                if let Own::Patched(_) = own {
+                    self.patched.changed(file.ino);
+                }
                 return Ok(changed);
             }
             // Frozen just now.
@@ -210,36 +225,42 @@ impl State {
             }
             let upper = self.upper()?;
             let node = self.node(file.ino)?;
-            let own = if node.inode.body == (Body::File { layer: upper.id }) {
-                self.make_file(&upper, file.ino)?
-            } else {
-                self.copy_up(&upper, &node, &content, keep)?
+            let own = match &node.inode.body {
+                Body::File { layer } if *layer == upper.id => self.make_file(&upper, file.ino)?,
+                Body::Patched(patch) if patch.layer == upper.id => Some(self.content_of(&node)?),
+                _ => self.copy_up(&upper, &node, &content, keep)?,
             };
             if let Some(own) = own {
-                return Ok(file.replace(Content::File { layer: upper.id, file: own }));
+                return Ok(file.replace(own));
             }
             // Frozen just now.
         }
     }
 
     /// Makes the working file of a node that has been empty so far; `None` when `upper` is not the upper any more.
-    fn make_file(&self, upper: &Upper, ino: Ino) -> Result<Option<File>> {
+    fn make_file(&self, upper: &Upper, ino: Ino) -> Result<Option<Content>> {
         let layers = self.gate();
         if !layers.is_upper(upper.id) {
             return Ok(None);
         }
-        let own = upper.files.make_file(ino)?;
+        let file = upper.files.make_file(ino)?;
         self.volatile.mark(ino, true);
-        Ok(Some(own))
+        Ok(Some(Content::File { layer: upper.id, file }))
     }
 
-    /// Gives a node whose bytes lie below a working file of its own. The copy is whole before it has the node's
-    /// number, and counts from the commit on; until it is durable the row keeps what it replaces. `None` when `upper`
-    /// is not the upper any more.
-    fn copy_up(&self, upper: &Upper, node: &Node, content: &Content, keep: u64) -> Result<Option<File>> {
+    /// Gives a node whose bytes lie below a working file of its own, with all its bytes or, if it is large, with those
+    /// that are going to change. The file is whole before it has the node's number, and counts from the commit on; until
+    /// it is durable the row keeps what it replaces. `None` when `upper` is not the upper any more.
+    fn copy_up(&self, upper: &Upper, node: &Node, content: &Content, keep: u64) -> Result<Option<Content>> {
         let ino = node.inode.ino;
         let temp = upper.files.temp_file()?;
-        self.copy_bytes(node, content, temp.file()?, keep)?;
+        let patch = self.begin_patch(upper, node, content, temp.file()?, keep)?;
+        let body = if let Some(patch) = patch {
+            Body::Patched(Box::new(patch))
+        } else {
+            self.copy_bytes(node, content, temp.file()?, keep)?;
+            Body::File { layer: upper.id }
+        };
         let own = self.change(|change| {
             if change.upper != upper.id {
                 return Ok(None);
@@ -249,16 +270,55 @@ impl State {
             crash::point("copy-up.before-rename");
             let own = temp.adopt(ino, row.mtime)?;
             crash::point("copy-up.before-commit");
-            row.fallback = Some(std::mem::replace(&mut row.body, Body::File { layer: upper.id }));
+            row.fallback = Some(std::mem::replace(&mut row.body, body.clone()));
             row.host_ctime = Some(stat_open(&own)?.ctime);
             change.commit.put(row);
             Ok(Some(own))
         })?;
-        if own.is_some() {
-            crash::point("copy-up.after-commit");
-            self.work.wake_soon();
+        let Some(file) = own else { return Ok(None) };
+        crash::point("copy-up.after-commit");
+        self.work.wake_soon();
+        Ok(Some(match body {
+            Body::Patched(patch) => {
+                let under = self.repo.store().open_blob(&patch.blob, patch.size)?;
+                Content::Patched { layer: upper.id, file: Patched::open(ino, file, under, true)? }
+            }
+            _ => Content::File { layer: upper.id, file },
+        }))
+    }
+
+    /// Makes an empty file one that has none of the node's bytes, or as few as what it is copied from, if the node is
+    /// large and the base has what it lacks: that stays in the store for as long as the thread has a history.
+    fn begin_patch(
+        &self,
+        upper: &Upper,
+        node: &Node,
+        content: &Content,
+        to: &File,
+        keep: u64,
+    ) -> Result<Option<Patch>> {
+        let size = self.attr(node)?.size;
+        if size.min(keep) < self.patching.from {
+            return Ok(None);
         }
-        Ok(own)
+        match (content, &node.inode.body) {
+            // What was read from a layer is in the store meanwhile, if the node says so.
+            (_, body @ Body::Blob { id, size, holes }) => {
+                let durable = Coverage::none(*size, self.patching.block);
+                let in_base = self.base().inode(node.inode.ino)?.is_some_and(|inode| inode.body == *body);
+                let begun = in_base && Patched::begin(to, &durable, *size)?;
+                let (blob, size, holes) = (*id, *size, *holes);
+                Ok(begun.then_some(Patch { layer: upper.id, blob, size, holes, durable }))
+            }
+            (Content::Patched { file, .. }, Body::Patched(patch)) => {
+                if !Patched::begin(to, &file.coverage(), size)? {
+                    return Ok(None);
+                }
+                let durable = file.copy_own(to, size)?;
+                Ok(Some(Patch { layer: upper.id, durable, ..(**patch).clone() }))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn copy_bytes(&self, node: &Node, from: &Content, to: &File, keep: u64) -> Result<()> {
@@ -282,16 +342,24 @@ impl State {
             (Content::Blob(_), Body::Blob { holes: Some(holes), .. }) => {
                 Ok(between_holes(&self.repo.store().holes(holes)?, size))
             }
-            (Content::Blob(_), _) => Ok(whole),
+            (Content::Patched { file, .. }, Body::Patched(patch)) => {
+                let under = match &patch.holes {
+                    Some(holes) => between_holes(&self.repo.store().holes(holes)?, patch.size),
+                    None => vec![Extent { offset: 0, len: patch.size }],
+                };
+                file.data(size, &under).map_err(ViewError::host("find a working file's data"))
+            }
+            (Content::Blob(_) | Content::Patched { .. }, _) => Ok(whole),
             (Content::File { file, .. }, _) => {
                 data_extents(file, size).map_err(ViewError::host("find a working file's data"))
             }
         }
     }
 
-    /// Takes note that the node's working file is durable: nothing falls back to what it replaced.
-    pub(crate) fn confirm(&self, ino: Ino) -> Result<()> {
-        let pending = {
+    /// Takes note that the node's working file is durable, as far as `coverage` says: nothing falls back to what it
+    /// replaced.
+    pub(crate) fn confirm(&self, ino: Ino, coverage: Option<Coverage>) -> Result<()> {
+        let pending = coverage.is_some() || {
             let tables = self.tables();
             tables.fallbacks().contains(&ino)
                 || tables.unsettled().values().any(|replaced| replaced.source == ino)
@@ -299,6 +367,15 @@ impl State {
         if !pending {
             return Ok(());
         }
+        let is_patched = coverage.is_some();
+        let recorded = self.record_durable(ino, coverage);
+        if is_patched && recorded.is_err() {
+            self.patched.changed(ino);
+        }
+        recorded
+    }
+
+    fn record_durable(&self, ino: Ino, coverage: Option<Coverage>) -> Result<()> {
         // The file's name must be durable before a row says that its bytes are.
         let upper = self.upper()?;
         self.latch.guard("fsync", upper.files.sync_names())?;
@@ -312,9 +389,11 @@ impl State {
                 Err(ViewError::NotFound) => return Ok(()),
                 node => node?,
             };
-            if node.inode.fallback.is_some() && node.origin == Origin::Layer(upper.id) {
-                let row = crate::inode::Inode { fallback: None, ..(*node.inode).clone() };
-                change.commit.put(row);
+            if node.origin == Origin::Layer(upper.id) {
+                let body = node.inode.body.durable_as(coverage);
+                if node.inode.fallback.is_some() || body != node.inode.body {
+                    change.commit.put(Inode { fallback: None, body, ..(*node.inode).clone() });
+                }
             }
             change.settle_source(ino);
             Ok(())
@@ -336,19 +415,16 @@ impl State {
     }
 }
 
-/// Writes as much as the disk takes. An error counts only if nothing was written: else it comes again.
-fn write_some(to: &File, data: &[u8], offset: u64) -> io::Result<usize> {
-    let mut written = 0;
-    while written < data.len() {
-        match to.write_at(&data[written..], offset + written as u64) {
-            Ok(0) => break,
-            Ok(some) => written += some,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if written == 0 => return Err(error),
-            Err(_) => break,
-        }
+/// Makes a working file durable; tells which parts of it are, unless it is whole.
+pub(crate) fn sync_file(file: &File, data_only: bool) -> io::Result<Option<Coverage>> {
+    let coverage = Coverage::read(file)?;
+    // The coverage is no part of a file's data.
+    if data_only && coverage.is_none() {
+        file.sync_data()?;
+    } else {
+        file.sync_all()?;
     }
-    Ok(written)
+    Ok(coverage)
 }
 
 /// Copies bytes from `offset` to `end`, in the kernel where it can be done there; tells where the bytes ended.
@@ -357,7 +433,7 @@ fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<u64> {
     let plain = match from {
         Content::Blob(BlobReader::File(file)) => Some(&**file),
         Content::File { file, .. } => Some(file),
-        Content::Blob(_) | Content::Empty => None,
+        Content::Blob(_) | Content::Patched { .. } | Content::Empty => None,
     };
     while let Some(plain) = plain
         && at < end
@@ -386,21 +462,4 @@ fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<u64> {
         }
     }
     Ok(at)
-}
-
-fn data_extents(file: &File, size: u64) -> io::Result<Vec<Extent>> {
-    use rustix::fs::{SeekFrom, seek};
-    let mut data = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let start = match seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let end = seek(file, SeekFrom::Hole(start))?;
-        data.push(Extent { offset: start, len: end.min(size).saturating_sub(start) });
-        at = end;
-    }
-    Ok(data)
 }

@@ -4,7 +4,7 @@ use crate::catalog::Catalog;
 use crate::commit::{Commit, Effect};
 use crate::crash;
 use crate::error::{Result, ViewError};
-use crate::inode::{Body, Inode};
+use crate::inode::Inode;
 use crate::layers::{Frozen, Layers, Upper};
 use crate::state::State;
 use crate::tables::Tables;
@@ -124,6 +124,7 @@ impl State {
             upper: next,
         });
         self.volatile.forget_all();
+        self.patched.forget_all();
         self.all_dirty.store(false, Ordering::Release);
         self.logged.store(0, Ordering::Relaxed);
         tracing::debug!(layer = %upper.id, gate_shut = ?shut.elapsed(), "frozen");
@@ -184,8 +185,8 @@ fn carry_orphans(tables: &Tables, upper: &Upper, next: &Upper, catalog: &mut Cat
             continue;
         };
         let mut row = Inode { fallback: None, ..row };
-        if row.body == (Body::File { layer: upper.id }) {
-            row.body = Body::File { layer: next.id };
+        if row.body.layer() == Some(upper.id) {
+            row.body = row.body.in_layer(next.id);
             // The link is no change of the file, though the host takes it for one.
             row.host_ctime = next.files.link_from(&upper.files, ino)?.map(|stat| stat.ctime);
         }

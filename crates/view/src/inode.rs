@@ -1,5 +1,6 @@
 //! One node's metadata, whole: what a layer's catalog holds for it, or what the base snapshot says.
 
+use crate::coverage::Coverage;
 use crate::request::{Request, RequestKey};
 use selvedge_store::{Content, Entry, FileKind, Ino, LayerId, ObjectId, Timestamp, Xattrs};
 
@@ -12,10 +13,60 @@ pub(crate) enum Body {
     Blob { id: ObjectId, size: u64, holes: Option<ObjectId> },
     /// A working file, `files/<ino>` of this layer. A file that is not there is empty.
     File { layer: LayerId },
+    /// A working file that has only what was changed of a blob.
+    Patched(Box<Patch>),
     /// A directory whose names, unless a layer says otherwise, are those of this tree.
     Tree { id: ObjectId },
     /// A symbolic link's target.
     Target(Vec<u8>),
+}
+
+/// A patched file: the working file `files/<ino>` of a layer, over a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Patch {
+    pub(crate) layer: LayerId,
+    /// The blob that has what the working file lacks.
+    pub(crate) blob: ObjectId,
+    /// The blob's length.
+    pub(crate) size: u64,
+    pub(crate) holes: Option<ObjectId>,
+    /// Which parts of the working file are known to be durable. What the file itself says counts, but for a loss of
+    /// power.
+    pub(crate) durable: Coverage,
+}
+
+impl Body {
+    /// The layer that has the bytes, or some of them, in a working file.
+    pub(crate) fn layer(&self) -> Option<LayerId> {
+        match self {
+            Self::File { layer } => Some(*layer),
+            Self::Patched(patch) => Some(patch.layer),
+            Self::None | Self::Blob { .. } | Self::Tree { .. } | Self::Target(_) => None,
+        }
+    }
+
+    /// The same in a working file of another layer.
+    pub(crate) fn in_layer(&self, layer: LayerId) -> Self {
+        match self {
+            Self::File { .. } => Self::File { layer },
+            Self::Patched(patch) => Self::Patched(Box::new(Patch { layer, ..(**patch).clone() })),
+            Self::None | Self::Blob { .. } | Self::Tree { .. } | Self::Target(_) => self.clone(),
+        }
+    }
+
+    /// The same, with `coverage` known to be durable. A patched file that has everything of its own is one like any
+    /// other.
+    pub(crate) fn durable_as(&self, coverage: Option<Coverage>) -> Self {
+        match (self, coverage) {
+            (Self::Patched(patch), Some(coverage)) if coverage.is_whole() => {
+                Self::File { layer: patch.layer }
+            }
+            (Self::Patched(patch), Some(durable)) => {
+                Self::Patched(Box::new(Patch { durable, ..(**patch).clone() }))
+            }
+            _ => self.clone(),
+        }
+    }
 }
 
 /// The last mutation carried out on a node, so that a resent request is recognised.
@@ -98,7 +149,7 @@ impl Inode {
     pub(crate) fn tree(&self) -> Option<ObjectId> {
         match self.body {
             Body::Tree { id } => Some(id),
-            Body::None | Body::Blob { .. } | Body::File { .. } | Body::Target(_) => None,
+            Body::None | Body::Blob { .. } | Body::File { .. } | Body::Patched(_) | Body::Target(_) => None,
         }
     }
 

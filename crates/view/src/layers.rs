@@ -125,7 +125,7 @@ impl Upper {
         }
         let only_read = read_only && catalog.ended_orderly()?;
         let reserve = if only_read { Reserve::none() } else { Reserve::open(&directory)? };
-        let clean = reserve.spend_on(|| recovery::recover(&mut catalog, &files, boot_id))?;
+        let clean = reserve.spend_on(|| recovery::recover(id, &mut catalog, &files, boot_id))?;
         // What is only read stays marked as its last writer left it.
         let in_use = !read_only || !clean;
         if in_use {
@@ -155,7 +155,7 @@ impl Frozen {
         let files = WorkingFiles::open(&directory)?;
         let (catalog, sealed) = match Self::open_whole(&directory, boot_id)? {
             Some(opened) => opened,
-            None => match Self::finish(&directory, &files, boot_id)? {
+            None => match Self::finish(id, &directory, &files, boot_id)? {
                 Some(sealed) => (Self::open_catalog(&directory)?, sealed),
                 None => return Ok(None),
             },
@@ -194,7 +194,7 @@ impl Frozen {
 
     /// Makes the catalog one file, after a loss of power one that says what is known to be whole; tells whether
     /// everything is durable. Another process may have done so just before, which changes nothing.
-    fn finish(directory: &Path, files: &WorkingFiles, boot_id: &str) -> Result<Option<bool>> {
+    fn finish(id: LayerId, directory: &Path, files: &WorkingFiles, boot_id: &str) -> Result<Option<bool>> {
         let claim = Claim::take(directory)?;
         let mut catalog = Catalog::open_upper(&directory.join("catalog.db"))?.with_claim(claim);
         let mut sealed = has(directory, SEALED)?;
@@ -202,7 +202,7 @@ impl Frozen {
             if recovery::is_lost(&catalog, boot_id)? {
                 return Ok(None);
             }
-            sealed = recovery::recover(&mut catalog, files, boot_id)?;
+            sealed = recovery::recover(id, &mut catalog, files, boot_id)?;
         }
         catalog.close_whole(directory)?;
         if sealed {

@@ -6,7 +6,8 @@
 //! - [`View`]'s operations: `names`, `attributes`, `contents`, `directories`.
 //! - What they stand on: `state` (shared), `change` (one mutation in the making), `tables` (all catalogs as one),
 //!   `open_table` (handles), `inherit` (those of a worker that died).
-//! - The disk: `catalog` (a layer's metadata), `working_files` (its bytes), `base` (the snapshot), `log_sync`.
+//! - The disk: `catalog` (a layer's metadata), `working_files` (its bytes), `patched` and `coverage`
+//!   (those of large files that changed in part), `base` (the snapshot), `log_sync`.
 //! - Time and trouble: `upkeep`, `recovery`, `latch`, `clock`, [`crash`].
 
 mod acl;
@@ -24,6 +25,7 @@ mod clock;
 mod collapse;
 mod commit;
 mod contents;
+mod coverage;
 pub mod crash;
 mod dir_stream;
 mod directories;
@@ -40,6 +42,7 @@ mod merge;
 mod names;
 mod open_flags;
 mod open_table;
+mod patched;
 mod recovery;
 mod request;
 mod reserve;
@@ -66,7 +69,8 @@ pub use error::{Result, ViewError};
 pub use inherit::Opened;
 pub use layers::{remove_layers, remove_unneeded_layers};
 pub use open_flags::OpenFlags;
+pub use patched::Patching;
 pub use request::{Handle, Request, RequestKey, Stream};
-pub use side::{FileBytes, ViewSide};
+pub use side::{FileBytes, PatchedBytes, ViewSide};
 pub use snapshot::SnapshotReport;
 pub use view::{View, ViewOptions};

@@ -94,7 +94,7 @@ fn merge(state: &State, watch: Watch<'_>) -> Result<(Commit, Built)> {
 /// The node's row with its bytes in the store.
 fn row(state: &State, node: &Node, files: &HashMap<Ino, Content>) -> Result<Inode> {
     let row = Inode { fallback: None, ..(*node.inode).clone() };
-    let (Body::File { .. }, Some(Content::Regular { blob, size, holes })) = (&row.body, files.get(&row.ino))
+    let (Some(_), Some(Content::Regular { blob, size, holes })) = (row.body.layer(), files.get(&row.ino))
     else {
         return Ok(row);
     };

@@ -1,12 +1,15 @@
 //! What is open: handles that are never used twice, and one shared state for all handles of a file.
 
+use crate::attr::Allocate;
 use crate::error::{Result, ViewError};
 use crate::layers::Layers;
 use crate::open_flags::OpenFlags;
+use crate::patched::{Patched, allocate, write_some};
 use crate::request::Handle;
 use selvedge_store::{BlobReader, Ino, LayerId};
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Where an open file's bytes are read from.
@@ -18,14 +21,58 @@ pub(crate) enum Content {
     Blob(BlobReader),
     /// A working file of this layer. It is written only while the layer is the upper.
     File { layer: LayerId, file: File },
+    /// A working file of this layer, written like any, over a blob.
+    Patched { layer: LayerId, file: Patched },
+}
+
+/// A working file of the upper, to be changed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Own<'a> {
+    /// One that has all of the file's bytes.
+    Whole(&'a File),
+    /// One that has what was changed.
+    Patched(&'a Patched),
+}
+
+impl<'a> Own<'a> {
+    /// Writes as much as the disk takes. An error counts only if nothing was written.
+    pub(crate) fn write_at(self, data: &[u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::Whole(file) => write_some(file, data, offset),
+            Self::Patched(file) => file.write_at(data, offset),
+        }
+    }
+
+    pub(crate) fn set_len(self, size: u64) -> io::Result<()> {
+        match self {
+            Self::Whole(file) => file.set_len(size),
+            Self::Patched(file) => file.set_len(size),
+        }
+    }
+
+    pub(crate) fn allocate(self, how: Allocate, offset: u64, len: u64) -> rustix::io::Result<()> {
+        match self {
+            Self::Whole(file) => allocate(file, how, offset, len),
+            Self::Patched(file) => file.allocate(how, offset, len),
+        }
+    }
+
+    /// The host's file.
+    pub(crate) fn file(self) -> &'a File {
+        match self {
+            Self::Whole(file) => file,
+            Self::Patched(file) => file.file(),
+        }
+    }
 }
 
 impl Content {
     /// The working file, if it is the upper's. It stays that for as long as the caller keeps the layers as they are.
-    pub(crate) fn own(&self, layers: &Layers) -> Option<&File> {
+    pub(crate) fn own(&self, layers: &Layers) -> Option<Own<'_>> {
         match self {
-            Self::File { layer, file } if layers.is_upper(*layer) => Some(file),
-            Self::File { .. } | Self::Blob(_) | Self::Empty => None,
+            Self::File { layer, file } if layers.is_upper(*layer) => Some(Own::Whole(file)),
+            Self::Patched { layer, file } if layers.is_upper(*layer) => Some(Own::Patched(file)),
+            Self::File { .. } | Self::Patched { .. } | Self::Blob(_) | Self::Empty => None,
         }
     }
 }

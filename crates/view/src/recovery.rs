@@ -7,9 +7,9 @@
 use crate::catalog::{Catalog, NameRow, Unsettled};
 use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
-use crate::inode::{Body, Inode};
+use crate::inode::Inode;
 use crate::working_files::WorkingFiles;
-use selvedge_store::Ino;
+use selvedge_store::{Ino, LayerId};
 use std::collections::HashMap;
 
 /// Whether a loss of power took what this layer stands on: then nothing in it was ever durable for anybody.
@@ -18,7 +18,12 @@ pub(crate) fn is_lost(catalog: &Catalog, boot_id: &str) -> Result<bool> {
 }
 
 /// Brings an upper that `boot_id` finds into order; tells whether every working file is known to be durable.
-pub(crate) fn recover(catalog: &mut Catalog, files: &WorkingFiles, boot_id: &str) -> Result<bool> {
+pub(crate) fn recover(
+    layer: LayerId,
+    catalog: &mut Catalog,
+    files: &WorkingFiles,
+    boot_id: &str,
+) -> Result<bool> {
     if catalog.ended_orderly()? {
         return Ok(true);
     }
@@ -28,7 +33,7 @@ pub(crate) fn recover(catalog: &mut Catalog, files: &WorkingFiles, boot_id: &str
     }
     let commit = fall_back(catalog)?;
     let stale = commit.effects.iter().filter_map(|effect| match effect {
-        Effect::PutInode(inode) if !matches!(inode.body, Body::File { .. }) => Some(inode.ino),
+        Effect::PutInode(inode) if inode.body.layer().is_none() => Some(inode.ino),
         _ => None,
     });
     let stale: Vec<Ino> = stale.collect();
@@ -39,7 +44,26 @@ pub(crate) fn recover(catalog: &mut Catalog, files: &WorkingFiles, boot_id: &str
     for ino in stale {
         files.remove(ino)?;
     }
+    restore_coverage(layer, catalog, files)?;
     Ok(true)
+}
+
+/// Makes patched files have only those parts of their own that were known to be durable: others may have been noted
+/// without having reached the disk.
+fn restore_coverage(layer: LayerId, catalog: &Catalog, files: &WorkingFiles) -> Result<()> {
+    for (ino, patch) in catalog.patched()? {
+        if patch.layer != layer {
+            continue;
+        }
+        let missing = || ViewError::Damaged { ino, why: "its working file is missing".to_owned() };
+        let file = files.open_file(ino, true)?.ok_or_else(missing)?;
+        patch
+            .durable
+            .write(&file)
+            .and_then(|()| file.sync_all())
+            .map_err(ViewError::host("restore a file"))?;
+    }
+    Ok(())
 }
 
 /// Everything that falls back: replaced names to the file they had, copies to what they were made from.
@@ -113,7 +137,7 @@ fn row<'a>(catalog: &Catalog, rows: &'a mut HashMap<Ino, Inode>, ino: Ino) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inode::Applied;
+    use crate::inode::{Applied, Body};
     use crate::request::RequestKey;
     use selvedge_store::{FileKind, LayerId, ObjectId, Timestamp, Xattrs};
     use std::path::Path;
@@ -189,7 +213,7 @@ mod tests {
     fn after_a_power_cut_a_replaced_name_has_its_old_file_and_a_copy_its_source() {
         let dir = tempfile::TempDir::new().unwrap();
         let (mut catalog, files) = crashed(dir.path(), |_| {});
-        assert!(recover(&mut catalog, &files, NOW).unwrap());
+        assert!(recover(layer(), &mut catalog, &files, NOW).unwrap());
         assert_eq!(name(&catalog), Ino(10));
         assert_eq!(catalog.inode(Ino(10)).unwrap().unwrap().nlink, 1);
         assert_eq!(catalog.inode(Ino(11)).unwrap().unwrap().nlink, 0);
@@ -201,7 +225,7 @@ mod tests {
         assert!(files.open_file(Ino(10), false).unwrap().is_some(), "the old file's bytes");
         assert!(files.open_file(Ino(12), false).unwrap().is_none(), "a copy that does not count");
         // Doing it again, as after a second cut in the middle, changes nothing.
-        assert!(recover(&mut catalog, &files, "boot-3").unwrap());
+        assert!(recover(layer(), &mut catalog, &files, "boot-3").unwrap());
         assert_eq!(name(&catalog), Ino(10));
     }
 
@@ -213,7 +237,7 @@ mod tests {
         let directory = Inode { kind: FileKind::Directory, body: Body::None, ..file(DIR.0, 2, None) };
         commit.put(directory).push(Effect::Whiteout { parent: DIR, name: b"moved".to_vec() });
         catalog.commit(&commit).unwrap();
-        assert!(recover(&mut catalog, &files, NOW).unwrap());
+        assert!(recover(layer(), &mut catalog, &files, NOW).unwrap());
         assert_eq!(name(&catalog), Ino(10));
         let moved = NameRow::Node { ino: Ino(11), kind: FileKind::Regular };
         assert_eq!(catalog.name(DIR, b"moved").unwrap(), Some(moved));
@@ -225,7 +249,7 @@ mod tests {
     fn the_death_of_processes_loses_nothing() {
         let dir = tempfile::TempDir::new().unwrap();
         let (mut catalog, files) = crashed(dir.path(), |_| {});
-        assert!(!recover(&mut catalog, &files, EARLIER).unwrap(), "files may still be volatile");
+        assert!(!recover(layer(), &mut catalog, &files, EARLIER).unwrap(), "files may still be volatile");
         assert_eq!(name(&catalog), Ino(11));
         assert_eq!(catalog.inode(Ino(12)).unwrap().unwrap().body, Body::File { layer: layer() });
         assert_eq!(catalog.unsettled().unwrap().len(), 1);
@@ -235,7 +259,7 @@ mod tests {
     fn an_orderly_end_needs_nothing() {
         let dir = tempfile::TempDir::new().unwrap();
         let (mut catalog, files) = crashed(dir.path(), |catalog| catalog.end_use().unwrap());
-        assert!(recover(&mut catalog, &files, NOW).unwrap());
+        assert!(recover(layer(), &mut catalog, &files, NOW).unwrap());
         assert_eq!(name(&catalog), Ino(11));
     }
 

@@ -4,14 +4,16 @@ use crate::catalog::NameRow;
 use crate::changed::Changed;
 use crate::error::{self, ViewError};
 use crate::inode::{Body, Inode};
+use crate::patched::Patched;
 use crate::source::unless_gone;
 use crate::tables::Node;
 use crate::view::View;
 use selvedge_store::compare::{Body as ItemBody, Item, Side, StoredTree};
 use selvedge_store::export::{FileReader, SourceError};
-use selvedge_store::{Content, Entry, FileKind, Ino, Tree};
+use selvedge_store::{BlobReader, Content, Entry, Extent, FileKind, Ino, ObjectId, Tree};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 /// A view, with what has changed in it when the comparison began: the rest is what the base has, and need not be
@@ -55,10 +57,51 @@ impl Side for ViewSide {
 pub enum FileBytes {
     /// The host's file that has them, open for reading.
     File(File),
+    /// The host's file that has those which changed, open for reading; the rest are those of a blob.
+    Patched {
+        /// That file.
+        file: File,
+        /// The blob.
+        blob: ObjectId,
+        /// The blob's length.
+        size: u64,
+    },
     /// There are none.
     Empty,
     /// The store has them, in the blob that the file's [`Item`] names.
     Stored(Item),
+}
+
+/// The bytes of a file that changed in part.
+#[derive(Debug)]
+pub struct PatchedBytes {
+    patched: Patched,
+    size: u64,
+}
+
+impl PatchedBytes {
+    /// Those of the file `ino`, whose [`FileBytes::Patched`] another process gave us, `under` being that blob.
+    ///
+    /// # Errors
+    /// When the file does not say which parts it has.
+    pub fn open(ino: Ino, file: File, under: BlobReader) -> error::Result<Self> {
+        let size = file.metadata().map_err(ViewError::host("stat a working file"))?.len();
+        Ok(Self { patched: Patched::open(ino, file, under, false)?, size })
+    }
+}
+
+impl FileReader for PatchedBytes {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn data(&self) -> io::Result<Vec<Extent>> {
+        Ok(vec![Extent { offset: 0, len: self.size }])
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.patched.read_at(buffer, offset)
+    }
 }
 
 /// The base's names of a directory, if it has any, and what the layers say of its names.
@@ -115,10 +158,16 @@ impl View {
         if node.inode.nlink == 0 {
             return Err(ViewError::NotFound);
         }
-        match node.inode.body {
+        match &node.inode.body {
             Body::File { layer } => {
-                let file = state.files(layer, ino)?.open_file(ino, false)?;
+                let file = state.files(*layer, ino)?.open_file(ino, false)?;
                 Ok(file.map_or(FileBytes::Empty, FileBytes::File))
+            }
+            Body::Patched(patch) => {
+                let file = state.files(patch.layer, ino)?.open_file(ino, false)?;
+                let missing = || ViewError::Damaged { ino, why: "its working file is missing".to_owned() };
+                let (blob, size) = (patch.blob, patch.size);
+                Ok(FileBytes::Patched { file: file.ok_or_else(missing)?, blob, size })
             }
             _ => self.item(&node).map(FileBytes::Stored),
         }

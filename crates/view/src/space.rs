@@ -3,13 +3,12 @@
 use crate::attr::{Allocate, SeekTo};
 use crate::crash;
 use crate::error::{Result, ViewError};
-use crate::open_table::Content;
+use crate::open_table::{Content, Own};
 use crate::request::Handle;
 use crate::view::View;
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use selvedge_store::Ino;
-use std::fs::File;
 
 impl View {
     /// Gives a range of a file room, takes its room away, or makes it zeros. Repeating it changes nothing more.
@@ -23,9 +22,9 @@ impl View {
         if !flags.write {
             return Err(ViewError::BadHandle);
         }
-        let allocate = |host: &File| {
+        let allocate = |own: Own<'_>| {
             crash::point("allocate.before");
-            allocate(host, how, offset, len)
+            own.allocate(how, offset, len)
         };
         let done = match state.on_own_file(&file, u64::MAX, allocate)? {
             Err(Errno::NOSPC) if self.reap_now() => state.on_own_file(&file, u64::MAX, allocate)?,
@@ -66,7 +65,7 @@ impl View {
                     error => ViewError::host("lseek")(error),
                 })
             }
-            Content::Blob(_) => {
+            Content::Blob(_) | Content::Patched { .. } => {
                 let node = state.node(file.ino)?;
                 let size = state.attr(&node)?.size;
                 if offset >= size {
@@ -84,15 +83,4 @@ impl View {
             }
         }
     }
-}
-
-fn allocate(host: &File, how: Allocate, offset: u64, len: u64) -> rustix::io::Result<()> {
-    let flags = match how {
-        Allocate::Reserve => FallocateFlags::empty(),
-        Allocate::ReserveKeepingSize => FallocateFlags::KEEP_SIZE,
-        Allocate::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-        Allocate::Zero => FallocateFlags::ZERO_RANGE,
-        Allocate::ZeroKeepingSize => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
-    };
-    rustix::io::retry_on_intr(|| rustix::fs::fallocate(host, flags, offset, len))
 }

@@ -12,6 +12,7 @@ use crate::latch::Latch;
 use crate::layers::{Layers, Upper};
 use crate::listings::Listings;
 use crate::open_table::OpenTable;
+use crate::patched::{PatchedFiles, Patching};
 use crate::tables::{Node, Origin, Tables};
 use crate::upkeep::Work;
 use crate::volatile::{Volatile, Volatility};
@@ -45,6 +46,10 @@ pub(crate) struct State {
     pub(crate) volatile: Volatile,
     /// Files written by a worker that died may be volatile too, whichever they are.
     pub(crate) all_dirty: AtomicBool,
+    /// Patched files of the upper that have parts of their own which the catalog does not know to be durable.
+    pub(crate) patched: PatchedFiles,
+    /// Which files are patched, and how finely.
+    pub(crate) patching: Patching,
     /// Effects committed since the last checkpoint: the measure of the log's length.
     pub(crate) logged: AtomicU64,
     pub(crate) boot_id: String,
@@ -74,6 +79,7 @@ pub(crate) struct Parts {
     pub(crate) boot_id: String,
     pub(crate) answered_after: Duration,
     pub(crate) deepest: usize,
+    pub(crate) patching: Patching,
     pub(crate) all_dirty: bool,
 }
 
@@ -91,6 +97,8 @@ impl State {
             work: Work::default(),
             volatile: Volatile::default(),
             all_dirty: AtomicBool::new(parts.all_dirty),
+            patched: PatchedFiles::default(),
+            patching: parts.patching,
             logged: AtomicU64::new(0),
             boot_id: parts.boot_id,
             answered_after: parts.answered_after,
@@ -212,7 +220,7 @@ impl State {
 
     /// What the host says of the working file that holds the node's bytes.
     pub(crate) fn host_stat(&self, inode: &Inode) -> Result<Option<HostStat>> {
-        let Body::File { layer } = inode.body else { return Ok(None) };
+        let Some(layer) = inode.body.layer() else { return Ok(None) };
         let stat = self.files(layer, inode.ino)?.stat(inode.ino)?;
         if let Some(stat) = stat {
             self.clock.saw(stat.mtime);
@@ -253,9 +261,12 @@ impl State {
                 let unused: u64 = sparse.iter().map(|hole: &Extent| hole.len).sum();
                 (attr.size, attr.blocks) = (*size, size.saturating_sub(unused).div_ceil(4096) * 8);
             }
-            Body::File { .. } => {
+            Body::File { .. } | Body::Patched(_) => {
                 if let Some(host) = self.host_stat(inode)? {
-                    (attr.size, attr.blocks) = (host.size, host.blocks);
+                    // A patched file takes little room itself, but is no sparse file to who reads it.
+                    let patched = matches!(inode.body, Body::Patched(_));
+                    let blocks = if patched { host.size.div_ceil(4096) * 8 } else { host.blocks };
+                    (attr.size, attr.blocks) = (host.size, blocks);
                     if node.has_own_file().is_some() {
                         attr.mtime = host.mtime;
                         if inode.host_ctime != Some(host.ctime) {

@@ -3,7 +3,7 @@
 use crate::catalog::{Catalog, NameRow, Scan, Unsettled};
 use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
-use crate::inode::{Body, Inode};
+use crate::inode::Inode;
 use crate::known_names::{Known, KnownNames};
 use selvedge_store::{FileKind, Ino, LayerId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -188,9 +188,8 @@ impl Tables {
                 found = Some(Node { inode: Arc::new(inode), origin: Origin::Layer(*id) });
             }
             // A file whose bytes lay in a layer that was made one with others has them where those say.
-            let gone = |node: &Node| match node.inode.body {
-                Body::File { layer } => !self.layers().any(|(id, _)| *id == layer),
-                _ => false,
+            let gone = |node: &Node| {
+                node.inode.body.layer().is_some_and(|layer| !self.layers().any(|(id, _)| *id == layer))
             };
             if !found.as_ref().is_some_and(gone) {
                 break;
@@ -342,10 +341,7 @@ impl Node {
     /// Whether the node's bytes are in a working file of the very layer that holds its row, so that the host's
     /// size and times of that file are the node's.
     pub(crate) fn has_own_file(&self) -> Option<LayerId> {
-        match (&self.inode.body, self.origin) {
-            (crate::inode::Body::File { layer }, Origin::Layer(origin)) if *layer == origin => Some(*layer),
-            _ => None,
-        }
+        self.inode.body.layer().filter(|layer| self.origin == Origin::Layer(*layer))
     }
 
     /// Refuses anything but a directory that still has a name.

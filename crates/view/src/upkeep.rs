@@ -1,9 +1,11 @@
 //! Work that no caller waits for: syncing copies, settling replaced names, removing what has no name, keeping
 //! the log short.
 
-use crate::catalog::CHECKPOINT_EFFECTS;
+use crate::catalog::{CHECKPOINT_EFFECTS, Catalog};
 use crate::change::Change;
 use crate::commit::Effect;
+use crate::contents::sync_file;
+use crate::coverage::Coverage;
 use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::state::State;
@@ -218,7 +220,8 @@ impl State {
         let pending: HashSet<Ino> = {
             let tables = self.tables();
             let sources = tables.unsettled().values().map(|replaced| replaced.source);
-            tables.fallbacks().iter().copied().chain(sources).collect()
+            let patched = self.patched.all();
+            tables.fallbacks().iter().copied().chain(sources).chain(patched).collect()
         };
         for ino in pending {
             self.make_certain(ino)?;
@@ -232,14 +235,24 @@ impl State {
         source.map_or(Ok(()), |source| self.make_certain(source))
     }
 
-    fn sync_working_file(&self, ino: Ino) -> Result<()> {
+    fn sync_working_file(&self, ino: Ino) -> Result<Option<Coverage>> {
         let upper = self.upper()?;
         let seen = self.volatile.look(ino);
+        let mut coverage = None;
+        // Before the file is looked at, so that who changes it meanwhile is heard.
+        self.patched.take(ino);
         if let Some(file) = upper.files.open_file(ino, false)? {
-            let synced = file.sync_data().map_err(ViewError::host("fdatasync of a working file"));
-            self.latch.guard("fdatasync", synced)?;
+            let synced = sync_file(&file, true).map_err(ViewError::host("fdatasync of a working file"));
+            coverage = self.latch.guard("fdatasync", synced)?;
         }
         self.volatile.synced(ino, seen);
+        Ok(coverage)
+    }
+
+    /// Takes every patched file of the upper for one that a worker changed before it died.
+    pub(crate) fn suspect_patched(&self) -> Result<()> {
+        let patched = self.tables().upper().map(Catalog::patched).transpose()?;
+        patched.into_iter().flatten().for_each(|(ino, _)| self.patched.changed(ino));
         Ok(())
     }
 
@@ -257,8 +270,8 @@ impl State {
 
     /// Makes a working file durable and says so in the catalog.
     pub(crate) fn make_certain(&self, ino: Ino) -> Result<()> {
-        self.sync_working_file(ino)?;
-        self.confirm(ino)
+        let coverage = self.sync_working_file(ino)?;
+        self.confirm(ino, coverage)
     }
 
     /// Queues everything without a name, for a connection on which nothing can be open.

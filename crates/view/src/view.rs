@@ -4,6 +4,7 @@ use crate::base::Base;
 use crate::catalog::Catalog;
 use crate::error::{Result, ViewError};
 use crate::layers::{Frozen, Layers, Upper, open_directory};
+use crate::patched::Patching;
 use crate::state::{Parts, State};
 use crate::tables::Tables;
 use crate::upkeep::Upkeep;
@@ -27,6 +28,8 @@ pub struct ViewOptions {
     pub boot_id: Option<String>,
     /// Stands for the time after which every request that was carried out has been answered. Only tests set it.
     pub answered_after: Option<Duration>,
+    /// Stands for which files are patched. Only tests set it.
+    pub patching: Option<Patching>,
     /// Stands for the number of frozen layers beyond which they are made one. Only tests set it.
     pub deepest: Option<usize>,
 }
@@ -76,8 +79,12 @@ impl View {
             boot_id,
             answered_after: options.answered_after.unwrap_or(ANSWERED_AFTER),
             deepest: options.deepest.unwrap_or(DEEPEST),
+            patching: options.patching.unwrap_or_default(),
             all_dirty: !clean,
         }));
+        if !clean {
+            state.suspect_patched()?;
+        }
         // A connection that is new has nothing open: what has no name goes. One that goes on may know any of it, by
         // an open file or by its number alone.
         if !options.resumed {
@@ -120,6 +127,7 @@ impl View {
             boot_id,
             answered_after: ANSWERED_AFTER,
             deepest: DEEPEST,
+            patching: options.patching.unwrap_or_default(),
             all_dirty: false,
         }));
         Ok(Self { upkeep: None, state })

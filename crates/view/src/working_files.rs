@@ -1,11 +1,14 @@
 //! A layer's working files: the bytes of regular files that changed, one host file each, named by number.
 
+use crate::coverage::Coverage;
 use crate::error::{Result, ViewError};
+use crate::patched::{copy, data_extents};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use selvedge_store::{Ino, Timestamp};
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -145,7 +148,11 @@ impl WorkingFiles {
     pub(crate) fn copy_from(&self, other: &Self, ino: Ino) -> Result<Option<HostStat>> {
         let Some(mut from) = other.open_file(ino, false)? else { return Ok(None) };
         let temp = self.temp_file()?;
-        std::io::copy(&mut from, &mut temp.file()?).map_err(ViewError::host("copy a working file"))?;
+        match Coverage::read(&from).map_err(ViewError::host("read which parts of a file are its own"))? {
+            Some(coverage) => copy_sparse(&from, temp.file()?, &coverage),
+            None => std::io::copy(&mut from, &mut temp.file()?).map(drop),
+        }
+        .map_err(ViewError::host("copy a working file"))?;
         stat_open(&temp.adopt(ino, stat_open(&from)?.mtime)?).map(Some)
     }
 
@@ -206,6 +213,17 @@ impl Drop for TempFile<'_> {
             let _ = rustix::fs::unlinkat(&self.files.tmp, &*self.name, AtFlags::empty());
         }
     }
+}
+
+/// Copies a patched file's data and coverage.
+fn copy_sparse(from: &File, to: &File, coverage: &Coverage) -> std::io::Result<()> {
+    let size = from.metadata()?.len();
+    to.set_len(size)?;
+    coverage.write(to)?;
+    for extent in data_extents(from, size)? {
+        copy(|buffer, at| from.read_at(buffer, at), to, extent.offset..extent.end())?;
+    }
+    Ok(())
 }
 
 /// What the host says of an open working file.

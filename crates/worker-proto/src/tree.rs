@@ -49,6 +49,13 @@ pub enum TreeReply {
     /// The file's bytes: those of the host's file whose descriptor comes along, for reading only; none come along
     /// for an empty file.
     File {},
+    /// The file's bytes: those that changed, of the host's file whose descriptor comes along, and the store's.
+    Patched {
+        /// The blob that has the others.
+        blob: String,
+        /// The blob's length.
+        size: u64,
+    },
     /// There is no such file any more.
     Gone {},
     /// It could not be read; the next question may be asked.
@@ -56,7 +63,7 @@ pub enum TreeReply {
 }
 
 impl Message for TreeReply {
-    const KINDS: &'static [&'static str] = &["Node", "Names", "File", "Gone", "Failed"];
+    const KINDS: &'static [&'static str] = &["Node", "Names", "File", "Patched", "Gone", "Failed"];
 }
 
 /// A name in a directory.

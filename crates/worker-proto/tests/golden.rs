@@ -124,6 +124,7 @@ fn every_question_about_a_tree_and_its_answers_are_written_and_read_as_ever() {
     let names = bodies.into_iter().map(|body| TreeName { name: name.clone(), node: node(body) }).collect();
     check("tree-reply-names", 0, TreeReply::Names { names, more: true });
     check("tree-reply-file", 1, TreeReply::File {});
+    check("tree-reply-patched", 1, TreeReply::Patched { blob: id("4"), size: 1 << 30 });
     check("tree-reply-gone", 0, TreeReply::Gone {});
     check("tree-reply-failed", 0, TreeReply::Failed(Failure::new(ErrorKind::Failed, "the disk failed")));
 }

@@ -223,3 +223,34 @@ fn the_death_of_a_worker_is_a_pause_to_who_compares() {
     }
     drop(held);
 }
+
+#[test]
+fn a_large_file_that_changed_in_part_is_compared_as_it_is_mounted_or_not() {
+    let sandbox = Sandbox::new();
+    let original: Vec<u8> = (0..20_u32 << 20).map(|at| at.to_le_bytes()[1]).collect();
+    fs::write(sandbox.repo().join("large"), &original).unwrap();
+    sandbox.run(["import"]).ok();
+    sandbox.run(["thread", "create", "t"]).ok();
+    let held = sandbox.mount("t", "mnt");
+    let path = sandbox.path("mnt").join("large");
+    let large = File::options().read(true).write(true).open(path).unwrap();
+    let change = |byte: u8| std::os::unix::fs::FileExt::write_all_at(&large, &[byte], 9 << 20).unwrap();
+    let modified = json!([{ "status": "M", "path": "large", "from": null }]);
+    change(255);
+    assert_eq!(sandbox.json(["status", "t"]), modified);
+    let own = sandbox.json(["thread", "show", "t"])["own_bytes"].as_u64().unwrap();
+    assert!(own < 4 << 20, "{own} bytes for one that changed");
+    // Not the same file, but the same bytes.
+    change(original[9 << 20]);
+    assert_eq!(sandbox.json(["status", "t"]), json!([]));
+    change(254);
+    drop(large);
+    held.stop(Signal::TERM).ok();
+    assert_eq!(sandbox.json(["status", "t"]), modified);
+    let snapshot = sandbox.json(["snapshot", "t"])["snapshot"].as_str().unwrap().to_owned();
+    let exported = sandbox.path("exported");
+    sandbox.run(["export", &snapshot, exported.to_str().unwrap()]).ok();
+    let mut expected = original;
+    expected[9 << 20] = 254;
+    assert!(fs::read(exported.join("large")).unwrap() == expected);
+}

@@ -131,6 +131,10 @@ impl Answer<'_> {
             None => self.send(TreeReply::Gone {}, None),
             Some(FileBytes::Empty) => self.send(TreeReply::File {}, None),
             Some(FileBytes::File(file)) => self.send(TreeReply::File {}, Some(&file.into())),
+            Some(FileBytes::Patched { file, blob, size }) => {
+                let blob = blob.to_string();
+                self.send(TreeReply::Patched { blob, size }, Some(&file.into()))
+            }
             Some(FileBytes::Stored(item)) => self.send(TreeReply::Node { node: wire_node(&item) }, None),
         })
     }

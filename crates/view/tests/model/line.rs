@@ -6,7 +6,9 @@ use super::op::Op;
 use super::reference::{Body, Id, Model, ROOT, Refusal};
 use super::support::{Base, Bench};
 use selvedge_store::{FileKind, Ino, ObjectId, ThreadName, Timestamp};
-use selvedge_view::{Attr, Handle, OpenFlags, RenameMode, SetAttr, SetTime, View, ViewError, XattrMode};
+use selvedge_view::{
+    Allocate, Attr, Handle, OpenFlags, RenameMode, SetAttr, SetTime, View, ViewError, XattrMode,
+};
 use std::collections::{BTreeMap, HashMap};
 
 fn refusal(error: &ViewError) -> Refusal {
@@ -183,6 +185,13 @@ impl Line {
                 let attr = self.view().setattr(self.ino(id), &set).unwrap();
                 assert_eq!(attr.size, *size as u64);
                 self.known.model.truncate(id, *size);
+            }
+            Op::PunchHole { node, offset, len } => {
+                let id = self.file(*node)?;
+                let handle = self.open_file(bench, id);
+                self.view().allocate(handle, Allocate::PunchHole, *offset as u64, *len as u64).unwrap();
+                self.view().release(handle);
+                self.known.model.punch_hole(id, *offset, *len);
             }
             Op::Chmod { node, mode } => {
                 let id = self.node(*node)?;

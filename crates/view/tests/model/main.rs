@@ -14,6 +14,7 @@ mod support;
 use family::Family;
 use op::{Step, step, step_or_kill};
 use proptest::prelude::*;
+use selvedge_view::Patching;
 use std::path::Path;
 use std::time::Duration;
 use support::{Base, Bench};
@@ -43,7 +44,7 @@ fn base() -> Base {
     }
 }
 
-fn bench(answered_after: u64) -> Bench {
+fn bench(answered_after: u64, block: Option<u64>) -> Bench {
     // In memory where that is possible: nobody asks here what is durable, and thousands of syncs are made.
     let memory = Path::new("/dev/shm");
     let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -51,6 +52,7 @@ fn bench(answered_after: u64) -> Bench {
     // `gc` knows no other: to it a layer of another boot is one that lost its power.
     bench.boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     bench.answered_after = Duration::from_millis(answered_after);
+    bench.patching = block.map(|block| Patching { from: 1, block });
     // Any frozen layer is made another that says the same.
     bench.deepest = 0;
     bench
@@ -61,6 +63,11 @@ fn answered_after() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), Just(3), Just(3_600_000)]
 }
 
+/// Files are copied at their first change, or patched, in blocks of one size or another.
+fn block() -> impl Strategy<Value = Option<u64>> {
+    prop_oneof![Just(None), Just(Some(16)), Just(Some(1024))]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -68,8 +75,9 @@ proptest! {
     fn threads_equal_their_models_through_close_kill_freeze_snapshot_fork_delete_and_gc(
         steps in prop::collection::vec(step_or_kill(), 1..80),
         answered_after in answered_after(),
+        block in block(),
     ) {
-        let mut bench = bench(answered_after);
+        let mut bench = bench(answered_after, block);
         let mut family = Family::new(&bench, &base(), "main");
         for step in &steps {
             match step {
@@ -89,8 +97,9 @@ proptest! {
     fn threads_that_are_changed_forked_deleted_and_swept_all_at_once_equal_their_models(
         steps in prop::collection::vec(prop::collection::vec(step(), 20..80), 3),
         answered_after in answered_after(),
+        block in block(),
     ) {
-        let bench = bench(answered_after);
+        let bench = bench(answered_after, block);
         // All of them share what the first has.
         for name in ["second", "third"] {
             let main = bench.repo().refs().thread(&support::main()).unwrap();

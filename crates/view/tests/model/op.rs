@@ -50,6 +50,11 @@ pub enum Op {
         node: usize,
         size: usize,
     },
+    PunchHole {
+        node: usize,
+        offset: usize,
+        len: usize,
+    },
     Chmod {
         node: usize,
         mode: u32,
@@ -111,6 +116,8 @@ pub fn op() -> impl Strategy<Value = Op> {
         5 => (node.clone(), 0..20_000usize, prop::collection::vec(any::<u8>(), 1..400))
             .prop_map(|(node, offset, data)| Op::Write { node, offset, data }),
         2 => (node.clone(), 0..20_000usize).prop_map(|(node, size)| Op::Truncate { node, size }),
+        1 => (node.clone(), 0..20_000usize, 1..8_000usize)
+            .prop_map(|(node, offset, len)| Op::PunchHole { node, offset, len }),
         2 => (node.clone(), 0..0o10000u32).prop_map(|(node, mode)| Op::Chmod { node, mode }),
         1 => (node.clone(), 0..3u32, 0..3u32).prop_map(|(node, uid, gid)| Op::Chown { node, uid, gid }),
         1 => (node.clone(), -5..1_900_000_000i64, 0..1_000_000_000u32)

@@ -214,6 +214,15 @@ impl Model {
         }
     }
 
+    pub fn punch_hole(&mut self, id: Id, offset: usize, len: usize) {
+        if let Body::File(bytes) = &mut self.nodes[id].body {
+            let end = bytes.len().min(offset + len);
+            if offset < end {
+                bytes[offset..end].fill(0);
+            }
+        }
+    }
+
     pub fn truncate(&mut self, id: Id, size: usize) {
         if let Body::File(bytes) = &mut self.nodes[id].body {
             bytes.resize(size, 0);

@@ -5,7 +5,7 @@ use selvedge_store::{
     Content, Entry, Ino, LockError, Meta, NewState, ObjectId, OpenOptions, Repository, Snapshot, ThreadLock,
     ThreadName, ThreadRef, Timestamp, TreeBuilder, Xattrs,
 };
-use selvedge_view::{Handle, Opened, Request, RequestKey, View, ViewOptions};
+use selvedge_view::{Handle, Opened, Patching, Request, RequestKey, View, ViewOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +26,8 @@ pub struct Bench {
     pub answered_after: Duration,
     /// How many frozen layers a thread may have before they are made one.
     pub deepest: usize,
+    /// Which files are patched.
+    pub patching: Option<Patching>,
 }
 
 /// A node of a base tree.
@@ -83,6 +85,7 @@ impl Bench {
             boot_id: "boot-1".to_owned(),
             answered_after: Duration::ZERO,
             deepest: 100,
+            patching: None,
         };
         std::fs::create_dir(bench.dir()).unwrap();
         let (repo, _) = Repository::init(&bench.dir()).unwrap();
@@ -124,7 +127,9 @@ impl Bench {
         let thread = repo.refs().thread(&main()).unwrap();
         let lock = lock(&repo, &thread);
         let boot_id = Some(self.boot_id.clone());
-        let options = ViewOptions { resumed: true, epoch: EPOCH, boot_id, ..ViewOptions::default() };
+        let patching = self.patching;
+        let options =
+            ViewOptions { resumed: true, epoch: EPOCH, boot_id, patching, ..ViewOptions::default() };
         let view = View::open(repo, &main(), lock, options).unwrap();
         for (handle, opened) in open {
             view.inherit(*handle, *opened);
@@ -142,6 +147,7 @@ impl Bench {
             boot_id: Some(self.boot_id.clone()),
             answered_after: Some(self.answered_after),
             deepest: Some(self.deepest),
+            patching: self.patching,
             ..ViewOptions::default()
         };
         View::open(repo, name, lock, options).unwrap()
