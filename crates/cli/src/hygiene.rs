@@ -15,6 +15,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use crate::service::handover;
 use crate::sys;
 
+/// The variable that lets a worker dump core.
+pub const CORE: &str = "SELVEDGE_FUSE_WORKER_CORE";
+
 /// Environment variables that every process of ours keeps.
 const KEPT: &[&str] =
     &["PATH", "HOME", "LANG", "LANGUAGE", "TMPDIR", "TZ", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
@@ -66,16 +69,20 @@ pub fn clean_cli() {
 }
 
 /// Cleans what the worker inherited: besides the above, no file mode bits are taken away (the kernel has applied
-/// the caller's umask already), the working directory is `/`, and a crash dumps no core, because callers wait
-/// while one is written.
+/// the caller's umask already), the working directory is `/`, and a crash dumps no core, unless that is wanted, because
+/// callers wait while one is written.
 pub fn clean_worker() -> io::Result<()> {
     // Started through an open descriptor, a process is called after its number. The kernel takes 15 bytes.
     let _ = rustix::thread::set_name(c"selvedge-fuse-w");
     signals();
     limits();
-    // One byte, not none: a limit of 0 still starts the handler that `core_pattern` may name, 1 does not.
     let hard = getrlimit(Resource::Core).maximum;
-    let core = Some(hard.map_or(1, |hard| hard.min(1)));
+    let core = if std::env::var_os(CORE).is_some_and(|wanted| wanted == "1") {
+        hard
+    } else {
+        // One byte, not none: a limit of 0 still starts the handler that `core_pattern` may name, 1 does not.
+        Some(hard.map_or(1, |hard| hard.min(1)))
+    };
     setrlimit(Resource::Core, Rlimit { current: core, maximum: core })?;
     umask(Mode::empty());
     environment(kept);

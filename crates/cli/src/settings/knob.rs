@@ -257,6 +257,15 @@ pub static KNOBS: &[Knob] = &[
     },
     Knob {
         section: SERVICE,
+        name: "core",
+        kind: Kind::Switch,
+        default: Fallback::Text("false"),
+        unit: "",
+        scope: Scope::User,
+        effect: "workers that crash dump core, as far as the system lets them; programs wait meanwhile, seconds for each GiB",
+    },
+    Knob {
+        section: SERVICE,
         name: "log",
         kind: Kind::Choice(&["file", "journal", "syslog"]),
         default: Fallback::Text("file"),

@@ -17,6 +17,7 @@ pub use value::{Kind, Value};
 
 use crate::environment::{Environment, STOP_GRACE, Variable};
 use crate::error::{CliError, Result};
+use crate::hygiene;
 use crate::ui::{show, show_os};
 
 /// What is logged unless somebody wants something else.
@@ -160,6 +161,7 @@ pub struct ServiceSettings {
     pub restart_budget: u32,
     #[serde(deserialize_with = "seconds")]
     pub idle: Duration,
+    pub core: bool,
     pub log: String,
     pub log_size: u64,
     pub log_files: u64,
@@ -294,6 +296,9 @@ impl ServiceSettings {
         spec.flush_deadline = self.flush_deadline;
         spec.hang_limit = Some(self.hang_limit).filter(|limit| !limit.is_zero());
         spec.restart_budget = self.restart_budget;
+        if self.core {
+            spec.env.push((hygiene::CORE.into(), "1".into()));
+        }
         if self.log_filter != USUAL_FILTER {
             // What the worker's own default leaves out stays so, unless somebody asks for it.
             let unless = if self.log_filter.contains("fuser") { "" } else { ",fuser=off" };

@@ -23,6 +23,7 @@ mod service;
 mod settings;
 mod snapshots;
 mod strangers;
+mod tour;
 mod unit;
 mod unprivileged;
 mod upgrade;

@@ -164,6 +164,20 @@ fn a_run_and_a_foreground_mount_heed_the_settings_too() {
 }
 
 #[test]
+fn workers_dump_core_only_where_that_is_set() {
+    let sandbox = Sandbox::new();
+    let limit = |mount: &Value| {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", mount["worker_pid"])).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
+        line.split_whitespace().nth(4).unwrap().to_owned()
+    };
+    assert_eq!(limit(&sandbox.background("main", "m")), "1");
+    sandbox.run(["service", "stop"]).ok();
+    user(&sandbox, "[service]\ncore = true\n");
+    assert_ne!(limit(&sandbox.background("main", "m")), "1");
+}
+
+#[test]
 fn contents_are_stored_as_the_store_is_set() {
     let sandbox = Sandbox::new();
     let blobs = || files_below(&sandbox.repo().join(".selvedge/blobs"));
