@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::scene::{AS_NOBODY, SOON, kill, mounting, nobodys, repo};
 
 /// How often the worker is killed, unless `SELVEDGE_TEST_KILLS` says otherwise.
-const KILLS: u32 = 25;
+pub(crate) const KILLS: u32 = 25;
 
 /// How a worker dies.
 const DEATHS: &[Signal] = &[Signal::KILL, Signal::KILL, Signal::ABORT, Signal::SEGV];

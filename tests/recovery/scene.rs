@@ -46,7 +46,8 @@ fn open_the_device() {
     ONCE.call_once(|| fs::set_permissions("/dev/fuse", Permissions::from_mode(0o666)).unwrap());
 }
 
-fn give(path: &Path) {
+/// Gives everything there to that user.
+pub(crate) fn give(path: &Path) {
     chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
     if path.is_dir() {
         for entry in fs::read_dir(path).unwrap() {
@@ -55,7 +56,8 @@ fn give(path: &Path) {
     }
 }
 
-fn fill(source: &Path) {
+/// Makes its tree.
+pub(crate) fn fill(source: &Path) {
     let mut random = Random::new(5);
     for writer in 0..2 {
         let directory = source.join(format!("w{writer}"));

@@ -310,8 +310,8 @@ fn told_by_record(record: &Record, state: MountState) -> Standing {
     })
 }
 
-/// A mount that is wanted and not there.
-pub fn lost(plan: &Plan) -> MountDocument {
+/// A mount that is wanted and not there; `failed` is why, if it was given up.
+pub fn lost(plan: &Plan, failed: Option<&String>) -> MountDocument {
     MountDocument {
         id: plan.request.clone(),
         thread: plan.thread.clone(),
@@ -320,9 +320,9 @@ pub fn lost(plan: &Plan) -> MountDocument {
         supervisor_pid: None,
         passthrough: Passthrough { active: false, reason: None },
         repo: plan.repo.clone(),
-        state: MountState::Lost,
+        state: if failed.is_some() { MountState::Failed } else { MountState::Lost },
         restarts: 0,
-        last_crash: None,
+        last_crash: failed.cloned(),
         uptime_s: 0,
         requests_per_s: None,
         memory: None,

@@ -2,9 +2,11 @@
 //! the machine was restarted.
 //!
 //! The service writes a plan down when its mount is ready and strikes it out when somebody unmounts it. What is
-//! written down and not there is *lost*. It lies in the directory of its boot: a service makes again what was lost in
+//! written down and not there is *lost*; one that was given up, because no successor served it, is written down with the
+//! reason. It lies in the directory of its boot: a service makes again what was lost in
 //! its own boot; what an earlier boot left waits for `mount --restore`.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -25,16 +27,38 @@ pub(crate) const VERSION: u32 = 1;
 struct Wanted {
     version: u32,
     plan: Plan,
+    /// Why it was given up, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failed: Option<String>,
 }
 
 /// Writes down that `plan`'s mount is wanted.
 pub fn write(runtime: &RuntimeDir, plan: &Plan) -> Result<()> {
+    write_with(runtime, plan, None)
+}
+
+/// Writes down, beside what is wanted, that it was given up, and why. What nobody wants any more stays so.
+pub fn fail(runtime: &RuntimeDir, request: &MountId, why: &str) -> Result<()> {
+    match all(runtime)?.iter().find(|plan| plan.request == *request) {
+        Some(plan) => write_with(runtime, plan, Some(why.to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn write_with(runtime: &RuntimeDir, plan: &Plan, failed: Option<String>) -> Result<()> {
     json_file::write(
         runtime.wanted(),
         plan.request.as_str(),
-        &Wanted { version: VERSION, plan: plan.without_environment() },
+        &Wanted { version: VERSION, plan: plan.without_environment(), failed },
     )
     .map_err(|error| CliError::io(cannot("write down a mount", runtime), &error))
+}
+
+/// Why the wanted mounts that were given up were.
+pub fn failures(runtime: &RuntimeDir) -> Result<HashMap<MountId, String>> {
+    let files = json_file::read_all::<Wanted>(runtime.wanted())
+        .map_err(|error| CliError::io(cannot("list what is wanted", runtime), &error))?;
+    Ok(files.into_iter().filter_map(|(_, wanted)| Some((wanted.plan.request, wanted.failed?))).collect())
 }
 
 /// Strikes out a mount that is not wanted any more. `false` if it was not written down.

@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::environment::{Environment, is_executable};
 use crate::error::{CliError, Result};
 use crate::namespace;
+use crate::plan::Plan;
 use crate::record::Record;
 use crate::runtime::RuntimeDir;
 use crate::service::{self, Probe};
@@ -306,10 +307,12 @@ fn lost_mounts(runtime: &Result<RuntimeDir>) -> Check {
         Err(error) => return Check::from_error(name, error),
     };
     let earlier = wanted::earlier(runtime);
-    let mut told: Vec<String> = lost
-        .iter()
-        .map(|plan| format!("thread {} on {}", plan.thread, show(plan.mountpoint.as_path())))
-        .collect();
+    let failures = wanted::failures(runtime).unwrap_or_default();
+    let tell = |plan: &Plan| {
+        let why = failures.get(&plan.request).map(|why| format!(" ({why})")).unwrap_or_default();
+        format!("thread {} on {}{why}", plan.thread, show(plan.mountpoint.as_path()))
+    };
+    let mut told: Vec<String> = lost.iter().map(tell).collect();
     if earlier > 0 {
         told.push(format!("from before the machine was restarted: {earlier}"));
     }

@@ -29,7 +29,8 @@ pub fn run(context: &Context, ListArgs {}: ListArgs) -> Result<()> {
     let live = live_mounts(&runtime, context.ui)?;
     let mut documents: Vec<MountDocument> = live.into_iter().map(|(_, document)| document).collect();
     let lost = wanted::lost(&runtime, &Record::all(&runtime)?)?;
-    documents.extend(lost.iter().map(standing::lost));
+    let failures = wanted::failures(&runtime)?;
+    documents.extend(lost.iter().map(|plan| standing::lost(plan, failures.get(&plan.request))));
     let earlier = wanted::earlier(&runtime);
     if earlier > 0 {
         context.ui.note(format!(

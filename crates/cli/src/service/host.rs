@@ -433,13 +433,22 @@ impl Service {
         } else if report.is_clean() {
             tracing::info!("{place} was unmounted by another program");
         } else {
+            let why = report
+                .gave_up
+                .as_ref()
+                .map_or(String::new(), |why| format!("; no successor took over: {why}"));
             tracing::error!(
-                "the worker of thread {} (pid {}) ended ({}), and {place} was unmounted; it said: {}",
+                "the worker of thread {} (pid {}) ended ({}), and {place} was unmounted{why}; it said: {}",
                 record.thread,
                 report.pid,
                 report.status,
                 report.stderr_tail.trim()
             );
+        }
+        if let (Some(why), Some(request)) = (&report.gave_up, &record.request)
+            && let Err(error) = wanted::fail(&self.runtime, request, why)
+        {
+            tracing::warn!("{error}");
         }
         // A worker that died, or was told to end as all processes are, has not made anybody want its mount less.
         let is_unwanted = (asked || report.is_clean()) && self.state().ending != Some(Ending::Terminated);
