@@ -364,6 +364,32 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_set_for_the_service_reaches_supervisors() {
+        let flags = [
+            "service.grace=0.1",
+            "service.mount_deadline=0.2",
+            "service.flush_deadline=0.3",
+            "service.hang_limit=0.4",
+            "service.restart_budget=6",
+            "service.log_filter=debug",
+            "service.core=yes",
+        ];
+        let applied = |settings: &Settings| {
+            let worker = selvedge_supervisor::WorkerProgram::Path("/w".into());
+            let mut spec = SpawnSpec::new(worker, "/m".into());
+            settings.sections().service.apply(&mut spec);
+            spec
+        };
+        let spec = applied(&load(&[], &flags).unwrap());
+        let times = [spec.stop_grace, spec.handshake_deadline, spec.flush_deadline];
+        assert_eq!(times, [100, 200, 300].map(Duration::from_millis));
+        assert_eq!((spec.hang_limit, spec.restart_budget), (Some(Duration::from_millis(400)), 6));
+        let env = [(hygiene::CORE, "1"), ("SELVEDGE_LOG", "debug,fuser=off")];
+        assert_eq!(spec.env, env.map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(applied(&load(&[], &["service.hang_limit=0"]).unwrap()).hang_limit, None);
+    }
+
+    #[test]
     fn each_place_counts_more_than_those_before_it() {
         let scratch = tempfile::tempdir().unwrap();
         let user = scratch.path().join("selvedge/config.toml");

@@ -71,6 +71,13 @@ fn each_mount_has_a_log_of_what_its_worker_and_its_supervisor_say() {
 fn logs_begin_anew_when_they_are_full_and_few_are_kept() {
     let sandbox = Sandbox::new();
     user(&sandbox, "[service]\nlog_size = 4096\nlog_files = 3\n[mount]\ntrace_writes = true\n");
+    sandbox.run(["list"]).ok();
+    let logs = sandbox.instance().join("logs");
+    fs::create_dir(&logs).unwrap();
+    for number in 100..250 {
+        fs::write(logs.join(format!("old-{number:08}.log")), "").unwrap();
+        fs::write(logs.join(format!("old-{number:08}.log.1")), "").unwrap();
+    }
     sandbox.background("main", "m");
     for number in 0..400 {
         fs::write(sandbox.path("m/new"), vec![b'x'; number]).unwrap();
@@ -79,6 +86,8 @@ fn logs_begin_anew_when_they_are_full_and_few_are_kept() {
     for path in files(&sandbox, "main") {
         assert!(fs::metadata(&path).unwrap().len() < 4096 + 512, "{}", path.display());
     }
+    let old = files(&sandbox, "old");
+    assert_eq!(old.len(), 2 * 99, "the logs of a hundred mounts are kept, and whole");
 }
 
 #[test]

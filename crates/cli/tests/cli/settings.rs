@@ -164,6 +164,24 @@ fn a_run_and_a_foreground_mount_heed_the_settings_too() {
 }
 
 #[test]
+fn a_worker_that_hangs_is_replaced_after_the_time_that_is_set() {
+    let sandbox = Sandbox::new();
+    user(&sandbox, "[service]\nhang_limit = 0.5\n");
+    let mount = sandbox.background("main", "m");
+    signal(u32::try_from(mount["worker_pid"].as_u64().unwrap()).unwrap(), Signal::STOP);
+    eventually("a successor", || sandbox.json(["list"])[0]["restarts"] == 1);
+    assert_eq!(fs::read_to_string(sandbox.path("m/file")).unwrap(), "content\n");
+}
+
+#[test]
+fn variables_of_the_service_count_for_one_that_is_started_with_them() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command();
+    finish(command.args(["service", "start"]).env("SELVEDGE_SERVICE_IDLE", "0.3")).ok();
+    eventually("it ends for want of mounts", || sandbox.processes().is_empty());
+}
+
+#[test]
 fn workers_dump_core_only_where_that_is_set() {
     let sandbox = Sandbox::new();
     let limit = |mount: &Value| {
