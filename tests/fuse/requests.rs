@@ -147,7 +147,7 @@ fn each_operation_asks_no_more_than_it_must() {
         each(&|path| fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap());
     });
     expect("unlink", 0, &[("unlink", FILES), ("getattr", FILES)], &|| {
-        each(&|path| fs::remove_file(path).unwrap())
+        each(&|path| fs::remove_file(path).unwrap());
     });
     expect("mkdir and rmdir", 0, &[("lookup", 1), ("mkdir", 1), ("rmdir", 1), ("getattr", 2)], &|| {
         fs::create_dir(dir.join("sub")).unwrap();

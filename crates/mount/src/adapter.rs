@@ -255,8 +255,8 @@ fn rename_mode(flags: RenameFlags) -> Result<RenameMode, ViewError> {
 /// What the kernel leaves to us of set-id bits (`FUSE_HANDLE_KILLPRIV_V2`): they go with a change of owner, with a
 /// change of length by somebody who may not set them, and with an attribute change that changes nothing, which is
 /// how the kernel tells of such a write.
-fn set_id(attr: &Attr, asked: &SetAttr, pid: u32, caller_gid: u32) -> SetId {
-    if attr.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
+fn set_id((mode, group): (u32, u32), asked: &SetAttr, pid: u32, caller_gid: u32) -> SetId {
+    if mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
         return SetId::Keep;
     }
     let owner_changes = asked.uid.is_some() || asked.gid.is_some();
@@ -265,7 +265,7 @@ fn set_id(attr: &Attr, asked: &SetAttr, pid: u32, caller_gid: u32) -> SetId {
         None => *asked == SetAttr::default(),
     };
     if owner_changes || written {
-        SetId::Clear { keep_group: caller::may_set_group(pid, caller_gid, attr.gid) }
+        SetId::Clear { keep_group: caller::may_set_group(pid, caller_gid, group) }
     } else {
         SetId::Keep
     }
@@ -400,7 +400,8 @@ impl Filesystem for Adapter {
                     mtime: mtime.map(set_time),
                     set_id: SetId::Keep,
                 };
-                let set = SetAttr { set_id: set_id(&view.getattr(ino)?, &asked, pid, caller_gid), ..asked };
+                let set =
+                    SetAttr { set_id: set_id(view.mode_and_group(ino)?, &asked, pid, caller_gid), ..asked };
                 view.setattr(ino, &set)
             },
             |reply, attr| self.accept_attr(reply, &attr),
@@ -773,7 +774,7 @@ impl Filesystem for Adapter {
                 let Some(kind) = acl_kind(name) else {
                     return view.setxattr(&request, ino, name, value, xattr_mode(flags)?);
                 };
-                let may_set_group = caller::may_set_group(pid, request.gid, view.getattr(ino)?.gid);
+                let may_set_group = caller::may_set_group(pid, request.gid, view.mode_and_group(ino)?.1);
                 view.set_acl(&request, ino, kind, value, may_set_group)
             },
             accept_ok,

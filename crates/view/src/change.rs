@@ -94,9 +94,12 @@ impl Change<'_> {
             row.fallback = None;
         }
         if row.kind == FileKind::Regular {
-            let attr = self.state.attr(node)?;
+            let (attr, host) = self.state.attr_and_host(node)?;
             (row.mtime, row.ctime) = (attr.mtime, attr.ctime);
-            self.stand_for_host(&mut row)?;
+            row.host_ctime = match row.body.layer() {
+                Some(layer) if layer == self.upper => host.map(|host| host.ctime),
+                _ => None,
+            };
         }
         Ok(row)
     }

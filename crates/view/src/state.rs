@@ -231,6 +231,11 @@ impl State {
 
     /// What stat(2) shows of the node.
     pub(crate) fn attr(&self, node: &Node) -> Result<Attr> {
+        self.attr_and_host(node).map(|(attr, _)| attr)
+    }
+
+    /// What stat(2) shows of the node, and what the host says of its working file at the same moment.
+    pub(crate) fn attr_and_host(&self, node: &Node) -> Result<(Attr, Option<HostStat>)> {
         let inode = &*node.inode;
         let mut attr = Attr {
             ino: inode.ino,
@@ -246,6 +251,7 @@ impl State {
             mtime: inode.mtime,
             ctime: inode.ctime,
         };
+        let mut seen = None;
         match &inode.body {
             Body::None | Body::Tree { .. } if inode.kind == FileKind::Directory => {
                 // A directory of the host has at least a block; programs take 0 for an empty pseudo directory.
@@ -262,7 +268,8 @@ impl State {
                 (attr.size, attr.blocks) = (*size, size.saturating_sub(unused).div_ceil(4096) * 8);
             }
             Body::File { .. } | Body::Patched(_) => {
-                if let Some(host) = self.host_stat(inode)? {
+                seen = self.host_stat(inode)?;
+                if let Some(host) = seen {
                     // A patched file takes little room itself, but is no sparse file to who reads it.
                     let patched = matches!(inode.body, Body::Patched(_));
                     let blocks = if patched { host.size.div_ceil(4096) * 8 } else { host.blocks };
@@ -276,7 +283,7 @@ impl State {
                 }
             }
         }
-        Ok(attr)
+        Ok((attr, seen))
     }
 
     /// A number that no file of this repository ever had.
