@@ -3,12 +3,12 @@
 use crate::backend::{Backend, StagedBlob};
 use crate::holes::{self, MAX_HOLES};
 use crate::object::id_of;
-use crate::{Extent, ObjectId, ObjectKind, StoreError};
+use crate::{Extent, ObjectId, ObjectKind, Store, StoreError};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Zeros to hash holes with.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -20,6 +20,38 @@ pub enum BlobReader {
     Inline(Arc<[u8]>),
     /// A large blob: the plain file that holds it.
     File(Arc<File>),
+    /// A small blob that is looked up when it is first read: most files that are opened are never read, because the
+    /// kernel has their content.
+    Later(Arc<Later>),
+}
+
+/// A blob that has yet to be looked up.
+pub struct Later {
+    store: Store,
+    id: ObjectId,
+    size: u64,
+    found: OnceLock<BlobReader>,
+}
+
+impl std::fmt::Debug for Later {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Later").field("id", &self.id).field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Later {
+    pub(crate) fn new(store: Store, id: ObjectId, size: u64) -> Self {
+        Self { store, id, size, found: OnceLock::new() }
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Some(found) = self.found.get() {
+            return found.read_at(buffer, offset);
+        }
+        // Two at once look it up twice, and find the same.
+        let found = self.store.open_blob(&self.id, self.size).map_err(io::Error::other)?;
+        self.found.get_or_init(|| found).read_at(buffer, offset)
+    }
 }
 
 impl BlobReader {
@@ -33,6 +65,7 @@ impl BlobReader {
                 Ok(len)
             }
             Self::File(file) => file.read_at(buffer, offset),
+            Self::Later(later) => later.read_at(buffer, offset),
         }
     }
 }

@@ -37,7 +37,7 @@ mod time;
 mod tree;
 mod xattrs;
 
-pub use blob::{BlobReader, BlobWriter, WrittenBlob};
+pub use blob::{BlobReader, BlobWriter, Later, WrittenBlob};
 pub use disk_use::disk_use;
 pub use entry::{Content, Entry, MODE_BITS, Meta};
 pub use error::{DecodeError, StoreError};

@@ -1,6 +1,7 @@
 //! Typed access to objects.
 
 use crate::backend::Backend;
+use crate::blob::Later;
 use crate::holes;
 use crate::{BlobReader, BlobWriter, EncodedTree, Extent, ObjectId, ObjectKind, Snapshot, StoreError, Tree};
 use std::sync::Arc;
@@ -75,6 +76,14 @@ impl Store {
             Err(missing @ StoreError::Missing { .. }) => self.open_blob_file(id, size)?.ok_or(missing),
             Err(error) => Err(error),
         }
+    }
+
+    /// As [`open_blob`](Self::open_blob), but a small one is looked up and verified when it is first read.
+    pub fn open_blob_later(&self, id: &ObjectId, size: u64) -> Result<BlobReader, StoreError> {
+        if size >= self.backend.large_blob() {
+            return self.open_blob(id, size);
+        }
+        Ok(BlobReader::Later(Arc::new(Later::new(self.clone(), *id, size))))
     }
 
     /// Keeps a blob that is at hand as a whole; tells its name and whether it is new.

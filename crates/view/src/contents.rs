@@ -168,7 +168,7 @@ impl State {
     pub(crate) fn content_of(&self, node: &Node) -> Result<Content> {
         let ino = node.inode.ino;
         match &node.inode.body {
-            Body::Blob { id, size, .. } => Ok(Content::Blob(self.repo.store().open_blob(id, *size)?)),
+            Body::Blob { id, size, .. } => Ok(Content::Blob(self.repo.store().open_blob_later(id, *size)?)),
             Body::File { layer } => {
                 let write = self.gate().is_upper(*layer) && !self.read_only;
                 let file = self.files(*layer, ino)?.open_file(ino, write)?;
