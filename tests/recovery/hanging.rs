@@ -25,13 +25,28 @@ fn a_request_that_hangs_is_carried_out_by_a_successor() {
 }
 
 #[test]
+fn a_request_that_spins_is_carried_out_by_a_successor() {
+    let repo = repo();
+    let mount = mounting(&repo)
+        .env("SELVEDGE_FUSE_WORKER_CRASH_AT", "spin@fuse.mkdir.reply")
+        .hang_limit(LIMIT)
+        .start();
+    Application::start("innocent", mount.path(), 0).serve(&mount);
+    assert_eq!(mount.restarts(), 1);
+    let cause = mount.last_cause().unwrap();
+    assert!(cause.contains("a request hung"), "{cause}");
+    mount.stop();
+}
+
+#[test]
 fn a_worker_that_is_stopped_is_replaced() {
     let repo = repo();
     let mount = mounting(&repo).hang_limit(LIMIT).start();
     let pid = Pid::from_raw(mount.pid().try_into().unwrap()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
     Application::start("innocent", mount.path(), 0).serve(&mount);
-    assert_eq!(mount.restarts(), 1);
+    // It goes on for as long as it takes to say what its threads were at, and may answer meanwhile.
+    wait_until("a successor", SOON, || mount.restarts() == 1);
     let cause = mount.last_cause().unwrap();
     assert!(cause.contains("answered nothing"), "{cause}");
     mount.stop();

@@ -23,6 +23,7 @@ mod reply;
 mod resident;
 pub mod session;
 mod session_state;
+mod stacks;
 #[expect(
     unsafe_code,
     reason = "descriptor numbers that fuser owns, and the allocator interface; argued there"

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ pub struct Load {
     since: [AtomicU64; SLOTS],
     /// For each thread its number in the kernel; 0 before its first request.
     thread: [AtomicU32; SLOTS],
+    /// What was seen of old requests when somebody last asked.
+    busy: Mutex<HashMap<u32, Busy>>,
 }
 
 /// How long requests wait at most for the end of a process that has let go of them.
@@ -67,6 +69,7 @@ impl Load {
             closed_until: AtomicU64::new(0),
             since: [const { AtomicU64::new(0) }; SLOTS],
             thread: [const { AtomicU32::new(0) }; SLOTS],
+            busy: Mutex::default(),
         }
     }
 
@@ -142,10 +145,35 @@ impl Load {
         Some(Duration::from_nanos(self.now().saturating_sub(first)))
     }
 
-    /// Age of the oldest request that gets nowhere: its thread sleeps, nobody at work on another request runs, and no
-    /// thread of this process waits for the disk, for which all others may wait.
+    /// Age of the oldest request that gets nowhere, because it sleeps or because it spins.
     pub fn stuck(&self) -> Option<Duration> {
         self.oldest().filter(|age| *age >= PATIENCE)?;
+        self.asleep().max(self.spinning())
+    }
+
+    /// For how long the oldest request has been seen to spin: its thread has not rested, was in the
+    /// program itself and not in one long system call, and has moved not a single byte. That is known from the first
+    /// question on that found it old.
+    fn spinning(&self) -> Option<Duration> {
+        let mut before = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut now, mut longest) = (HashMap::new(), None);
+        for (since, thread) in self.since.iter().zip(&self.thread) {
+            let (since, thread) = (since.load(Ordering::Acquire), thread.load(Ordering::Relaxed));
+            if since == 0 || self.now().saturating_sub(since) < nanoseconds(PATIENCE) {
+                continue;
+            }
+            let Some(seen) = Busy::of(thread, since) else { continue };
+            let first = before.remove(&thread).filter(|first| first.is_same(&seen)).unwrap_or(seen);
+            longest = longest.max(first.spun_until(&seen));
+            now.insert(thread, first);
+        }
+        *before = now;
+        longest.filter(|spun| *spun >= PATIENCE)
+    }
+
+    /// Age of the oldest request that sleeps: nobody at work on another request runs, and no thread of this process waits
+    /// for the disk, for which all others may wait.
+    fn asleep(&self) -> Option<Duration> {
         let states = thread_states();
         if states.values().any(|state| *state == 'D') {
             return None;
@@ -166,8 +194,12 @@ impl Load {
 
     /// Nanoseconds since `epoch`, never 0.
     fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
+        nanoseconds(self.epoch.elapsed()).max(1)
     }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A request that is being worked on.
@@ -188,6 +220,54 @@ impl Drop for InFlight<'_> {
                 tell();
             }
         }
+    }
+}
+
+/// What a thread that is at an old request had done by some instant.
+#[derive(Debug, Clone, Copy)]
+struct Busy {
+    /// The request, known by its start.
+    since: u64,
+    at: Instant,
+    /// Time on a processor or waiting for one, in nanoseconds.
+    awake: u64,
+    /// Time on a processor, in the program and in the kernel, in clock ticks.
+    user: u64,
+    system: u64,
+    /// Bytes read and written, and calls that did so.
+    moved: [u64; 4],
+}
+
+impl Busy {
+    /// As the kernel has it; `None` where it keeps no such account.
+    fn of(thread: u32, since: u64) -> Option<Self> {
+        let about = |name: &str| std::fs::read_to_string(format!("/proc/self/task/{thread}/{name}")).ok();
+        let stat = about("stat")?;
+        // Fields 14 and 15 of proc_pid_stat(5); the third is the first behind the name.
+        let mut times = stat.rsplit_once(") ")?.1.split(' ').skip(11).map_while(|field| field.parse().ok());
+        let (user, system) = (times.next()?, times.next()?);
+        let turns = about("schedstat")?;
+        let mut turns = turns.split(' ').map_while(|field| field.parse::<u64>().ok());
+        let awake = turns.next()?.saturating_add(turns.next()?);
+        let account = about("io")?;
+        let count = |name| account.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        let moved = [count("rchar:")?, count("wchar:")?, count("syscr:")?, count("syscw:")?];
+        Some(Self { since, at: Instant::now(), awake, user, system, moved })
+    }
+
+    /// Whether it is the same request, which has got nowhere since.
+    fn is_same(&self, later: &Self) -> bool {
+        (self.since, self.moved) == (later.since, later.moved)
+    }
+
+    /// How long it has spun by `later`, if it has. Waiting for a processor is no rest: on a busy machine one that spins gets
+    /// few of its turns.
+    fn spun_until(&self, later: &Self) -> Option<Duration> {
+        let passed = later.at.saturating_duration_since(self.at);
+        let awake = later.awake.saturating_sub(self.awake);
+        let (user, system) = (later.user - self.user, later.system - self.system);
+        let never_rests = awake.saturating_mul(10) >= nanoseconds(passed).saturating_mul(9);
+        (never_rests && user > 0 && 2 * user >= system).then_some(passed)
     }
 }
 
@@ -256,6 +336,33 @@ mod tests {
         let begun = Instant::now();
         load.admit();
         assert!(begun.elapsed() > CLOSED / 2, "it goes on if the end does not come");
+    }
+
+    #[test]
+    fn a_request_that_spins_is_stuck_and_one_that_moves_bytes_is_not() {
+        use std::sync::atomic::AtomicBool;
+        for (moves, spins) in [(false, true), (true, false)] {
+            let (load, ended) = (Load::new(), AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                let (load, ended) = (&load, &ended);
+                scope.spawn(move || {
+                    let _request = load.enter(op::LOOKUP);
+                    let (mut zeros, mut bytes) = (std::fs::File::open("/dev/zero").unwrap(), [0; 4096]);
+                    while !ended.load(Ordering::Relaxed) {
+                        if moves {
+                            std::io::Read::read_exact(&mut zeros, &mut bytes).unwrap();
+                        }
+                    }
+                });
+                let (begun, mut stuck) = (Instant::now(), None);
+                while stuck.is_none() && begun.elapsed() < 4 * PATIENCE * if spins { 10 } else { 1 } {
+                    std::thread::sleep(Duration::from_millis(50));
+                    stuck = load.stuck();
+                }
+                ended.store(true, Ordering::Relaxed);
+                assert_eq!(stuck.is_some(), spins, "{stuck:?}");
+            });
+        }
     }
 
     #[test]

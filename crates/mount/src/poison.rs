@@ -78,6 +78,11 @@ impl Drop for AtWork {
     }
 }
 
+/// The operation that this thread serves. For signal handlers.
+pub(crate) fn operation() -> Option<&'static str> {
+    AT_WORK.get().map(|(_, operation)| operation)
+}
+
 /// Has this process, worker number `worker` of its connection, note in `memory` what it dies of.
 pub(crate) fn note_deaths(memory: &File, deaths: u64, worker: u64) {
     let slot = worker % NOTES as u64;

@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
 use rustix::io::DupFlags;
 use rustix::mm::{Advice, madvise};
@@ -105,6 +105,93 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, _context
         if sent {
             libc::raise(signal);
         }
+    }
+}
+
+/// The signal by which a supervisor asks for the stacks of all threads, and by which each is asked for its own.
+const QUESTION: libc::c_int = libc::SIGUSR2;
+
+/// The most functions of a stack that are kept.
+const FRAMES: usize = 64;
+
+/// Where a question from outside is passed on to; -1 is nowhere.
+static QUESTIONS: AtomicI32 = AtomicI32::new(-1);
+
+/// The thread that is asked for its stack, and the one whose stack stands below.
+static ASKED: AtomicI32 = AtomicI32::new(0);
+static ANSWERED: AtomicI32 = AtomicI32::new(0);
+
+/// A stack: the operation that is served (address and length of its name), and where each function is at; 0 ends it.
+static OPERATION: (AtomicPtr<u8>, AtomicUsize) = (AtomicPtr::new(std::ptr::null_mut()), AtomicUsize::new(0));
+static STACK: [AtomicUsize; FRAMES] = [const { AtomicUsize::new(0) }; FRAMES];
+
+/// Has questions for stacks counted in `questions`, an eventfd that is never closed.
+pub(crate) fn heed_questions_for_stacks(questions: OwnedFd) {
+    QUESTIONS.store(questions.into_raw_fd(), Ordering::Release);
+    // SAFETY: zeroed memory is a valid `sigaction` (integers, and an optional function pointer).
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_question as *const () as libc::sighandler_t;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+    // SAFETY: `on_question` has the type that SA_SIGINFO asks for and does only what a handler may; the old action is not
+    // asked for.
+    unsafe { libc::sigaction(QUESTION, &raw const action, std::ptr::null_mut()) };
+}
+
+/// Asks a thread of this process for its stack.
+pub(crate) fn ask_for_stack(thread: libc::pid_t) {
+    ANSWERED.store(0, Ordering::Release);
+    ASKED.store(thread, Ordering::Release);
+    // SAFETY: tgkill(2) takes three integers, and a thread that is gone is no target.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, QUESTION) };
+}
+
+/// What the thread that was asked last has answered, if it has.
+pub(crate) fn stack_of(thread: libc::pid_t) -> Option<(Vec<usize>, Option<&'static str>)> {
+    if ANSWERED.load(Ordering::Acquire) != thread {
+        return None;
+    }
+    let frames = STACK.iter().map(|frame| frame.load(Ordering::Relaxed)).take_while(|frame| *frame != 0);
+    let (start, length) = (OPERATION.0.load(Ordering::Relaxed), OPERATION.1.load(Ordering::Relaxed));
+    // SAFETY: whoever stored address and length took them from one string that lives as long as the process, and the
+    // answer is published after both.
+    let operation = (!start.is_null())
+        .then(|| unsafe { std::str::from_utf8_unchecked(std::slice::from_raw_parts(start, length)) });
+    Some((frames.collect(), operation))
+}
+
+/// Passes a question from outside on; one from this process is answered with this thread's stack. It may interrupt
+/// anything, so it takes no lock but the dynamic loader's, allocates nothing, and leaves `errno` as it was.
+extern "C" fn on_question(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the C library gives each thread an `errno` of its own, which this thread may read and write; with
+    // SA_SIGINFO the kernel passes a valid `siginfo_t`, in which the sender is set for signals that a process sent;
+    // `getpid`, `gettid` and `write` may be called in a handler, and the descriptor stays open. `trace_unsynchronized` wants
+    // no other thread to trace meanwhile: one is asked at a time, and one that answers late finds that another is.
+    unsafe {
+        let errno = *libc::__errno_location();
+        let of_our_own = (*info).si_code == libc::SI_TKILL && (*info).si_pid() == libc::getpid();
+        let thread = libc::gettid();
+        if !of_our_own {
+            let one = 1_u64;
+            libc::write(QUESTIONS.load(Ordering::Acquire), (&raw const one).cast(), size_of::<u64>());
+        } else if ASKED.load(Ordering::Acquire) == thread {
+            let operation = crate::poison::operation().unwrap_or_default();
+            let start =
+                if operation.is_empty() { std::ptr::null_mut() } else { operation.as_ptr().cast_mut() };
+            OPERATION.0.store(start, Ordering::Relaxed);
+            OPERATION.1.store(operation.len(), Ordering::Relaxed);
+            let mut frames = STACK.iter();
+            backtrace::trace_unsynchronized(|frame| {
+                frames.next().is_some_and(|place| {
+                    place.store(frame.ip().addr(), Ordering::Relaxed);
+                    true
+                })
+            });
+            if let Some(place) = frames.next() {
+                place.store(0, Ordering::Relaxed);
+            }
+            ANSWERED.store(thread, Ordering::Release);
+        }
+        *libc::__errno_location() = errno;
     }
 }
 

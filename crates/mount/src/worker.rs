@@ -31,7 +31,7 @@ use selvedge_worker_proto::{
     Command, Envelope, ErrorKind, Event, PROTOCOL_VERSION, Receiver, Sender, channel,
 };
 
-use crate::{formats, page_cache, poison, sys};
+use crate::{formats, page_cache, poison, stacks, sys};
 pub use adoption::{Adopter, NotAdopted, Orphan};
 use args::Args;
 use refusal::Refusal;
@@ -53,6 +53,7 @@ pub fn main(adopter: fn(&OsStr) -> Option<Arc<dyn Adopter>>) -> ExitCode {
     let _ = rustix::thread::set_name(c"selvedge-fuse-worker");
     abort_on_panic();
     let log = log::start();
+    stacks::start();
     let code = run(adopter);
     log.flush();
     code

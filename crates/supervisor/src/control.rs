@@ -39,6 +39,8 @@ pub(crate) enum Input {
     Event(Box<Received<Event>>),
     /// The worker says something that makes no sense; the conversation goes on.
     Garbled(RecvError),
+    /// A worker that hangs has said what its threads are at.
+    Examined { pid: u32 },
     /// Nothing more will be heard of the worker.
     Silent(RecvError),
     /// Somebody wants to know how it is, until some time.
@@ -263,6 +265,7 @@ impl Running {
             Input::Reaped(_) => {}
             Input::Event(received) => self.hear(*received),
             Input::Garbled(error) => self.garbled(&error),
+            Input::Examined { pid } => self.examined(pid),
             Input::Silent(error) => self.silenced(&error),
             Input::Status { reply, until } => self.ask_status(reply, until),
             Input::Export { dest, delete, reply } => self.ask_export(&dest, delete, reply),

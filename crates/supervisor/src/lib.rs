@@ -13,6 +13,7 @@
 mod cancel;
 mod control;
 mod ending;
+mod examine;
 mod exit;
 mod heartbeat;
 mod held;

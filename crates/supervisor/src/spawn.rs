@@ -133,7 +133,7 @@ impl Worker {
             .inspect_err(|_| life.set_dead())?;
         let log = pipe.as_ref().and_then(|pipe| pipe.as_fd().try_clone_to_owned().ok());
         // A worker whose standard error cannot be read still serves.
-        let stderr = pipe.and_then(|pipe| Stderr::start(pipe, process.clone()).ok());
+        let stderr = pipe.and_then(|pipe| Stderr::start(pipe, process.clone(), input.clone()).ok());
         Ok((Self { process, commands, reaper, stderr, log }, events))
     }
 }

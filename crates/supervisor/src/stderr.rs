@@ -11,7 +11,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use selvedge_mountpoint::escape_for_print;
+use selvedge_worker_proto::END_OF_STACKS;
 
+use crate::control::Input;
 use crate::process::Process;
 use crate::spawn::thread_named;
 
@@ -31,13 +33,13 @@ pub(crate) struct Stderr {
 }
 
 impl Stderr {
-    pub(crate) fn start(pipe: ChildStderr, process: Process) -> io::Result<Self> {
+    pub(crate) fn start(pipe: ChildStderr, process: Process, input: mpsc::Sender<Input>) -> io::Result<Self> {
         fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
         let tail = Arc::new(Mutex::new(VecDeque::with_capacity(KEPT)));
         let (finished, done) = mpsc::channel();
         let kept = Arc::clone(&tail);
         let thread = thread_named("stderr", move || {
-            Pump { pipe, pid: process.pid(), kept, line: Vec::new() }.run(&process);
+            Pump { pipe, pid: process.pid(), kept, line: Vec::new(), input }.run(&process);
             let _ = finished.send(());
         })?;
         Ok(Self { tail, done, thread })
@@ -61,6 +63,8 @@ struct Pump {
     pid: u32,
     kept: Arc<Mutex<VecDeque<u8>>>,
     line: Vec<u8>,
+    /// Who waits for the worker's stacks.
+    input: mpsc::Sender<Input>,
 }
 
 impl Pump {
@@ -117,6 +121,10 @@ impl Pump {
     fn log_line(&mut self) {
         if !self.line.is_empty() {
             tracing::warn!(target: "selvedge::worker", pid = self.pid, "{}", escape_for_print(&self.line));
+            if self.line == END_OF_STACKS.as_bytes() {
+                // Nobody listens when the mount has ended.
+                let _ = self.input.send(Input::Examined { pid: self.pid });
+            }
             self.line.clear();
         }
     }

@@ -11,13 +11,16 @@ use selvedge_worker_proto::{Command, Envelope, MountReady, PROTOCOL_VERSION};
 use crate::control::{HELLO, Running, start_reader};
 use crate::launch::Generation;
 use crate::spawn::{DEATH, Worker};
-use crate::{ExitStatus, SpawnError, State, Step, StopMode};
+use crate::{ExitStatus, SpawnError, State, Step, StopMode, examine};
 
 /// How long a successor to which nobody turns has to live to have proved itself.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// The pause before the second successor in a row; doubled before each further one. The first has none.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a worker that hangs may take to say what its threads are at.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Why a worker ended that was replaced by one of another program.
 const UPGRADED: &str = "an upgrade";
@@ -58,6 +61,8 @@ pub(crate) struct Succession {
     proven: bool,
     /// When it began to serve.
     ready_at: Option<Instant>,
+    /// Whether it hangs and was asked what its threads are at.
+    is_examined: bool,
     /// Whether it said that it has unmounted.
     left: bool,
     /// Why the present worker cannot serve, by its own words or ours.
@@ -74,6 +79,7 @@ impl Succession {
             failed: 0,
             proven: true,
             ready_at: None,
+            is_examined: false,
             left: false,
             refusal: None,
             cause: String::new(),
@@ -112,13 +118,15 @@ impl Succession {
     /// The worker hangs and has been killed.
     fn hung(&mut self, why: String) {
         self.refused(why);
-        self.phase = Phase::Silent(Deadline { at: Some(Instant::now() + DEATH), killed: true });
+        self.phase = Phase::Silent(Deadline { at: Some(Instant::now() + LAST_WORDS), killed: false });
+        self.is_examined = true;
     }
 
     /// The worker has been killed so that one of another program can follow it, which is no fault of its own.
     pub(crate) fn renewed(&mut self) {
         self.proven = true;
-        self.hung(UPGRADED.to_owned());
+        self.refused(UPGRADED.to_owned());
+        self.phase = Phase::Silent(Deadline { at: Some(Instant::now() + DEATH), killed: true });
     }
 
     /// How the worker before ended.
@@ -134,6 +142,7 @@ impl Succession {
     /// The worker is reaped.
     pub(crate) fn died(&mut self) {
         self.phase = Phase::Between;
+        self.is_examined = false;
     }
 
     /// The worker has answered a request.
@@ -273,13 +282,26 @@ impl Running {
         }
     }
 
-    /// Kills a worker that hangs: its successor does what it does not.
+    /// Asks a worker that hangs what its threads are at, and kills it when it has said so: its successor does what it does
+    /// not.
     pub(crate) fn end_hanging(&mut self, why: String) {
         let process = &self.control.worker.process;
         tracing::error!(pid = process.pid(), "the worker hangs and is killed: {why}");
-        process.signal(Signal::KILL);
+        for line in examine::threads(process.pid()) {
+            tracing::error!("{line}");
+        }
+        process.signal(Signal::USR2);
+        // One that is stopped takes no signal.
+        process.signal(Signal::CONT);
         self.succession.hung(why);
         self.control.life.set_state(State::Recovering);
+    }
+
+    /// A worker that hangs has said all that there is to know.
+    pub(crate) fn examined(&mut self, pid: u32) {
+        if self.succession.is_examined && pid == self.control.worker.process.pid() {
+            self.successor_is_late();
+        }
     }
 
     /// A worker that does not serve has had its time.
@@ -296,6 +318,7 @@ impl Running {
         }
         process.signal(Signal::KILL);
         *deadline = Deadline { at: Some(Instant::now() + DEATH), killed: true };
+        self.succession.is_examined = false;
         self.succession.refused("it did not serve in time".to_owned());
     }
 }

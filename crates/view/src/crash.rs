@@ -1,9 +1,9 @@
 //! Named points at which a test lets the shipped worker die.
 //!
-//! A point is armed once, by name, from `SELVEDGE_FUSE_WORKER_CRASH_AT=[panic@|exit@|hang@|kill@]NAME[/request][:N]`; the
+//! A point is armed once, by name, from `SELVEDGE_FUSE_WORKER_CRASH_AT=[panic@|exit@|hang@|spin@|kill@]NAME[/request][:N]`; the
 //! process then ends the N-th time (default: the first) it passes there: by abort(3), by a panic with the `panic@` prefix,
 //! or as if it had nothing more to do, by exit(3) with code 0, with the `exit@` prefix. With `hang@` the thread that
-//! passes there stays there; `kill@` is a SIGKILL, for which nobody blames what the thread was at. With `/request` only
+//! passes there stays there, with `spin@` at work for ever; `kill@` is a SIGKILL, for which nobody blames what the thread was at. With `/request` only
 //! threads count that serve a request: what the view does by itself passes by. An unarmed point costs one load.
 
 use std::cell::Cell;
@@ -60,14 +60,20 @@ enum Ending {
     Panic,
     Exit,
     Hang,
+    Spin,
     Kill,
 }
 
 impl Ending {
     /// Takes the prefix off `spec`.
     fn split(spec: &str) -> (Self, &str) {
-        let prefixed =
-            [("panic@", Self::Panic), ("exit@", Self::Exit), ("hang@", Self::Hang), ("kill@", Self::Kill)];
+        let prefixed = [
+            ("panic@", Self::Panic),
+            ("exit@", Self::Exit),
+            ("hang@", Self::Hang),
+            ("spin@", Self::Spin),
+            ("kill@", Self::Kill),
+        ];
         let found = prefixed.into_iter().find_map(|(prefix, by)| Some((by, spec.strip_prefix(prefix)?)));
         found.unwrap_or((Self::Abort, spec))
     }
@@ -92,8 +98,8 @@ pub fn serving() {
 /// Why a crash point could not be armed.
 #[derive(Debug, thiserror::Error)]
 pub enum ArmError {
-    /// The text is not `[panic@|exit@|hang@|kill@]NAME[/request][:N]` with N ≥ 1.
-    #[error("\"{0}\" is not a crash point: expected [panic@|exit@|hang@|kill@]NAME[/request][:N]")]
+    /// The text is not `[panic@|exit@|hang@|spin@|kill@]NAME[/request][:N]` with N ≥ 1.
+    #[error("\"{0}\" is not a crash point: expected [panic@|exit@|hang@|spin@|kill@]NAME[/request][:N]")]
     Malformed(String),
     /// No point has this name.
     #[error("no crash point is called \"{0}\"")]
@@ -146,6 +152,9 @@ fn pass(armed: &Armed, name: &str) {
         Ending::Exit => std::process::exit(0),
         Ending::Hang => loop {
             std::thread::park();
+        },
+        Ending::Spin => loop {
+            std::hint::spin_loop();
         },
         Ending::Kill => {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);

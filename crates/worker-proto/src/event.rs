@@ -157,8 +157,8 @@ pub struct StatusOk {
     /// Age of the oldest request that is being worked on, in milliseconds; `null` if there is none.
     #[serde(default)]
     pub oldest_request_ms: Option<u64>,
-    /// Age of the oldest request whose thread sleeps, where no thread that is at work on a request runs and none of the
-    /// process waits for the disk, in milliseconds: a request that gets nowhere.
+    /// Age of the oldest request that gets nowhere, in milliseconds: its thread sleeps, where no thread that is at work on
+    /// a request runs and none of the process waits for the disk; or it spins, and moves not a byte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck_ms: Option<u64>,
     /// Time since this worker was started, in milliseconds.

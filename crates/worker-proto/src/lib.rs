@@ -37,5 +37,8 @@ pub use wire_path::WirePath;
 /// fields are ignored; a new command or event does.
 pub const PROTOCOL_VERSION: u32 = 3;
 
+/// The last line that a worker writes to its standard error when it was asked by SIGUSR2 what its threads are at.
+pub const END_OF_STACKS: &str = "end of stacks";
+
 /// The most descriptors that one frame may carry, in either direction.
 pub const MAX_FDS: usize = 16;

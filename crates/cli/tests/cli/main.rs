@@ -11,6 +11,7 @@ mod faults;
 mod fsck;
 mod full_disk;
 mod gc;
+mod hanging;
 mod history;
 mod hygiene;
 mod logs;
