@@ -144,7 +144,7 @@ fn replaced(ui: Ui, runtime: &RuntimeDir, hosted: &Hosted, restart: &Restart) {
         record.thread, restart.cause, restart.pid
     ));
     // A successor that is gone already is followed by another, or by the end of the mount.
-    if let Some(record) = record.with_worker(restart.pid, restart.restarts)
+    if let Some(record) = record.with_worker(restart.pid, restart.restarts, Some(restart.cause.clone()))
         && let Err(error) = record.write(runtime)
     {
         tracing::warn!("{error}");

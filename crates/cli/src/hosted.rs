@@ -111,7 +111,9 @@ impl Hosted {
     pub fn record_now(&self) -> Record {
         let worker = self.supervisor.worker_pid();
         worker
-            .and_then(|pid| self.record.with_worker(pid, self.supervisor.restarts()))
+            .and_then(|pid| {
+                self.record.with_worker(pid, self.supervisor.restarts(), self.supervisor.last_cause())
+            })
             .unwrap_or_else(|| self.record.clone())
     }
 

@@ -55,6 +55,9 @@ pub struct Record {
     /// How many workers were replaced.
     #[serde(default)]
     pub restarts: u32,
+    /// How the last of those ended, for people.
+    #[serde(default)]
+    pub last_cause: Option<String>,
     /// The mount itself, once it is there.
     pub mount: Option<MountRecord>,
 }
@@ -158,11 +161,12 @@ impl MountRecord {
 }
 
 impl Record {
-    /// The same with another worker, the `restarts`th, unless that has ended already.
-    pub fn with_worker(&self, pid: u32, restarts: u32) -> Option<Self> {
+    /// The same with another worker, the `restarts`th, which follows one that ended by `last_cause`; `None` if it has ended
+    /// already.
+    pub fn with_worker(&self, pid: u32, restarts: u32, last_cause: Option<String>) -> Option<Self> {
         let worker = ProcessId::of(pid)?;
         let mount = self.mount.clone().map(|mount| MountRecord { worker, ..mount });
-        Some(Self { mount, worker: Some(worker), restarts, ..self.clone() })
+        Some(Self { mount, worker: Some(worker), restarts, last_cause, ..self.clone() })
     }
 
     /// A record of a mount that is about to be made by this process.
@@ -190,6 +194,7 @@ impl Record {
             request: None,
             plan: None,
             restarts: 0,
+            last_cause: None,
             mount: None,
         })
     }

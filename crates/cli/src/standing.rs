@@ -303,7 +303,7 @@ fn told_by_record(record: &Record, state: MountState) -> Standing {
         repo: record.repo.clone(),
         state,
         restarts: record.restarts,
-        last_crash: None,
+        last_crash: record.last_cause.clone(),
         uptime_s: mount.map_or(0, |mount| mount.uptime().as_secs()),
         requests_per_s: None,
         memory: None,

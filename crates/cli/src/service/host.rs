@@ -408,7 +408,7 @@ impl Service {
             record.thread
         );
         // A successor that is gone already is followed by another, or by the end of the mount.
-        if let Some(record) = record.with_worker(*pid, *restarts)
+        if let Some(record) = record.with_worker(*pid, *restarts, Some(cause.clone()))
             && let Err(error) = record.write(&self.runtime)
         {
             tracing::warn!("{error}");

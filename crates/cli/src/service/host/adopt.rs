@@ -152,7 +152,7 @@ impl Service {
             Record { supervisor, worker: Some(worker), mount: Some(mount.clone()), ..record.clone() };
         let _about = span_of(&record).entered();
         let spec = self.spec(plan, &id)?;
-        let (restarts, log, last_cause) = (record.restarts, Some(log), None);
+        let (restarts, log, last_cause) = (record.restarts, Some(log), record.last_cause.clone());
         let pid = worker.pid;
         let orphan = Orphan { pid, pidfd, socket, log, escrow, ready, last_id, restarts, last_cause };
         let supervisor = Supervisor::adopt(&spec, orphan)?;
