@@ -7,6 +7,21 @@ use std::os::fd::AsRawFd as _;
 
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
 
+/// Locks `file` for this open description of it alone, or says at once that another one has it.
+#[allow(dead_code, reason = "the tests of recovery, which share this file, use it")]
+pub(crate) fn lock_description(file: &File) -> io::Result<()> {
+    let whole = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open, and the call only reads the structure.
+    let outcome = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// A file in memory.
 #[derive(Debug)]
 pub(crate) struct Mapping {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -13,7 +13,7 @@ use selvedge_supervisor::State;
 
 use crate::application::{Application, Talk};
 use crate::scene::{mounting, repo};
-use crate::sys::{Mapping, aligned};
+use crate::sys::{Mapping, aligned, lock_description};
 
 #[test]
 fn what_is_open_locked_mapped_or_half_listed_goes_on_when_the_worker_is_killed() {
@@ -53,6 +53,10 @@ pub(crate) fn open_things_go_on(talk: &Talk) {
     flock(&locked, FlockOperation::LockExclusive).unwrap();
     let rival = File::open(dir.join("w0/f1")).unwrap();
 
+    let described = File::create(dir.join("described")).unwrap();
+    lock_description(&described).unwrap();
+    let other = File::create(dir.join("described")).unwrap();
+
     let mut mapping = Mapping::shared(&file, 4096);
     let mut names = BTreeSet::new();
     let mut listing = Dir::new(directory(&dir.join("many"))).unwrap();
@@ -80,6 +84,8 @@ pub(crate) fn open_things_go_on(talk: &Talk) {
         assert_eq!(direct.read_at(&mut buffer, 0).unwrap(), 6 + 7 * (usize::from(round) + 1));
         assert_eq!(base.read_at(&mut buffer, 1 << 20).unwrap(), 4096);
         assert_eq!(flock(&rival, FlockOperation::NonBlockingLockExclusive), Err(Errno::WOULDBLOCK));
+
+        assert_eq!(lock_description(&other).unwrap_err().kind(), ErrorKind::WouldBlock);
 
         mapping[0] = b'B' + round;
         mapping.sync();

@@ -1,12 +1,14 @@
 //! Things that are held for as long as the load runs: locks, and files that have no name any more.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
 
 use super::Load;
+use crate::sys::lock_description;
 
 pub(crate) fn run(load: &mut Load<'_>) {
     let path = load.dir.join("locked");
@@ -15,6 +17,10 @@ pub(crate) fn run(load: &mut Load<'_>) {
     let rival = File::open(&path).unwrap();
     let owned = File::create(load.dir.join("owned")).unwrap();
     fcntl_lock(&owned, FlockOperation::NonBlockingLockExclusive).unwrap();
+    // Two descriptions of one file in one process exclude each other, unlike its owners' locks.
+    let described = File::create(load.dir.join("described")).unwrap();
+    lock_description(&described).unwrap();
+    let other = File::create(load.dir.join("described")).unwrap();
     let nameless = |number: u64| {
         let path = load.dir.join(format!("nameless{number}"));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
@@ -26,6 +32,7 @@ pub(crate) fn run(load: &mut Load<'_>) {
     let mut next = 8;
     while load.goes_on() {
         assert_eq!(flock(&rival, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK));
+        assert_eq!(lock_description(&other).unwrap_err().kind(), ErrorKind::WouldBlock);
         let at = load.random.below(held.len());
         let (number, file) = &held[at];
         let mut bytes = [0; 8];
@@ -39,4 +46,6 @@ pub(crate) fn run(load: &mut Load<'_>) {
         }
     }
     fcntl_lock(&owned, FlockOperation::Unlock).unwrap();
+    drop(described);
+    lock_description(&other).unwrap();
 }
