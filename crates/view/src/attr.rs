@@ -1,6 +1,7 @@
 //! What `stat` shows of a node, and what `setattr` may change.
 
-use selvedge_store::{FileKind, Ino, Timestamp};
+use crate::inode::Inode;
+use selvedge_store::{FileKind, Ino, Meta, Timestamp};
 
 /// Attributes of one node, as stat(2) shows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,14 @@ pub struct Attr {
     pub mtime: Timestamp,
     /// Last change of anything.
     pub ctime: Timestamp,
+}
+
+impl Attr {
+    /// What a snapshot keeps of the node besides its content.
+    pub(crate) fn meta(&self, inode: &Inode) -> Meta {
+        let &Self { ino, mode, nlink, uid, gid, mtime, ctime, .. } = self;
+        Meta { ino, mode, uid, gid, nlink, mtime, ctime, xattrs: inode.xattrs.clone() }
+    }
 }
 
 /// A time that `setattr` sets.

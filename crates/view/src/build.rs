@@ -135,7 +135,7 @@ pub(crate) fn build(state: &State, known: &Known, watch: Watch<'_>) -> Result<Bu
             built.made.insert(directory.ino);
         }
         let content = Content::Directory { tree: tree.id, digest: tree.digest };
-        finished.insert(at, Entry { meta: meta(state, &directory.node)?, content });
+        finished.insert(at, Entry { meta: state.meta(&directory.node)?, content });
     }
     if let Some(root) = finished.remove(&0) {
         let old = state.base().root_entry().clone();
@@ -222,20 +222,6 @@ fn entry_at(tree: &Tree, position: usize, ino: Ino) -> Result<Entry> {
     found.ok_or_else(|| ViewError::Damaged { ino, why: "its entry in the base is gone".to_owned() })
 }
 
-fn meta(state: &State, node: &Node) -> Result<Meta> {
-    let attr = state.attr(node)?;
-    Ok(Meta {
-        ino: attr.ino,
-        mode: attr.mode,
-        uid: attr.uid,
-        gid: attr.gid,
-        nlink: attr.nlink,
-        mtime: attr.mtime,
-        ctime: attr.ctime,
-        xattrs: node.inode.xattrs.clone(),
-    })
-}
-
 fn entry(state: &State, node: &Node, files: &HashMap<Ino, Content>) -> Result<Entry> {
     let inode = &node.inode;
     let odd = |why: &str| ViewError::Damaged { ino: inode.ino, why: why.to_owned() };
@@ -255,7 +241,7 @@ fn entry(state: &State, node: &Node, files: &HashMap<Ino, Content>) -> Result<En
             return Err(odd("its kind and its body do not agree"));
         }
     };
-    Ok(Entry { meta: meta(state, node)?, content })
+    Ok(Entry { meta: state.meta(node)?, content })
 }
 
 /// Reads, hashes and keeps the files among `nodes` whose bytes are in a layer, several at once.

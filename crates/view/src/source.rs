@@ -7,7 +7,7 @@ use crate::open_table::Content;
 use crate::tables::Node as ViewNode;
 use crate::view::View;
 use selvedge_store::export::{FileReader, Node, Shape, Source, SourceError};
-use selvedge_store::{Content as Stored, Extent, FileKind, Ino, Meta};
+use selvedge_store::{Content as Stored, Extent, FileKind, Ino};
 use std::io;
 use std::sync::Arc;
 
@@ -74,6 +74,7 @@ impl View {
     pub(crate) fn export_node(&self, node: &ViewNode) -> crate::error::Result<Node> {
         let attr = self.state().attr(node)?;
         let inode = &node.inode;
+        let meta = attr.meta(inode);
         let shape = match inode.kind {
             FileKind::Regular => Shape::Regular { size: attr.size },
             FileKind::Directory => Shape::Directory,
@@ -89,16 +90,6 @@ impl View {
         let stored = match &inode.body {
             Body::Blob { id, size, holes } => Some(Stored::Regular { blob: *id, size: *size, holes: *holes }),
             _ => None,
-        };
-        let meta = Meta {
-            ino: attr.ino,
-            mode: attr.mode,
-            uid: attr.uid,
-            gid: attr.gid,
-            nlink: attr.nlink,
-            mtime: attr.mtime,
-            ctime: attr.ctime,
-            xattrs: inode.xattrs.clone(),
         };
         Ok(Node { meta, shape, stored })
     }

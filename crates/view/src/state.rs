@@ -17,7 +17,7 @@ use crate::tables::{Node, Origin, Tables};
 use crate::upkeep::Work;
 use crate::volatile::{Volatile, Volatility};
 use crate::working_files::{HostStat, WorkingFiles};
-use selvedge_store::{Extent, FileKind, Ino, LayerId, NewState, Repository, ThreadRef};
+use selvedge_store::{Extent, FileKind, Ino, LayerId, Meta, NewState, Repository, ThreadRef};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -203,7 +203,12 @@ impl State {
 
     /// Reads a directory's base listing into memory, so that a mutation finds it there while it holds the tables.
     pub(crate) fn warm(&self, directory: Ino) -> Result<()> {
-        if let Some(tree) = self.node(directory)?.inode.tree() {
+        self.warm_node(&self.node(directory)?)
+    }
+
+    /// As [`warm`](Self::warm), of a node that is at hand.
+    pub(crate) fn warm_node(&self, directory: &Node) -> Result<()> {
+        if let Some(tree) = directory.inode.tree() {
             self.base().tree(tree)?;
         }
         Ok(())
@@ -284,6 +289,11 @@ impl State {
             }
         }
         Ok((attr, seen))
+    }
+
+    /// What a snapshot keeps of the node besides its content.
+    pub(crate) fn meta(&self, node: &Node) -> Result<Meta> {
+        Ok(self.attr(node)?.meta(&node.inode))
     }
 
     /// A number that no file of this repository ever had.

@@ -187,6 +187,16 @@ impl Reach {
     fn down(self) -> impl Iterator<Item = isize> {
         (0..=(self.high - self.low) / 2).map(move |step| self.high - 2 * step)
     }
+
+    /// One diagonal more on either side, or one less where the region ends. Tells the diagonals just beyond a new end,
+    /// where nobody has been.
+    fn widen(&mut self, lowest: isize, highest: isize) -> impl Iterator<Item = isize> + use<> {
+        let (lower, higher) = (self.low > lowest, self.high < highest);
+        self.low += if lower { -1 } else { 1 };
+        self.high += if higher { 1 } else { -1 };
+        let beyond = [lower.then_some(self.low - 1), higher.then_some(self.high + 1)];
+        beyond.into_iter().flatten()
+    }
 }
 
 impl<'a> Searcher<'a> {
@@ -247,7 +257,9 @@ impl<'a> Searcher<'a> {
         let mut cost = 0;
         loop {
             cost += 1;
-            self.widen_forward(&mut ahead, lowest, highest);
+            for beyond in ahead.widen(lowest, highest) {
+                *self.forward(beyond) = -1;
+            }
             let mut good = false;
             for diagonal in ahead.down() {
                 let (old, is_good) = self.step_forward(region, diagonal);
@@ -256,7 +268,9 @@ impl<'a> Searcher<'a> {
                     return Cut { old, new: old - diagonal, exact_before: true, exact_after: true };
                 }
             }
-            self.widen_backward(&mut behind, lowest, highest);
+            for beyond in behind.widen(lowest, highest) {
+                *self.backward(beyond) = isize::MAX;
+            }
             for diagonal in behind.down() {
                 let (old, is_good) = self.step_backward(region, diagonal);
                 good |= is_good;
@@ -278,37 +292,6 @@ impl<'a> Searcher<'a> {
             if cost >= self.max_cost {
                 return self.furthest(region, ahead, behind);
             }
-        }
-    }
-
-    /// One diagonal more on either side, or one less where the region ends.
-    fn widen_forward(&mut self, reach: &mut Reach, lowest: isize, highest: isize) {
-        if reach.low > lowest {
-            reach.low -= 1;
-            *self.forward(reach.low - 1) = -1;
-        } else {
-            reach.low += 1;
-        }
-        if reach.high < highest {
-            reach.high += 1;
-            *self.forward(reach.high + 1) = -1;
-        } else {
-            reach.high -= 1;
-        }
-    }
-
-    fn widen_backward(&mut self, reach: &mut Reach, lowest: isize, highest: isize) {
-        if reach.low > lowest {
-            reach.low -= 1;
-            *self.backward(reach.low - 1) = isize::MAX;
-        } else {
-            reach.low += 1;
-        }
-        if reach.high < highest {
-            reach.high += 1;
-            *self.backward(reach.high + 1) = isize::MAX;
-        } else {
-            reach.high -= 1;
         }
     }
 
