@@ -11,6 +11,7 @@ use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::inode::{Applied, Body, Inode, Patch};
 use crate::request::RequestKey;
+use crate::rows::Rows;
 use crate::sys::system_errno;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
@@ -90,6 +91,7 @@ pub(crate) struct Catalog {
     db: Connection,
     /// Kept as long as the catalog is open for writing.
     claim: Option<Claim>,
+    rows: Rows,
 }
 
 impl Catalog {
@@ -98,7 +100,7 @@ impl Catalog {
         let db = Connection::open(path)?;
         configure(&db)?;
         db.execute_batch(SCHEMA)?;
-        let catalog = Self { db, claim: None };
+        let catalog = Self { db, claim: None, rows: Rows::default() };
         catalog.set_meta("format", i64::from(FORMAT))?;
         Ok(catalog)
     }
@@ -136,7 +138,7 @@ impl Catalog {
     }
 
     fn checked(db: Connection) -> Result<Self> {
-        let catalog = Self { db, claim: None };
+        let catalog = Self { db, claim: None, rows: Rows::default() };
         match catalog.meta::<i64>("format")? {
             Some(found) if found == i64::from(FORMAT) => Ok(catalog),
             found => Err(ViewError::CatalogFormat { found, known: i64::from(FORMAT) }),
@@ -184,7 +186,20 @@ impl Catalog {
         self.meta("boot")
     }
 
+    /// Whether there is a row of the node, if that is known without asking the database. Where a directory has none, no
+    /// name in it is spoken of either: who changes a directory's names writes its row.
+    fn may_speak_of(&self, ino: Ino) -> Result<bool> {
+        self.rows.may_have(ino, |most| {
+            let mut statement = self.db.prepare_cached("SELECT ino FROM inodes LIMIT ?1")?;
+            let rows = statement.query_map([signed(most)], |row| row.get(0))?;
+            rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
+        })
+    }
+
     pub(crate) fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        if !self.may_speak_of(ino)? {
+            return Ok(None);
+        }
         let mut statement =
             self.db.prepare_cached(&format!("SELECT {COLUMNS} FROM inodes WHERE ino = ?1"))?;
         let mut rows = statement.query([signed(ino.0)])?;
@@ -222,6 +237,9 @@ impl Catalog {
     }
 
     pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
+        if !self.may_speak_of(parent)? {
+            return Ok(None);
+        }
         let mut statement =
             self.db.prepare_cached("SELECT ino, kind FROM names WHERE parent = ?1 AND name = ?2")?;
         let mut rows = statement.query(params![signed(parent.0), name])?;
@@ -256,6 +274,9 @@ impl Catalog {
 
     /// Everything this layer says of the names in `parent`.
     pub(crate) fn names(&self, parent: Ino) -> Result<Vec<(Vec<u8>, NameRow)>> {
+        if !self.may_speak_of(parent)? {
+            return Ok(Vec::new());
+        }
         let mut statement = self.db.prepare_cached("SELECT name, ino, kind FROM names WHERE parent = ?1")?;
         let mut rows = statement.query([signed(parent.0)])?;
         let mut names = Vec::new();
@@ -317,6 +338,7 @@ impl Catalog {
         crash::point("commit.before");
         let done = self.write(commit);
         self.told_of_quota("commit", done)?;
+        self.rows.note(commit);
         crash::point("commit.after");
         Ok(())
     }
@@ -413,7 +435,7 @@ impl Catalog {
 
     /// Closes the database, which leaves everything in one file, readable as a frozen layer.
     pub(crate) fn close(self) -> Result<()> {
-        let Self { db, claim } = self;
+        let Self { db, claim, .. } = self;
         let closed = db.close().map_err(|(_, error)| error.into());
         drop(claim);
         closed

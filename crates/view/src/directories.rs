@@ -103,6 +103,11 @@ impl State {
             let mut tables = self.tables();
             (self.node_in(&mut tables, ino)?.inode, tables.names(ino)?)
         };
+        let parent = inode.parent.unwrap_or(ino);
+        if inode.nlink == 0 {
+            // It was removed, so it was empty, and nothing has come into it since.
+            return Ok(Listing::new(ino, parent, std::iter::empty()));
+        }
         let base = inode.tree().map(|tree| self.base().tree(tree)).transpose()?;
         let unchanged: Vec<(Vec<u8>, Ino, FileKind)> = base
             .iter()
@@ -114,6 +119,6 @@ impl State {
             NameRow::Node { ino, kind } => Some((name, ino, kind)),
             NameRow::Whiteout => None,
         });
-        Ok(Listing::new(ino, inode.parent.unwrap_or(ino), unchanged.into_iter().chain(changed)))
+        Ok(Listing::new(ino, parent, unchanged.into_iter().chain(changed)))
     }
 }

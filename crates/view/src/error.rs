@@ -126,6 +126,7 @@ impl ViewError {
                 matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
             }
             Self::Layer { source, .. } => source.is_disk_full(),
+            Self::Refs(source) => source.errno() == Some(libc::ENOSPC),
             _ => false,
         }
     }

@@ -46,6 +46,7 @@ mod patched;
 mod recovery;
 mod request;
 mod reserve;
+mod rows;
 mod side;
 mod snapshot;
 mod source;

@@ -27,7 +27,7 @@ impl View {
         let state = self.state();
         let directory = state.node(parent)?;
         directory.live_directory()?;
-        state.warm(parent)?;
+        state.warm_node(&directory)?;
         let child = state.child_in(&mut state.tables(), &directory.inode, name)?;
         state.attr(&child.ok_or(ViewError::NotFound)?)
     }

@@ -183,6 +183,9 @@ mod tests {
         let mut catalog = Catalog::create(&dir.join("catalog.db")).unwrap();
         catalog.begin_use(EARLIER).unwrap();
         let mut commit = Commit::new();
+        // Unless a test says otherwise, the directory is removed, so that no name in it can be given back.
+        let directory = Inode { kind: FileKind::Directory, body: Body::None, ..file(DIR.0, 0, None) };
+        commit.put(directory);
         commit.put(file(10, 0, None)).put(file(11, 1, None)).put(file(12, 1, Some(blob())));
         commit.push(Effect::AddOrphan(Ino(10)));
         let name = b"name".to_vec();
