@@ -12,6 +12,7 @@ pub use paths::{PathFilter, path_order};
 pub use snapshot::SnapshotSide;
 
 use crate::export::{FileReader, SourceError};
+use std::ops::ControlFlow;
 
 /// A tree that can be compared with another.
 pub trait Side {
@@ -106,8 +107,18 @@ pub struct CompareError {
 /// read only where neither size nor content id decide.
 pub fn compare(old: &dyn Side, new: &dyn Side, options: &Options) -> Result<Vec<Change>, CompareError> {
     let sides = walk::Sides { old, new };
-    let mut changes = walk::walk(&sides, options)?;
+    let mut changes = Vec::new();
+    let _all = walk::walk(&sides, options, |change| {
+        changes.push(change);
+        ControlFlow::Continue(())
+    })?;
     renames::pair(&sides, options.same_numbers, &mut changes)?;
     changes.sort_by(|a, b| path_order(&a.path, &b.path));
     Ok(changes)
+}
+
+/// Whether anything differs: as [`compare`], but looks no further than to the first path that does.
+pub fn differ(old: &dyn Side, new: &dyn Side, options: &Options) -> Result<bool, CompareError> {
+    let found = walk::walk(&walk::Sides { old, new }, options, |_| ControlFlow::Break(()))?;
+    Ok(found.is_break())
 }

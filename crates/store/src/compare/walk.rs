@@ -5,6 +5,7 @@ use super::item::{Body, Item};
 use super::{Change, ChangeKind, CompareError, Options, Side, Which};
 use crate::beneath::join;
 use crate::export::{FileReader, SourceError};
+use std::ops::ControlFlow;
 
 /// Both trees.
 pub(super) struct Sides<'a> {
@@ -19,22 +20,29 @@ struct Place {
     new: Option<Item>,
 }
 
-/// All changes, in any order, renames as what they look like: something added and something deleted.
-pub(super) fn walk(sides: &Sides<'_>, options: &Options) -> Result<Vec<Change>, CompareError> {
+/// Passes on all changes, until it is told that it is enough; in any order, renames as what they look like: something
+/// added and something deleted.
+pub(super) fn walk(
+    sides: &Sides<'_>,
+    options: &Options,
+    mut found: impl FnMut(Change) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, CompareError> {
     let old = Some(sides.old.root().map_err(failed(Which::Old, b""))?);
     let new = Some(sides.new.root().map_err(failed(Which::New, b""))?);
     let mut places = vec![Place { path: Vec::new(), old, new }];
-    let mut changes = Vec::new();
     while let Some(place) = places.pop() {
         let filter = &options.paths;
         if filter.leads(&place.path) && !place.is_same_directory() {
             sides.push_children(&place, &mut places)?;
         }
-        if filter.covers(&place.path) {
-            changes.extend(sides.change(place)?);
+        if filter.covers(&place.path)
+            && let Some(change) = sides.change(place)?
+            && found(change).is_break()
+        {
+            return Ok(ControlFlow::Break(()));
         }
     }
-    Ok(changes)
+    Ok(ControlFlow::Continue(()))
 }
 
 impl Place {

@@ -6,7 +6,7 @@ use selvedge_store::{LayerId, Repository, ThreadRef, disk_use};
 use selvedge_worker_proto::WirePath;
 use serde::Serialize;
 
-use crate::changes::has_changes;
+use crate::changes::Dirtiness;
 use crate::context::Context;
 use crate::error::Result;
 use crate::standing::live_mounts;
@@ -39,11 +39,12 @@ pub(super) fn of(context: &Context, repository: &Repository, threads: &[ThreadRe
             *users.entry(layer).or_default() += 1;
         }
     }
+    let dirtiness = Dirtiness::new(context, repository);
     let summary = |thread: &ThreadRef| Summary {
         name: thread.name.to_string(),
         snapshot: thread.snapshot.to_string(),
         mountpoint: mounted.remove(&thread.id.to_string()),
-        dirty: has_changes(context, repository, thread),
+        dirty: dirtiness.of(thread),
         own_bytes: layers(thread)
             .filter(|layer| users.get(layer).is_none_or(|count| *count < 2))
             .map(|layer| disk_use(&repository.layer_dir(&layer)))
