@@ -15,7 +15,7 @@ use selvedge_worker_proto::{ErrorKind, Failure, StopRefused, advice};
 
 use crate::error::{CliError, chain, kind_of};
 
-const DAMAGED: &str = "keep a copy of .selvedge; selvedge fsck names all damage and what it affects; import again what you have";
+const DAMAGED: &str = "keep a copy of .selvedge; selvedge fsck names all damage and what it affects; what you have elsewhere comes back if you import it into a new thread: selvedge import DIR --thread NAME";
 const LOOK_AT_DISK: &str = "look at the disk that holds .selvedge, then try again";
 const NEWER: &str = "use the version of selvedge that made it, or a newer one";
 const SYNTAX: &str = "snapshot ids are 64 hexadecimal digits, of which 8 suffice where they are unique";

@@ -30,12 +30,12 @@ pub fn errno_of(error: &ViewError) -> Errno {
         ViewError::Latched(_)
         | ViewError::Damaged { .. }
         | ViewError::CatalogFormat { .. }
-        | ViewError::LayerLost { .. }
-        | ViewError::Refs(_) => Errno::EIO,
+        | ViewError::LayerLost { .. } => Errno::EIO,
         ViewError::Host { source, .. } => of_host(source),
         ViewError::Catalog(source) => of_catalog(source),
         ViewError::Layer { source, .. } => errno_of(source),
         ViewError::Store(source) => of_store(source),
+        ViewError::Refs(source) => source.errno().map_or(Errno::EIO, of_number),
     }
 }
 
@@ -65,6 +65,7 @@ fn of_number(number: i32) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use selvedge_store::RefsError;
 
     fn host(number: i32) -> ViewError {
         ViewError::Host { what: "write", source: io::Error::from_raw_os_error(number) }
@@ -77,6 +78,8 @@ mod tests {
         let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
         let full = ViewError::Catalog(rusqlite::Error::SqliteFailure(full, None));
         assert_eq!(errno_of(&full), Errno::ENOSPC);
+        let full = RefsError::Random(io::Error::from_raw_os_error(libc::ENOSPC));
+        assert_eq!(errno_of(&ViewError::Refs(full)), Errno::ENOSPC);
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub fn run(context: &Context, FsckArgs {}: FsckArgs) -> Result<()> {
             1 => "one thing is damaged".to_owned(),
             bad => format!("{bad} things are damaged"),
         })
-        .hint("keep a copy of .selvedge; what stands beside them is lost or may be, everything else is whole: export it, or import again what you have")),
+        .hint("keep a copy of .selvedge; what stands beside them is lost or may be, everything else is whole and can be exported; what you have elsewhere comes back if you import it into a new thread: selvedge import DIR --thread NAME")),
     }
 }
 

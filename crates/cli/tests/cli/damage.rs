@@ -187,3 +187,23 @@ fn a_layer_that_is_damaged_or_missing_is_named_with_what_to_do() {
         assert_eq!(fs::read(sandbox.path("saved/file")).unwrap(), b"content\n");
     }
 }
+
+#[test]
+fn what_is_missing_or_cut_comes_back_by_importing_into_a_new_thread() {
+    let sandbox = sandbox();
+    let file = blob_file(&sandbox);
+    let cut = || fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(7).unwrap();
+    let remove = || fs::remove_file(&file).unwrap();
+    let remove_small = || {
+        let small = objects(&sandbox).execute("DELETE FROM objects WHERE kind = ?1", [BLOB]).unwrap();
+        assert!(small > 0);
+    };
+    let damages: [(&str, &dyn Fn()); 3] = [("cut", &cut), ("gone", &remove), ("small", &remove_small)];
+    for (thread, damage) in damages {
+        damage();
+        let said = sandbox.run(["fsck"]).saying("import DIR --thread NAME");
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        sandbox.run(["import", "--thread", thread]).ok();
+        sandbox.run(["fsck"]).ok();
+    }
+}

@@ -65,7 +65,7 @@ fn kind_of_io(error: &io::Error) -> ErrorKind {
     }
 }
 
-const DAMAGED: &str = "keep a copy of .selvedge; selvedge fsck names all damage and what it affects; import again what you have";
+const DAMAGED: &str = "keep a copy of .selvedge; selvedge fsck names all damage and what it affects; what you have elsewhere comes back if you import it into a new thread: selvedge import DIR --thread NAME";
 const NEWER: &str = "use the version of selvedge that made it, or a newer one";
 
 impl From<RepositoryError> for Refusal {
@@ -99,6 +99,7 @@ impl From<RefsError> for Refusal {
         let (kind, hint) = match &error {
             RefsError::NotFound { .. } => (ErrorKind::NotFound, "selvedge thread list shows what there is"),
             RefsError::Moved { .. } | RefsError::Replaced { .. } => (ErrorKind::Conflict, "try again"),
+            error if error.errno().is_some() => (ErrorKind::Failed, of_number(error.errno())),
             _ => (ErrorKind::Failed, "look at the disk that holds .selvedge, then try again"),
         };
         Self::new(kind, sentence(&error), hint)
@@ -134,6 +135,9 @@ impl Refusal {
             ViewError::Host { source, .. } => (kind_of_io(source), advice(source)),
             ViewError::CatalogFormat { .. } => (ErrorKind::Failed, NEWER),
             ViewError::Store(source) => (ErrorKind::Failed, of_number(source.errno())),
+            ViewError::Refs(source) if source.errno().is_some() => {
+                (ErrorKind::Failed, of_number(source.errno()))
+            }
             ViewError::Damaged { .. } => (ErrorKind::Failed, DAMAGED),
             error if error.is_disk_full() => (ErrorKind::Failed, of_number(Some(libc::ENOSPC))),
             _ => (ErrorKind::Failed, "look at the disk that holds .selvedge, then try again"),
