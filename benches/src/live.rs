@@ -32,7 +32,8 @@ impl Live {
         Self::with_files(0)
     }
 
-    /// As [`new`](Self::new), with so many more files in the tree.
+    /// As [`new`](Self::new), with so many more files in the tree. They are empty, so that a million are imported in
+    /// reasonable time.
     pub fn with_files(files: usize) -> Result<Self> {
         let worker = match env::var_os("SELVEDGE_FUSE_WORKER_BIN") {
             Some(path) => PathBuf::from(path),
@@ -45,8 +46,10 @@ impl Live {
         fs::write(source.join("hello"), "hello\n")?;
         for number in 0..files {
             let directory = source.join(format!("{}", number / 100));
-            fs::create_dir_all(&directory)?;
-            fs::write(directory.join(format!("{number}")), format!("{number}\n"))?;
+            if number % 100 == 0 {
+                fs::create_dir(&directory)?;
+            }
+            fs::File::create(directory.join(format!("{number}")))?;
         }
         for command in [["init"], ["import"]] {
             run(Program::new(built("selvedge")?).args(command).current_dir(&source))?;
@@ -77,18 +80,22 @@ impl Live {
 
     /// A worker with its supervisor, as `mount --foreground --on-crash unmount` has it.
     pub fn supervised(&self) -> Result<Supervisor> {
-        self.supervised_with(OnCrash::Unmount)
+        self.supervised_with(OnCrash::Unmount, 0)
     }
 
-    /// A worker with its supervisor, who replaces it when it dies.
-    pub fn recovering(&self) -> Result<Supervisor> {
-        self.supervised_with(OnCrash::Recover)
+    /// A worker with its supervisor, who replaces it when it dies; each makes so many MiB of memory resident once it
+    /// serves.
+    pub fn recovering_with(&self, ballast: usize) -> Result<Supervisor> {
+        self.supervised_with(OnCrash::Recover, ballast)
     }
 
-    fn supervised_with(&self, on_crash: OnCrash) -> Result<Supervisor> {
+    fn supervised_with(&self, on_crash: OnCrash, ballast: usize) -> Result<Supervisor> {
         let mut spec = SpawnSpec::new(WorkerProgram::Path(self.worker.clone()), self.mountpoint()?);
         spec.args = self.arguments()?;
         spec.on_crash = on_crash;
+        if ballast > 0 {
+            spec.env.push(("SELVEDGE_TEST_BALLAST_MIB".into(), ballast.to_string().into()));
+        }
         Ok(Supervisor::spawn(&spec)?)
     }
 

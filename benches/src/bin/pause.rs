@@ -1,8 +1,11 @@
 //! How long a mount pauses when its worker is killed: from the SIGKILL to the first request that is answered.
 //!
-//! `pause [KILLS]` prints the median, the 99th percentile and the longest of each of three situations: nobody else at
-//! work; four programs at work; ten thousand files known to the kernel. With a release build, on an idle machine.
+//! `pause [KILLS [FILES]...]` prints the median, the 99th percentile and the longest of each situation: nobody else at
+//! work; four programs at work; so many files known to the kernel (10, 10 000 and 1 000 000, or those that are given);
+//! workers with 64 and 256 MiB of memory resident. Behind each stands where the median goes: until the dead worker is
+//! reaped, until its successor serves, until the answer. With a release build, on an idle machine.
 
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +19,9 @@ use selvedge_supervisor::{State, Supervisor};
 /// Kills in each situation unless the command line says otherwise.
 const KILLS: usize = 100;
 
+/// Known files unless the command line says otherwise.
+const FILES: [usize; 3] = [10, 10_000, 1_000_000];
+
 /// How long a successor has before the next death.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -25,12 +31,36 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What a program at work does, in a directory of its own.
 const WORK: &str = "mkdir -p $1; cd $1; while :; do echo some text > a; cat a > b; mv b c; rm a c; done";
 
+/// A situation.
+#[derive(Debug, Clone, Copy, Default)]
+struct Situation {
+    /// Programs at work.
+    programs: usize,
+    /// Files in the tree, which the kernel knows all.
+    files: usize,
+    /// Memory that each worker has resident when it dies, in MiB.
+    resident: usize,
+}
+
 fn main() -> Result<()> {
-    let kills =
-        std::env::args().nth(1).map_or(Ok(KILLS), |text| text.parse()).context("KILLS is a number")?;
-    measure("idle", kills, 0, 0)?;
-    measure("four programs at work", kills, 4, 0)?;
-    measure("10 000 known files", kills, 0, 10_000)
+    let mut numbers = Vec::new();
+    for word in std::env::args().skip(1) {
+        numbers.push(word.parse().with_context(|| format!("{word} is no number"))?);
+    }
+    let (kills, files) = match numbers.split_first() {
+        None => (KILLS, &FILES[..]),
+        Some((kills, [])) => (*kills, &FILES[..]),
+        Some((kills, files)) => (*kills, files),
+    };
+    measure("idle", kills, Situation::default())?;
+    measure("four programs at work", kills, Situation { programs: 4, ..Situation::default() })?;
+    for files in files {
+        measure(&format!("{files} known files"), kills, Situation { files: *files, ..Situation::default() })?;
+    }
+    for resident in [64, 256] {
+        measure(&format!("{resident} MiB resident"), kills, Situation { resident, ..Situation::default() })?;
+    }
+    Ok(())
 }
 
 /// A program that is ended when its value goes.
@@ -43,15 +73,22 @@ impl Drop for Working {
     }
 }
 
-fn measure(situation: &str, kills: usize, programs: usize, files: usize) -> Result<()> {
-    let live = Live::with_files(files)?;
-    let mount = live.recovering()?;
+/// A pause, and its parts.
+struct Pause {
+    reaped: Duration,
+    served: Duration,
+    answered: Duration,
+}
+
+fn measure(name: &str, kills: usize, situation: Situation) -> Result<()> {
+    let live = Live::with_files(situation.files)?;
+    let mount = live.recovering_with(situation.resident)?;
     let place = mount.mount().path.clone();
     // Known by its path alone: a process that starts workers must not have a file of the mount open.
     let directory = rustix::fs::open(&place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let known = Command::new("find").arg(&place).args(["-type", "f", "-size", "-1"]).output()?;
     ensure!(known.status.success(), "find: {known:?}");
-    let working: Vec<Working> = (0..programs)
+    let working: Vec<Working> = (0..situation.programs)
         .map(|number| {
             Command::new("sh")
                 .args(["-c", WORK, "sh"])
@@ -62,24 +99,47 @@ fn measure(situation: &str, kills: usize, programs: usize, files: usize) -> Resu
         })
         .collect::<Result<_, _>>()?;
     let mut pauses = Vec::with_capacity(kills);
+    let mut resident = Vec::with_capacity(kills);
     for _ in 0..kills {
         std::thread::sleep(SETTLE);
+        wait_ready(&mount, situation.resident)?;
+        resident.push(resident_of(&mount));
         pauses.push(pause(&mount, &directory)?);
     }
     ensure!(mount.restarts() as usize == kills, "{} restarts, {kills} kills", mount.restarts());
     drop(working);
     drop(directory);
-    println!("{situation:22} {kills} kills   {}", Figures::of(pauses));
+    let median = |part: fn(&Pause) -> Duration| Figures::of(pauses.iter().map(part).collect()).median;
+    let (reaped, served) = (median(|pause| pause.reaped), median(|pause| pause.served));
+    let answered = median(|pause| pause.answered);
+    resident.sort_unstable();
+    println!(
+        "{name:22} {kills} kills   {}   reaped {reaped:.1?}, served {served:.1?}, answered {answered:.1?}, {} MiB resident",
+        Figures::of(pauses.iter().map(|pause| pause.reaped + pause.served + pause.answered).collect()),
+        resident.get(resident.len() / 2).copied().unwrap_or_default(),
+    );
+    Ok(())
+}
+
+/// The memory that the worker has resident, in MiB.
+fn resident_of(mount: &Supervisor) -> usize {
+    let pages = fs::read_to_string(format!("/proc/{}/statm", mount.pid())).ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok());
+    (pages.unwrap_or_default() * rustix::param::page_size()) >> 20
+}
+
+/// Waits until a worker serves, and has so many MiB resident.
+fn wait_ready(mount: &Supervisor, resident: usize) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while mount.state() != State::Ready || resident_of(mount) < resident {
+        ensure!(Instant::now() < deadline, "no worker serves");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     Ok(())
 }
 
 /// From the death of the worker to the answer of its successor.
-fn pause(mount: &Supervisor, directory: &OwnedFd) -> Result<Duration> {
-    let deadline = Instant::now() + PATIENCE;
-    while mount.state() != State::Ready {
-        ensure!(Instant::now() < deadline, "no worker serves");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+fn pause(mount: &Supervisor, directory: &OwnedFd) -> Result<Pause> {
     let worker = mount.pid();
     let pid = i32::try_from(worker).ok().and_then(Pid::from_raw).context("the worker's pid")?;
     let begun = Instant::now();
@@ -88,7 +148,21 @@ fn pause(mount: &Supervisor, directory: &OwnedFd) -> Result<Duration> {
     while mount.worker_pid() == Some(worker) {
         std::thread::sleep(Duration::from_micros(100));
     }
+    let reaped = begun.elapsed();
     // The kernel answers this from nothing that it knows.
-    rustix::fs::fstatvfs(directory)?;
-    Ok(begun.elapsed())
+    let answer = std::thread::scope(|scope| {
+        let asker = scope.spawn(|| rustix::fs::fstatvfs(directory).map(|_| begun.elapsed()));
+        let mut served = None;
+        while !asker.is_finished() {
+            if served.is_none() && mount.state() == State::Ready {
+                served = Some(begun.elapsed());
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        asker.join().map(|answered| (answered, served))
+    });
+    let Ok((answered, served)) = answer else { anyhow::bail!("the asker panicked") };
+    let answered = answered?;
+    let served = served.unwrap_or(answered).clamp(reaped, answered);
+    Ok(Pause { reaped, served: served.saturating_sub(reaped), answered: answered.saturating_sub(served) })
 }

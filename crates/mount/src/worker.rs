@@ -103,6 +103,7 @@ fn run(adopter: fn(&OsStr) -> Option<Arc<dyn Adopter>>) -> ExitCode {
         Ok(mounted) => {
             let mut service = Service::new(mounted, sender, events, started, adopter);
             service.listen(receiver);
+            setup::take_ballast();
             service.run(hello.id, &happenings)
         }
         Err(refusal) => {

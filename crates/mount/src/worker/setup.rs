@@ -38,6 +38,9 @@ const UNMOUNT_DEADLINE: Duration = Duration::from_secs(2);
 /// Lets the worker panic while the kernel waits for the answer to its first request.
 const PANIC_ON_INIT: &str = "SELVEDGE_FUSE_WORKER_PANIC_ON_INIT";
 
+/// How many MiB of memory a measurement wants resident.
+const BALLAST: &str = "SELVEDGE_TEST_BALLAST_MIB";
+
 /// Lets the worker die at a named point.
 const CRASH_AT: &str = "SELVEDGE_FUSE_WORKER_CRASH_AT";
 
@@ -120,6 +123,19 @@ pub(super) fn escrow(device: OwnedFd, state: &SessionState, view: &View) -> Resu
         })
     };
     Ok(vec![device, duplicate(state.memory().as_fd())?, duplicate(view.lock_fd())?])
+}
+
+/// Makes as many MiB of memory resident as a measurement wants ([`BALLAST`]), beside everything else and for good: a large
+/// process takes longer to die, and callers wait for that.
+pub(super) fn take_ballast() {
+    let Some(size) = std::env::var(BALLAST).ok().and_then(|text| text.parse::<usize>().ok()) else { return };
+    // Not before the mount is served: the pause that is measured would have it in it.
+    let taken = std::thread::Builder::new().name("ballast".to_owned()).spawn(move || {
+        std::mem::forget(vec![1_u8; size << 20]);
+    });
+    if let Err(error) = taken {
+        tracing::warn!("no ballast: {error}");
+    }
 }
 
 /// What stands for the kernel's boot id, if a test says so.
