@@ -25,6 +25,8 @@ pub(crate) struct Stage {
     server: Option<Server>,
     /// How often it was made anew.
     round: usize,
+    /// Whether everything of it has been taken away.
+    ended: bool,
 }
 
 /// The process that answers.
@@ -44,7 +46,7 @@ impl Stage {
         tree(&beneath)?;
         let root = if subject == Subject::Host { beneath } else { dir.join("mount") };
         fs::create_dir_all(&root)?;
-        let mut stage = Self { subject, dir, root, server: None, round: 0 };
+        let mut stage = Self { subject, dir, root, server: None, round: 0, ended: false };
         if subject == Subject::Selvedge {
             for words in [["init"], ["import"]] {
                 run(&mut stage.selvedge(&words)?)?;
@@ -81,10 +83,16 @@ impl Stage {
     /// Takes it away.
     pub(crate) fn end(mut self) -> Result<()> {
         self.stop()?;
+        self.stop_service()?;
+        self.ended = true;
+        fs::remove_dir_all(&self.dir).with_context(|| format!("removing what {} had", self.subject.name()))
+    }
+
+    fn stop_service(&self) -> Result<()> {
         if self.subject == Subject::Selvedge {
             run(&mut self.selvedge(&["service", "stop"])?)?;
         }
-        fs::remove_dir_all(&self.dir).with_context(|| format!("removing what {} had", self.subject.name()))
+        Ok(())
     }
 
     fn start(&mut self) -> Result<()> {
@@ -199,9 +207,10 @@ fn wait(child: &mut Child) -> Result<()> {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if self.server.is_some()
-            && let Err(error) = self.stop()
-        {
+        if self.ended {
+            return;
+        }
+        for error in [self.stop(), self.stop_service()].into_iter().filter_map(Result::err) {
             eprintln!("{error:#}");
         }
     }
