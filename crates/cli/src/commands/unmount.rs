@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use selvedge_mountpoint::mountinfo;
 use selvedge_store::ThreadName;
-use selvedge_worker_proto::WirePath;
+use selvedge_worker_proto::{ErrorKind, WirePath};
 use serde::Serialize;
 
 use crate::context::{Context, absolute};
@@ -94,9 +94,17 @@ pub fn run(context: &Context, args: &UnmountArgs) -> Result<()> {
 
 /// Asks the process that holds the mount; a service that dies meanwhile is followed by another.
 fn take_down(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<()> {
-    for _ in 0..ATTEMPTS {
-        if ask_holder(runtime, record, force)? {
-            return Ok(());
+    let settled = Instant::now() + SETTLE;
+    let mut left = ATTEMPTS;
+    while left > 0 {
+        match ask_holder(runtime, record, force) {
+            Ok(true) => return Ok(()),
+            Ok(false) => left -= 1,
+            // A service that has just come up adopts the mount in a moment, or cleans up after it.
+            Err(error) if error.kind == ErrorKind::NotFound && Instant::now() < settled => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(error),
         }
     }
     Err(CliError::timed_out(format!("the service ended {ATTEMPTS} times before it could answer"))
