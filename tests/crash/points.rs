@@ -55,7 +55,11 @@ fn walk(share: usize) {
 fn die_at(point: &str, seed: u64) {
     let mut scene = Scene::new(2);
     let armed = format!("{point}:{}", passes(point));
-    let mount = scene.mounting().env("SELVEDGE_FUSE_WORKER_CRASH_AT", &armed).start();
+    let mut mounting = scene.mounting().env("SELVEDGE_FUSE_WORKER_CRASH_AT", &armed);
+    if point.starts_with("backing.") {
+        mounting = mounting.option("--passthrough").option("on");
+    }
+    let mount = mounting.start();
     let writers = scene.writers(mount.path(), seed);
     let known = writers.ended();
     Scene::assert_death(&mount, ExitStatus::Signaled { signal: libc::SIGABRT, core: false });

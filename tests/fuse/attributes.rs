@@ -74,14 +74,18 @@ fn times_are_set_to_the_nanosecond_before_1970_too() {
 #[test]
 fn the_farthest_times_do_no_harm() {
     let (_repo, mount) = mounted();
-    let path = mount.path().join("file");
-    File::create_new(&path).unwrap();
+    let (path, file) = (mount.path().join("directory"), mount.path().join("file"));
+    fs::create_dir(&path).unwrap();
+    File::create_new(&file).unwrap();
     for tv_sec in [i64::MIN, i64::MIN + 1, i64::MAX] {
         let time = Timespec { tv_sec, tv_nsec: 999_999_999 };
         let times = Timestamps { last_access: time, last_modification: time };
         utimensat(CWD, &path, &times, AtFlags::empty()).unwrap();
         // The kernel takes the nanoseconds off the first and the last second there is.
         assert_eq!(fs::metadata(&path).unwrap().mtime(), tv_sec);
+        // A file whose bytes the disk has, has the time to which the disk brings it.
+        utimensat(CWD, &file, &times, AtFlags::empty()).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mtime() < 0, tv_sec < 0);
     }
     mount.stop();
 }

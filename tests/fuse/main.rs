@@ -17,6 +17,7 @@ mod differential;
 mod ending;
 mod listing;
 mod names;
+mod passthrough;
 mod refusals;
 mod requests;
 mod settings;

@@ -15,12 +15,12 @@ use crate::WORKER;
 
 const IDLE: Duration = Duration::from_mins(1);
 
-fn snapshot(mount: &Mounted) -> SnapshotDone {
+pub(crate) fn snapshot(mount: &Mounted) -> SnapshotDone {
     mount.snapshot(WirePath::from("a message"), IDLE, &mut |_| ()).unwrap()
 }
 
 /// The content of a file at the root of a snapshot.
-fn content(repo: &Repo, snapshot: &SnapshotDone, name: &str) -> Vec<u8> {
+pub(crate) fn content(repo: &Repo, snapshot: &SnapshotDone, name: &str) -> Vec<u8> {
     let repository = Repository::open(&repo.path(), &OpenOptions::default()).unwrap();
     let id: ObjectId = snapshot.snapshot.parse().unwrap();
     let root = repository.store().snapshot(&id).unwrap().root;
@@ -33,12 +33,12 @@ fn content(repo: &Repo, snapshot: &SnapshotDone, name: &str) -> Vec<u8> {
     bytes
 }
 
-fn number(bytes: &[u8]) -> u64 {
+pub(crate) fn number(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Writes growing numbers to its file until told to stop; tells which were asked and answered.
-fn count(path: &Path, asked: &AtomicU64, answered: &AtomicU64, stop: &AtomicBool) {
+pub(crate) fn count(path: &Path, asked: &AtomicU64, answered: &AtomicU64, stop: &AtomicBool) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut next = 1;
     while !stop.load(Ordering::Relaxed) {

@@ -40,6 +40,8 @@ const ROLES: &[(&str, Role)] = &[
     ("system calls", crate::load::system_calls),
     ("programs", crate::load::programs),
     ("builds", crate::load::builds),
+    ("passed", crate::passthrough::passed_files_go_on),
+    ("passes", crate::passthrough::passes_files),
     ("poisoned", crate::poison::poisoned),
     ("innocent", crate::poison::innocent),
     ("reader", crate::ending::read_only),

@@ -293,7 +293,11 @@ fn walk(share: usize) {
             point if point.starts_with("resume.") => "fuse.write.reply",
             point => point,
         };
+        // What is read and written past the worker passes no other points.
+        let passthrough = if point.starts_with("backing.") { "on" } else { "off" };
         let mount = mounting(&repo)
+            .option("--passthrough")
+            .option(passthrough)
             .env("SELVEDGE_FUSE_WORKER_CRASH_AT", &format!("kill@{first}"))
             .env("SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT", &format!("1*kill@{point}"))
             .start();

@@ -24,6 +24,7 @@ mod once;
 mod open;
 #[path = "../crash/operation.rs"]
 mod operation;
+mod passthrough;
 mod patched;
 mod poison;
 #[path = "../crash/random.rs"]

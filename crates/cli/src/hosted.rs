@@ -133,6 +133,8 @@ impl Hosted {
             uptime_s: self.mount.uptime().as_secs(),
             requests_per_s: None,
             memory: None,
+            opens: None,
+            passed_opens: None,
         }
     }
 
@@ -146,7 +148,12 @@ impl Hosted {
         let answered = status.as_ref().ok();
         let requests_per_s = answered.map(|status| self.supervisor.requests_per_second(status));
         let memory = memory.and_then(|memory| memory.recv_timeout(MEMORY).ok().flatten());
-        MountDocument { requests_per_s, memory, ..self.document(self.state(&status)) }
+        let opens = answered.map(|status| {
+            ["open", "create"].iter().filter_map(|operation| status.operations.get(*operation)).sum()
+        });
+        let passed_opens = answered.map(|status| status.passed_opens);
+        let document = self.document(self.state(&status));
+        MountDocument { requests_per_s, memory, opens, passed_opens, ..document }
     }
 
     /// How it is, if its worker answered `status` when it was asked.

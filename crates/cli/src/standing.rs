@@ -307,6 +307,8 @@ fn told_by_record(record: &Record, state: MountState) -> Standing {
         uptime_s: mount.map_or(0, |mount| mount.uptime().as_secs()),
         requests_per_s: None,
         memory: None,
+        opens: None,
+        passed_opens: None,
     })
 }
 
@@ -326,6 +328,8 @@ pub fn lost(plan: &Plan, failed: Option<&String>) -> MountDocument {
         uptime_s: 0,
         requests_per_s: None,
         memory: None,
+        opens: None,
+        passed_opens: None,
     }
 }
 

@@ -37,6 +37,7 @@ use selvedge_view::{
 };
 
 use crate::attr::{absent, file_attr, file_type, kind_of_mode, set_time};
+use crate::backings::Backings;
 use crate::caller;
 use crate::errno::errno_of;
 use crate::load::Load;
@@ -45,6 +46,7 @@ use crate::page_cache::PageCache;
 use crate::poison::{self, Poison};
 use crate::reply::{GENERATION, Refuse, accept_ok, accept_xattr};
 use crate::session_state::SessionState;
+use crate::sys;
 use crate::tuning::Tuning;
 
 /// The root's node id, whatever its inode number is.
@@ -80,12 +82,14 @@ pub struct Adapter {
     view: Arc<View>,
     load: Arc<Load>,
     pages: Arc<PageCache>,
-    session: Arc<SessionState>,
+    backings: Arc<Backings>,
     poison: Poison,
     epoch: u64,
     tuning: Tuning,
     /// The kernel opens directories without asking.
     no_opendir: bool,
+    /// How deep file systems may be stacked below, if files are to be passed through.
+    stack_depth: Option<u32>,
 }
 
 impl Adapter {
@@ -98,16 +102,16 @@ impl Adapter {
         poison: Poison,
         epoch: u64,
     ) -> Self {
-        Self {
-            view,
-            load,
-            pages: Arc::default(),
-            session,
-            poison,
-            epoch,
-            tuning: Tuning::default(),
-            no_opendir: false,
-        }
+        let pages = Arc::<PageCache>::default();
+        let backings = Arc::new(Backings::new(Arc::clone(&pages), session, Arc::clone(&load)));
+        let tuning = Tuning::default();
+        Self { view, load, pages, backings, poison, epoch, tuning, no_opendir: false, stack_depth: None }
+    }
+
+    /// The same, with files passed through where the kernel agrees: file systems may be stacked so deep below.
+    #[must_use]
+    pub fn passing(self, stack_depth: Option<u32>) -> Self {
+        Self { stack_depth, ..self }
     }
 
     /// The same, set as `tuning` says.
@@ -129,15 +133,21 @@ impl Adapter {
         self.tuning.entry_ttl().min(self.tuning.attr_ttl())
     }
 
+    /// How long it may answer from these attributes: not at all while the file is written past us, when times change that
+    /// nobody tells of.
+    fn ttl_of(&self, attr: &Attr) -> Duration {
+        if self.view.is_written_past(attr.ino) { Duration::ZERO } else { self.tuning.attr_ttl() }
+    }
+
     /// Tells the kernel a name and its node.
     fn accept_entry(&self, reply: ReplyEntry, attr: &Attr) {
-        let (attr_ttl, entry_ttl) = (self.tuning.attr_ttl(), self.tuning.entry_ttl());
-        reply.entry_with_ttls(&attr_ttl, &entry_ttl, &self.shown(attr), GENERATION);
+        let entry_ttl = self.tuning.entry_ttl();
+        reply.entry_with_ttls(&self.ttl_of(attr), &entry_ttl, &self.shown(attr), GENERATION);
     }
 
     /// Tells it a node's attributes.
     fn accept_attr(&self, reply: ReplyAttr, attr: &Attr) {
-        reply.attr(&self.tuning.attr_ttl(), &self.shown(attr));
+        reply.attr(&self.ttl_of(attr), &self.shown(attr));
     }
 
     /// How files are opened. What the page cache holds stays right, since only this mount changes the file.
@@ -150,22 +160,9 @@ impl Adapter {
         Arc::clone(&self.pages)
     }
 
-    /// Takes note of a handle before the kernel learns of it.
-    fn remember(&self, handle: Handle, opened: Opened) -> Result<Handle, ViewError> {
-        match self.session.opened(handle, opened) {
-            Ok(()) => Ok(handle),
-            Err(source) => {
-                self.view.release(handle);
-                Err(ViewError::Host { what: "take note of an open file", source })
-            }
-        }
-    }
-
-    /// Releases a handle, in the view first: what dies in between releases it again.
-    fn release(&self, handle: Handle) {
-        self.view.release(handle);
-        crash::point("session.released");
-        self.session.released(handle);
+    /// The files that are passed through.
+    pub(crate) fn backings(&self) -> Arc<Backings> {
+        Arc::clone(&self.backings)
     }
 
     /// What a program reads a directory through. No handle is 0.
@@ -221,7 +218,7 @@ impl Adapter {
         crash::point(op.reply);
         // Not afterwards: the caller's next request may be another thread's, and the end of this process, before this one
         // gets on.
-        self.session.answers();
+        self.backings.session().answers();
         match outcome {
             Ok(value) => accept(reply, value),
             Err(error) => {
@@ -324,6 +321,12 @@ impl Filesystem for Adapter {
         let max_write = config.set_max_write(u32::try_from(self.tuning.max_write).unwrap_or(u32::MAX));
         let _ = config.set_max_background(self.tuning.max_background);
         self.no_opendir = config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        if let Some(depth) = self.stack_depth
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && let Err(most) = config.set_max_stack_depth(depth)
+        {
+            tracing::warn!(depth, most, "files cannot be passed through so deep a stack");
+        }
         tracing::debug!(?offered, ?refused, ?max_write, "connection set up");
         crash::point(op::INIT.reply);
         Ok(())
@@ -545,16 +548,18 @@ impl Filesystem for Adapter {
 
     fn open(&self, from: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let request = self.request(from);
-        let flags = selvedge_view::OpenFlags::from_bits(flags.0);
         self.serve(
             from,
             op::OPEN,
             reply,
-            |view, _| {
-                let ino = self.node(ino);
-                self.remember(view.open_file(&request, ino, flags)?, Opened::File(ino, flags))
+            |view, _| self.backings.open(view, &request, self.node(ino), flags.0),
+            |reply, opened| {
+                let handle = FileHandle(opened.handle.0);
+                match opened.backing {
+                    Some(id) => sys::reply_opened(reply, handle, id),
+                    None => reply.opened(handle, self.open_flags()),
+                }
             },
-            |reply, handle| reply.opened(FileHandle(handle.0), self.open_flags()),
         );
     }
 
@@ -617,7 +622,7 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         from: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -628,8 +633,8 @@ impl Filesystem for Adapter {
             from,
             op::RELEASE,
             reply,
-            |_, _| {
-                self.release(Handle(fh.0));
+            |view, _| {
+                self.backings.release(view, self.node(ino), Handle(fh.0));
                 Ok(())
             },
             accept_ok,
@@ -657,7 +662,9 @@ impl Filesystem for Adapter {
             reply,
             |view, _| {
                 let ino = self.node(ino);
-                self.remember(view.opendir(&request, ino)?, Opened::Directory(ino))
+                let handle = view.opendir(&request, ino)?;
+                self.backings.remember(view, handle, Opened::Directory(ino))?;
+                Ok(handle)
             },
             |reply, handle| reply.opened(FileHandle(handle.0), FopenFlags::empty()),
         );
@@ -701,6 +708,7 @@ impl Filesystem for Adapter {
             |view, reply| {
                 view.readdir_plus(self.stream(ino, fh), offset, &mut |entry, attr| {
                     let (ino, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(&entry.name));
+                    let ttl = ttl.min(self.ttl_of(attr));
                     !reply.add(ino, entry.cookie, name, &ttl, &self.shown(attr), GENERATION)
                 })
             },
@@ -711,7 +719,7 @@ impl Filesystem for Adapter {
     fn releasedir(
         &self,
         from: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
@@ -720,8 +728,8 @@ impl Filesystem for Adapter {
             from,
             op::RELEASEDIR,
             reply,
-            |_, _| {
-                self.release(Handle(fh.0));
+            |view, _| {
+                self.backings.release(view, self.node(ino), Handle(fh.0));
                 Ok(())
             },
             accept_ok,
@@ -828,19 +836,23 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let request = self.making(from, umask);
-        let flags = selvedge_view::OpenFlags::from_bits(flags);
         self.serve(
             from,
             op::CREATE,
             reply,
             |view, _| {
-                let name = name.as_bytes();
-                let (attr, handle) = view.create(&request, self.node(parent), name, mode & 0o7777, flags)?;
-                Ok((attr, self.remember(handle, Opened::File(attr.ino, flags))?))
+                let name = (self.node(parent), name.as_bytes());
+                self.backings.create(view, &request, name, mode & 0o7777, flags)
             },
-            |reply, (attr, handle)| {
-                let (ttl, handle) = (self.both_ttl(), FileHandle(handle.0));
-                reply.created(&ttl, &self.shown(&attr), GENERATION, handle, self.open_flags());
+            |reply, (attr, opened)| {
+                let (ttl, handle) = (self.both_ttl(), FileHandle(opened.handle.0));
+                let attr = self.shown(&attr);
+                match opened.backing {
+                    // The file is empty, so whatever it takes to store anything through a mapping has the kernel forget
+                    // these attributes first.
+                    Some(id) => sys::reply_created(reply, (&ttl, &attr, GENERATION), handle, id),
+                    None => reply.created(&ttl, &attr, GENERATION, handle, self.open_flags()),
+                }
             },
         );
     }

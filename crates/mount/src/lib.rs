@@ -6,12 +6,14 @@
 //! | [`errno_of`] | the one table from errors to error numbers |
 //! | [`session`] | joins a FUSE connection, new or inherited, and runs its dispatch threads |
 //! | [`SessionState`] | what a successor has to know that is in no layer: the connection, and what is open on it |
+//! | `backings` | files that the kernel reads and writes itself |
 //! | [`Tuning`] | what of a mount can be set |
 //! | [`ResidentBuffers`] | the allocator that keeps request buffers in memory |
 //! | [`worker`] | the process: arguments, checks, the mount, commands, the end |
 
 mod adapter;
 mod attr;
+mod backings;
 mod caller;
 mod errno;
 mod formats;
@@ -39,5 +41,5 @@ pub use load::Load;
 pub use op::POINTS;
 pub use poison::Poison;
 pub use resident::ResidentBuffers;
-pub use session_state::{Header, Resumed, SessionState, SessionStateError};
-pub use tuning::{BadTuning, MAX_THREADS, Tuning, WRITE_SIZES};
+pub use session_state::{Backing, Header, Resumed, SessionState, SessionStateError};
+pub use tuning::{BadTuning, MAX_THREADS, Passing, Tuning, WRITE_SIZES};

@@ -25,6 +25,8 @@ pub struct Load {
     served: AtomicU64,
     /// How many of each operation, by its index.
     by_operation: [AtomicU64; op::ALL.len()],
+    /// Opens that were answered with a file of the host.
+    passed: AtomicU64,
     /// Called when the first request has been answered.
     when_served: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Until when no request is begun, in nanoseconds after `epoch`; 0 when requests are.
@@ -65,6 +67,7 @@ impl Load {
             epoch: Instant::now(),
             served: AtomicU64::new(0),
             by_operation: [const { AtomicU64::new(0) }; op::ALL.len()],
+            passed: AtomicU64::new(0),
             when_served: OnceLock::new(),
             closed_until: AtomicU64::new(0),
             since: [const { AtomicU64::new(0) }; SLOTS],
@@ -129,6 +132,16 @@ impl Load {
     /// Requests answered so far.
     pub fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
+    }
+
+    /// Counts a file that was opened and that the kernel reads and writes itself.
+    pub(crate) fn passed(&self) {
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Files opened so far that the kernel reads and writes itself.
+    pub fn passed_opens(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
     }
 
     /// Requests so far, by the operation's name.

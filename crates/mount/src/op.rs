@@ -36,7 +36,9 @@ macro_rules! operations {
         ///
         /// `fuse.<operation>.enter`: the request has been read and nothing done; `fuse.<operation>.reply`:
         /// everything is done and the kernel is not told; `session.released`: the view has let go of a handle that
-        /// a successor would still find. Those of a takeover, in its order: `resume.read`, what the dead worker left
+        /// a successor would still find. `backing.registered`: the kernel has given a number to a file that it is to pass
+        /// through; `backing.noted`: that is noted for a successor; `backing.closing`: that it is given up is noted;
+        /// `backing.closed`: it is given up, and the note still there. Those of a takeover, in its order: `resume.read`, what the dead worker left
         /// is known; `resume.opened`, the thread is open; `resume.joined`, the kernel sends unanswered requests
         /// again, and nobody reads them.
         pub const POINTS: &[&str] = &[$(
@@ -44,6 +46,10 @@ macro_rules! operations {
             concat!("fuse.", $name, ".reply"),
         )*
             "session.released",
+            "backing.registered",
+            "backing.noted",
+            "backing.closing",
+            "backing.closed",
             "resume.read",
             "resume.opened",
             "resume.joined",
@@ -94,7 +100,7 @@ mod tests {
     fn every_operation_has_a_point_on_each_side() {
         assert!(POINTS.contains(&LOOKUP.enter));
         assert!(POINTS.contains(&CREATE.reply));
-        assert_eq!(POINTS.len(), 2 * 32 + 4);
+        assert_eq!(POINTS.len(), 2 * 32 + 8);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -29,6 +29,10 @@ const DEADLINE: Duration = Duration::from_secs(1);
 /// Nodes for one process: far fewer than there is room for on a command line.
 const BATCH: usize = 1000;
 
+/// Where pages begin that are invalidated: all of them, or, before the first, none but the attributes.
+const PAGES: i64 = 0;
+const ATTRIBUTES: i64 = -1;
+
 /// What the other process says of a node.
 const DONE: u8 = b'+';
 const FAILED: u8 = b'-';
@@ -44,6 +48,17 @@ impl PageCache {
     pub(crate) fn attach(&self, connection: BorrowedFd<'_>) -> io::Result<()> {
         let _ = self.connection.set(connection.try_clone_to_owned()?);
         Ok(())
+    }
+
+    /// The connection, once there is one.
+    pub(crate) fn connection(&self) -> Option<BorrowedFd<'_>> {
+        self.connection.get().map(AsFd::as_fd)
+    }
+
+    /// Has the kernel ask for a node's attributes when they are wanted next. This waits for nobody.
+    pub(crate) fn forget_attributes(&self, node: u64) -> io::Result<()> {
+        let connection = self.connection().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(invalidate(connection, node, ATTRIBUTES)?)
     }
 
     /// Has the kernel write what it holds of these files; tells of which it has not, in time or at all.
@@ -118,7 +133,7 @@ pub(crate) fn other_process(mut arguments: impl Iterator<Item = OsString>) -> Op
     }
     let connection = io::stdin();
     for node in arguments.filter_map(|node| node.to_str()?.parse().ok()) {
-        let answer = match invalidate(connection.as_fd(), node) {
+        let answer = match invalidate(connection.as_fd(), node, PAGES) {
             // A node the kernel has forgotten has no pages.
             Ok(()) | Err(Errno::NOENT) => DONE,
             Err(_) => FAILED,
@@ -130,15 +145,16 @@ pub(crate) fn other_process(mut arguments: impl Iterator<Item = OsString>) -> Op
     Some(ExitCode::SUCCESS)
 }
 
-/// `FUSE_NOTIFY_INVAL_INODE` of all a node's pages: a `fuse_out_header` with the notification's number where replies
+/// `FUSE_NOTIFY_INVAL_INODE` of a node's attributes, and of all its pages unless `from` is negative: a `fuse_out_header` with the notification's number where replies
 /// have their error, then node, offset and length.
-fn invalidate(connection: BorrowedFd<'_>, node: u64) -> Result<(), Errno> {
+fn invalidate(connection: BorrowedFd<'_>, node: u64, from: i64) -> Result<(), Errno> {
     const LENGTH: usize = 16 + 24;
     const NOTIFY_INVAL_INODE: i32 = 2;
     let mut message = [0; LENGTH];
     message[..4].copy_from_slice(&40_u32.to_ne_bytes());
     message[4..8].copy_from_slice(&NOTIFY_INVAL_INODE.to_ne_bytes());
     message[16..24].copy_from_slice(&node.to_ne_bytes());
+    message[24..32].copy_from_slice(&from.to_ne_bytes());
     rustix::io::retry_on_intr(|| rustix::io::write(connection, &message)).map(drop)
 }
 

@@ -72,6 +72,20 @@ pub struct InitExchange {
     pub reply: Vec<u8>,
 }
 
+impl InitExchange {
+    /// How deep file systems may be stacked below, if kernel and worker agreed that files may be passed through.
+    pub fn stack_depth(&self) -> Option<u32> {
+        /// Behind 16 bytes of header, the second word of flags and the depth of `fuse_init_out`.
+        const FLAGS2: std::ops::Range<usize> = 48..52;
+        const DEPTH: std::ops::Range<usize> = 52..56;
+        /// `FUSE_PASSTHROUGH`, bit 37 of both words.
+        const PASSTHROUGH: u32 = 1 << 5;
+        let word = |at: std::ops::Range<usize>| self.reply.get(at)?.try_into().ok().map(u32::from_ne_bytes);
+        let depth = word(DEPTH).filter(|depth| *depth > 0);
+        word(FLAGS2).is_some_and(|flags| flags & PASSTHROUGH != 0).then_some(depth).flatten()
+    }
+}
+
 /// Draws the epoch of a new connection: the kernel numbers requests from the same start on every mount, so
 /// without it one mount's requests could be taken for another's.
 pub fn new_epoch() -> Result<u64, SessionError> {
@@ -106,21 +120,22 @@ pub fn start(
 
 /// Joins a connection whose worker is dead, and asks the kernel to send again what that worker left unanswered.
 ///
-/// The dead worker must have been reaped: what it still did would be done twice.
+/// The dead worker must have been reaped: what it still did would be done twice. `joined` is called with the connection
+/// before the kernel sends anything.
 pub fn resume(
     adapter: Adapter,
     device: &OwnedFd,
     init: &InitExchange,
     tuning: &Tuning,
+    joined: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
 ) -> Result<Session<Adapter>, SessionError> {
-    let pages = adapter.pages();
     let (session, reply) = shake_hands(adapter, &init.request, tuning)?;
     if reply != init.reply {
         return Err(SessionError::Disagreement);
     }
     sys::replace(session.as_fd(), device.as_fd(), DupFlags::CLOEXEC)
         .map_err(failed("join the connection"))?;
-    pages.attach(session.as_fd()).map_err(failed("duplicate a descriptor"))?;
+    joined(session.as_fd()).map_err(failed("duplicate a descriptor"))?;
     resend(device.as_fd()).map_err(failed("ask for unanswered requests"))?;
     Ok(session)
 }

@@ -2,17 +2,19 @@
 //!
 //! A memory file, whose descriptor lies with the supervisor. It begins with a header, written once before anything
 //! is open, what workers died of ([`poison`]), and the number of workers that have taken the connection
-//! over; then come slots of 32 bytes, one for each open handle. A slot is written before the OPEN is answered and
+//! over; then come slots of 32 bytes, one for each open handle, and one for each file that is passed through. A slot is written before the OPEN is answered and
 //! emptied when the handle is released, so what a dead worker left says at least what the kernel knows:
 //!
 //! - A slot that was torn by the death belongs to an OPEN that was not answered, and comes again; or to a RELEASE
 //!   that comes again, of a handle that nobody uses any more. Either way it counts as empty.
 //! - A handle is the number of the request that opened it and is never used again, so the slots are a set: the same
 //!   OPEN written twice is one handle, and a RELEASE that comes twice finds nothing to do.
+//! - The number under which the kernel knows a file that is passed through is noted before a reply uses it, and that it
+//!   is given up before it is.
 //!
 //! Everything else a successor needs is in the thread's layers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -28,10 +30,10 @@ use crate::poison::{self, Poison};
 use crate::session::InitExchange;
 
 /// The version of the memory file.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// The first bytes: what this is, and which version of it ([`FORMAT`]).
-const MAGIC: [u8; 8] = *b"SLVGSES1";
+const MAGIC: [u8; 8] = *b"SLVGSES2";
 
 /// Where the slots begin. The header has a path and two messages, which together are far shorter.
 const SLOTS: u64 = 64 * 1024;
@@ -104,12 +106,27 @@ pub struct Resumed {
     pub header: Header,
     /// What is open on it.
     pub open: Vec<(Handle, Opened)>,
+    /// Files that are passed through, or were.
+    pub backings: Vec<(Ino, Backing)>,
+}
+
+/// What is known of a file that is passed through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// The kernel knows it by this number.
+    Open(u32),
+    /// The number is being given up, or was.
+    Closing(u32),
+    /// It has no number any more. Mappings of it may be left.
+    Left,
 }
 
 /// Which slots are in use.
 #[derive(Debug, Default)]
 struct Slots {
     of: HashMap<Handle, u32>,
+    /// Those of files that are passed through.
+    backings: HashMap<Ino, u32>,
     /// Emptied slots below `end`.
     free: Vec<u32>,
     /// The first slot that was never used.
@@ -139,8 +156,8 @@ impl SessionState {
         let mut bytes = vec![0; usize::try_from(length.min(SLOTS)).unwrap_or(0)];
         memory.read_exact_at(&mut bytes, 0).map_err(failed("read"))?;
         let header = Header::decode(&bytes)?;
-        let (slots, open) = read_slots(&memory, length)?;
-        Ok(Resumed { state: Self::over(memory, slots), header, open })
+        let (slots, open, backings) = read_slots(&memory, length)?;
+        Ok(Resumed { state: Self::over(memory, slots), header, open, backings })
     }
 
     const fn over(memory: File, slots: Slots) -> Self {
@@ -223,6 +240,30 @@ impl SessionState {
         }
     }
 
+    /// Takes note of what becomes of a file that is passed through.
+    pub(crate) fn note_backing(&self, ino: Ino, backing: Backing) -> io::Result<()> {
+        let slot = {
+            let mut slots = self.slots();
+            if let Some(slot) = slots.backings.get(&ino) {
+                *slot
+            } else {
+                let slot = slots.take().ok_or(io::ErrorKind::QuotaExceeded)?;
+                slots.backings.insert(ino, slot);
+                slot
+            }
+        };
+        self.memory.write_all_at(&encode_backing(ino, backing), position(slot))
+    }
+
+    /// Forgets a file that is passed through no more.
+    pub(crate) fn forget_backing(&self, ino: Ino) {
+        let Some(slot) = self.slots().backings.remove(&ino) else { return };
+        match self.memory.write_all_at(&[0; SLOT], position(slot)) {
+            Ok(()) => self.slots().free.push(slot),
+            Err(error) => tracing::warn!("a file that was passed through cannot be forgotten: {error}"),
+        }
+    }
+
     fn slots(&self) -> MutexGuard<'_, Slots> {
         // Every change is a whole step of one thread: the maps agree at any point where a thread could panic.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
@@ -243,24 +284,31 @@ fn position(slot: u32) -> u64 {
     SLOTS + u64::from(slot) * SLOT as u64
 }
 
-fn read_slots(memory: &File, length: u64) -> Result<(Slots, Vec<(Handle, Opened)>), SessionStateError> {
+/// What the slots hold: which are in use, and what for.
+type Held = (Slots, Vec<(Handle, Opened)>, Vec<(Ino, Backing)>);
+
+fn read_slots(memory: &File, length: u64) -> Result<Held, SessionStateError> {
     let count = length.saturating_sub(SLOTS).div_ceil(SLOT as u64).min(u64::from(MAX_SLOTS));
     let mut slots = Slots { end: u32::try_from(count).unwrap_or(MAX_SLOTS), ..Slots::default() };
-    let (mut open, mut seen) = (Vec::new(), HashSet::new());
+    let (mut open, mut backings) = (Vec::new(), Vec::new());
     let mut bytes = vec![0; SLOT * BATCH];
     for first in (0..slots.end).step_by(BATCH) {
         let filled = read_some(memory, &mut bytes, position(first)).map_err(failed("read"))?;
         for (slot, bytes) in (first..slots.end).zip(bytes[..filled].chunks(SLOT)) {
-            match decode_slot(bytes).filter(|(handle, _)| seen.insert(*handle)) {
-                Some((handle, opened)) => {
+            match decode_slot(bytes) {
+                Some(Slot::Handle(handle, opened)) if !slots.of.contains_key(&handle) => {
                     slots.of.insert(handle, slot);
                     open.push((handle, opened));
                 }
-                None => slots.free.push(slot),
+                Some(Slot::Backing(ino, backing)) if !slots.backings.contains_key(&ino) => {
+                    slots.backings.insert(ino, slot);
+                    backings.push((ino, backing));
+                }
+                Some(_) | None => slots.free.push(slot),
             }
         }
     }
-    Ok((slots, open))
+    Ok((slots, open, backings))
 }
 
 /// Reads until the buffer is full or the file ends.
@@ -279,18 +327,43 @@ fn read_some(memory: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>
 
 const FILE: u32 = 1;
 const DIRECTORY: u32 = 2;
+const BACKING: u32 = 3;
 const READ: u32 = 1;
 const WRITE: u32 = 2;
+const PASSED: u32 = 4;
+const OPEN: u32 = 1;
+const CLOSING: u32 = 2;
+const LEFT: u32 = 3;
+
+/// What a slot is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Handle(Handle, Opened),
+    Backing(Ino, Backing),
+}
 
 fn encode_slot(handle: Handle, opened: Opened) -> [u8; SLOT] {
+    let bits = |flags: OpenFlags| if flags.read { READ } else { 0 } | if flags.write { WRITE } else { 0 };
     let (ino, kind, flags) = match opened {
-        Opened::File(ino, flags) => {
-            (ino, FILE, if flags.read { READ } else { 0 } | if flags.write { WRITE } else { 0 })
-        }
+        Opened::File(ino, flags) => (ino, FILE, bits(flags)),
+        Opened::Passed(ino, flags) => (ino, FILE, bits(flags) | PASSED),
         Opened::Directory(ino) => (ino, DIRECTORY, 0),
     };
+    encode(handle.0, ino, kind, flags)
+}
+
+fn encode_backing(ino: Ino, backing: Backing) -> [u8; SLOT] {
+    let (id, state) = match backing {
+        Backing::Open(id) => (id, OPEN),
+        Backing::Closing(id) => (id, CLOSING),
+        Backing::Left => (0, LEFT),
+    };
+    encode(id.into(), ino, BACKING, state)
+}
+
+fn encode(number: u64, ino: Ino, kind: u32, flags: u32) -> [u8; SLOT] {
     let mut slot = [0; SLOT];
-    slot[..8].copy_from_slice(&handle.0.to_le_bytes());
+    slot[..8].copy_from_slice(&number.to_le_bytes());
     slot[8..16].copy_from_slice(&ino.0.to_le_bytes());
     slot[16..20].copy_from_slice(&kind.to_le_bytes());
     slot[20..24].copy_from_slice(&flags.to_le_bytes());
@@ -300,22 +373,32 @@ fn encode_slot(handle: Handle, opened: Opened) -> [u8; SLOT] {
 }
 
 /// `None` for a slot that is empty, torn or damaged.
-fn decode_slot(bytes: &[u8]) -> Option<(Handle, Opened)> {
+fn decode_slot(bytes: &[u8]) -> Option<Slot> {
     let mut fields = Fields(bytes);
-    let (handle, ino) = (fields.u64()?, Ino(fields.u64()?));
+    let (number, ino) = (fields.u64()?, Ino(fields.u64()?));
     let (kind, flags) = (fields.u32()?, fields.u32()?);
     if fields.u64()? != checksum(bytes.get(..24)?) {
         return None;
     }
     let opened = match kind {
         FILE => {
-            let flags = OpenFlags { read: flags & READ != 0, write: flags & WRITE != 0, exclusive: false };
-            Opened::File(ino, flags)
+            let bits = OpenFlags { read: flags & READ != 0, write: flags & WRITE != 0, exclusive: false };
+            if flags & PASSED == 0 { Opened::File(ino, bits) } else { Opened::Passed(ino, bits) }
         }
         DIRECTORY => Opened::Directory(ino),
+        BACKING => {
+            let id = u32::try_from(number).ok()?;
+            let backing = match flags {
+                OPEN => Backing::Open(id),
+                CLOSING => Backing::Closing(id),
+                LEFT => Backing::Left,
+                _ => return None,
+            };
+            return Some(Slot::Backing(ino, backing));
+        }
         _ => return None,
     };
-    Some((Handle(handle), opened))
+    Some(Slot::Handle(Handle(number), opened))
 }
 
 impl Header {
@@ -416,7 +499,11 @@ mod tests {
 
     fn open(number: u64) -> (Handle, Opened) {
         let ino = Ino(1000 + number);
-        let opened = if number.is_multiple_of(3) { Opened::Directory(ino) } else { Opened::File(ino, RW) };
+        let opened = match number % 3 {
+            0 => Opened::Directory(ino),
+            1 => Opened::File(ino, RW),
+            _ => Opened::Passed(ino, RW),
+        };
         (Handle(2 * number + 2), opened)
     }
 
@@ -451,7 +538,7 @@ mod tests {
     #[test]
     fn a_successor_reads_what_was_open() {
         let (state, mut left) = written();
-        let Resumed { state: resumed, header: found, open: mut open_handles } =
+        let Resumed { state: resumed, header: found, open: mut open_handles, .. } =
             resume(&content(&state)).unwrap();
         assert_eq!(found, header());
         open_handles.sort_by_key(|(handle, _)| *handle);
@@ -533,7 +620,7 @@ mod tests {
         let mut bytes = content(&state);
         let (from, to) = (header().encode().len(), usize::try_from(SLOTS).unwrap());
         for length in (from..to).step_by(61).chain(to - 64..to) {
-            let Resumed { state, header: found, open } = resume(&bytes[..length]).unwrap();
+            let Resumed { state, header: found, open, .. } = resume(&bytes[..length]).unwrap();
             assert_eq!((found, open.len()), (header(), 0), "cut at {length}");
             state.poison().unwrap();
             assert!(state.taken_over().unwrap() >= 1);
@@ -620,6 +707,30 @@ mod tests {
                 state.memory.write_all_at(&bytes, 0).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn what_became_of_a_passed_file_is_known_to_a_successor() {
+        let (state, left) = written();
+        let files = [Ino(1), Ino(2), Ino(3), Ino(4)];
+        for (ino, id) in files.iter().zip(7..) {
+            state.note_backing(*ino, Backing::Open(id)).unwrap();
+        }
+        state.note_backing(files[1], Backing::Closing(8)).unwrap();
+        state.note_backing(files[2], Backing::Closing(9)).unwrap();
+        state.note_backing(files[2], Backing::Left).unwrap();
+        state.forget_backing(files[3]);
+        let length = content(&state).len();
+        let Resumed { state: resumed, open, mut backings, .. } = resume(&content(&state)).unwrap();
+        backings.sort_by_key(|(ino, _)| *ino);
+        let expected = [Backing::Open(7), Backing::Closing(8), Backing::Left];
+        assert_eq!(backings, files.into_iter().zip(expected).collect::<Vec<_>>());
+        assert_eq!(open.len(), left.len());
+        // Its slot is its own; a new one takes the emptied one.
+        resumed.note_backing(files[0], Backing::Left).unwrap();
+        resumed.note_backing(Ino(5), Backing::Open(11)).unwrap();
+        let again = resume(&content(&resumed)).unwrap();
+        assert_eq!((again.backings.len(), content(&resumed).len()), (4, length));
     }
 
     #[test]

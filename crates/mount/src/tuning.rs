@@ -23,6 +23,33 @@ pub const WRITE_SIZES: (u64, u64) = (4096, MAX_WRITE as u64);
 /// comes through it, so what the kernel has cached never becomes wrong behind its back.
 const TTL_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// Whether the kernel is to read and write files itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Passing {
+    /// Where it can.
+    Auto,
+    /// Without it there is no mount.
+    On,
+    /// Never.
+    #[default]
+    Off,
+}
+
+impl Passing {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::On, Self::Off];
+
+    /// Its name in settings and options.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// What can be set of a mount. Whatever a record does not say is as in [`Tuning::default`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -35,6 +62,8 @@ pub struct Tuning {
     pub attr_ttl_ms: u64,
     /// How long it may remember that there is no such name, in milliseconds.
     pub negative_ttl_ms: u64,
+    /// Whether it reads and writes files itself, where it can.
+    pub passthrough: Passing,
     /// Whether it keeps no content of files in its page cache.
     pub direct_io: bool,
     /// Bytes of one write request at most, within [`WRITE_SIZES`].
@@ -58,6 +87,7 @@ impl Default for Tuning {
             entry_ttl_ms: TTL_MS,
             attr_ttl_ms: TTL_MS,
             negative_ttl_ms: TTL_MS,
+            passthrough: Passing::Off,
             direct_io: false,
             max_write: WRITE_SIZES.1,
             max_background: 16,
@@ -98,6 +128,9 @@ impl Tuning {
         number("--uid", self.uid.map(u64::from), None);
         number("--gid", self.gid.map(u64::from), None);
         number("--large-blob", Some(self.large_blob), Some(usual.large_blob));
+        if self.passthrough != usual.passthrough {
+            words.extend(["--passthrough".into(), self.passthrough.as_str().into()]);
+        }
         let switches = [("--direct-io", self.direct_io), ("--trace-writes", self.trace_writes)];
         words.extend(switches.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.into()));
         words
@@ -125,6 +158,11 @@ impl Tuning {
             Some("--uid") => self.uid = Some(number("--uid", value, 0..=u32::MAX - 1)?),
             Some("--gid") => self.gid = Some(number("--gid", value, 0..=u32::MAX - 1)?),
             Some("--large-blob") => self.large_blob = number("--large-blob", value, 1..=u64::MAX)?,
+            Some("--passthrough") => {
+                let value = value("--passthrough").unwrap_or_default();
+                let found = Passing::ALL.into_iter().find(|it| it.as_str() == value);
+                self.passthrough = found.ok_or(BadTuning { option: "--passthrough", value })?;
+            }
             Some("--direct-io") => self.direct_io = true,
             Some("--trace-writes") => self.trace_writes = true,
             _ => return Ok(false),
@@ -176,6 +214,7 @@ mod tests {
             entry_ttl_ms: 0,
             attr_ttl_ms: 1,
             negative_ttl_ms: 2,
+            passthrough: Passing::On,
             direct_io: true,
             max_write: 8192,
             max_background: 3,
@@ -195,6 +234,7 @@ mod tests {
             ("--max-write", "4095"),
             ("--max-background", "65536"),
             ("--uid", "4294967295"),
+            ("--passthrough", "never"),
         ] {
             let error = read(&[option.into(), value.into()]).unwrap_err();
             assert_eq!((error.option, error.value), (option, value.into()));

@@ -8,6 +8,7 @@ mod args;
 mod browse;
 mod export;
 mod log;
+mod passing;
 mod refusal;
 mod resume;
 mod serve;

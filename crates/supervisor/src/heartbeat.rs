@@ -96,6 +96,7 @@ mod tests {
             uptime_ms: 1,
             read_only: false,
             fruitless: None,
+            passed_opens: 0,
         }
     }
 

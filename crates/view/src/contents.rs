@@ -33,17 +33,18 @@ impl View {
     }
 
     pub(crate) fn open_node(&self, request: &Request, node: &Node, flags: OpenFlags) -> Result<Handle> {
-        let state = self.state();
-        let ino = node.inode.ino;
-        match node.inode.kind {
-            FileKind::Regular => {}
-            FileKind::Directory => return Err(ViewError::IsDirectory),
-            _ => return Err(ViewError::Invalid("not a regular file")),
-        }
-        let held = state.hold(ino)?;
+        let held = self.hold_regular(node)?;
         let handle = Handle(request.key.unique);
-        state.open.add_file(handle, &held, flags);
+        self.state().open.add_file(handle, &held, flags);
         Ok(handle)
+    }
+
+    pub(crate) fn hold_regular(&self, node: &Node) -> Result<Held<'_>> {
+        match node.inode.kind {
+            FileKind::Regular => self.state().hold(node.inode.ino),
+            FileKind::Directory => Err(ViewError::IsDirectory),
+            _ => Err(ViewError::Invalid("not a regular file")),
+        }
     }
 
     /// Reads `size` bytes at `offset`; fewer only at the end of the file.
@@ -105,14 +106,14 @@ impl View {
         state.sync_log()
     }
 
-    /// Forgets a handle.
-    pub fn release(&self, handle: Handle) {
+    /// Forgets a handle; tells the file if it was the last of its handles that lead past the view.
+    pub fn release(&self, handle: Handle) -> Option<Ino> {
         let state = self.state();
-        if let Some(ino) = state.open.remove(handle)
-            && state.work.was_forgotten(ino)
-        {
-            state.work.reap(ino);
+        let removed = state.open.remove(handle)?;
+        if removed.unused && state.work.was_forgotten(removed.ino) {
+            state.work.reap(removed.ino);
         }
+        removed.passed.then_some(removed.ino)
     }
 
     /// Sets a regular file's length.
@@ -212,7 +213,7 @@ impl State {
     }
 
     /// A working file of `file` that is the upper's, or was a moment ago.
-    fn own_content(&self, file: &OpenFile, keep: u64) -> Result<Arc<Content>> {
+    pub(crate) fn own_content(&self, file: &OpenFile, keep: u64) -> Result<Arc<Content>> {
         let content = file.content();
         if content.own(&self.gate()).is_some() {
             return Ok(content);

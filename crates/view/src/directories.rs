@@ -91,7 +91,7 @@ impl View {
 
     /// Forgets a directory handle.
     pub fn releasedir(&self, handle: Handle) {
-        self.release(handle);
+        let _ = self.release(handle);
     }
 }
 

@@ -1,15 +1,15 @@
 //! Making the upper of a view that is in use a frozen layer.
 
+use crate::carry::{Carried, Copies, carry_orphans};
 use crate::catalog::Catalog;
-use crate::commit::{Commit, Effect};
+use crate::commit::Commit;
 use crate::crash;
 use crate::error::{Result, ViewError};
-use crate::inode::Inode;
 use crate::layers::{Frozen, Layers, Upper};
 use crate::state::State;
-use crate::tables::Tables;
 use crate::view::View;
-use selvedge_store::{NewState, Repository, ThreadLock, ThreadRef};
+use crate::working_files::WorkingFiles;
+use selvedge_store::{Ino, NewState, Repository, ThreadLock, ThreadRef};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -25,7 +25,7 @@ impl View {
     /// # Errors
     /// When the disk fails or is full, or the view takes no changes: then nothing is frozen.
     pub fn freeze(&self) -> Result<ThreadRef> {
-        self.state().freeze()
+        self.state().freeze().map(|(thread, _)| thread)
     }
 
     /// As [`freeze`](Self::freeze), for a thread that nobody has open: the caller holds its lock, and `thread` is its
@@ -56,37 +56,48 @@ impl View {
 }
 
 impl State {
-    pub(crate) fn freeze(&self) -> Result<ThreadRef> {
+    /// As [`View::freeze`]; names also the files whose copies may be of no instant, because somebody wrote them past the
+    /// view without a pause.
+    pub(crate) fn freeze(&self) -> Result<(ThreadRef, Vec<Ino>)> {
         self.check_writable()?;
         let mut guard = self.thread();
         loop {
             let Some(thread) = guard.as_mut() else { return Err(ViewError::ReadOnly) };
-            // Files without a name have to lie in an upper at any instant; without any, the next change makes one.
-            let homeless = !self.tables().orphans().is_empty();
-            let spare = homeless.then(|| Upper::make(&self.repo, &self.boot_id, true)).transpose()?;
+            let copies = self.copy_passed()?;
+            // Files without a name have to lie in an upper at any instant, and so have those that are written past the
+            // view; without any, the next change makes one.
+            let needs_upper = !self.open.passed().is_empty() || !self.tables().orphans().is_empty();
+            let spare = needs_upper.then(|| Upper::make(&self.repo, &self.boot_id, true)).transpose()?;
             let spare_id = spare.as_ref().map(|(upper, _)| upper.id);
-            let outcome = self.freeze_now(thread, spare);
+            let outcome = self.freeze_now(thread, spare, copies);
             if let (Ok(Outcome::Unchanged | Outcome::NeedsUpper), Some(id)) = (&outcome, spare_id) {
                 self.remove_layer(id);
             }
             let frozen = match outcome? {
-                Outcome::Frozen(upper) => Some(upper),
+                Outcome::Frozen(upper, carried) => Some((upper, carried)),
                 Outcome::Unchanged => None,
                 Outcome::NeedsUpper => continue,
             };
             let now = thread.clone();
             drop(guard);
-            if let Some(upper) = frozen {
+            let mut torn = Vec::new();
+            if let Some((upper, carried)) = frozen {
                 self.close_frozen(&upper)?;
+                torn = carried.torn;
                 // It is made durable in the background.
                 self.work.wake_soon();
             }
-            return Ok(now);
+            return Ok((now, torn));
         }
     }
 
-    /// The instant itself: no commit and no write to a working file runs beside it.
-    fn freeze_now(&self, thread: &mut ThreadRef, spare: Option<(Upper, Catalog)>) -> Result<Outcome> {
+    /// The instant itself: no commit and no write of ours to a working file runs beside it.
+    fn freeze_now(
+        &self,
+        thread: &mut ThreadRef,
+        spare: Option<(Upper, Catalog)>,
+        copies: Option<Copies>,
+    ) -> Result<Outcome> {
         let mut tables = self.tables();
         let mut layers = self.shut_gate();
         let shut = Instant::now();
@@ -95,40 +106,66 @@ impl State {
         if !catalog.says_anything()? {
             return Ok(Outcome::Unchanged);
         }
-        let spare = match spare {
-            None if !tables.orphans().is_empty() => return Ok(Outcome::NeedsUpper),
-            None => None,
-            Some((next, mut catalog)) => {
-                carry_orphans(&tables, &upper, &next, &mut catalog)?;
-                Some((next, catalog))
+        let is_needed = !tables.orphans().is_empty() || !self.open.passed().is_empty();
+        let mut carried = Carried::default();
+        let spare = match (spare, copies) {
+            (None, _) if is_needed => return Ok(Outcome::NeedsUpper),
+            (None, _) => None,
+            (Some(_), Some(copies)) if !copies.are_of(&upper) => return Ok(Outcome::NeedsUpper),
+            (Some((next, mut catalog)), copies) => {
+                let mut commit = Commit::new();
+                carry_orphans(&tables, &upper, &next, &mut commit)?;
+                if let Some(copies) = copies {
+                    carried = copies.carry(self, &mut tables, &next, &mut commit)?;
+                }
+                catalog.commit(&commit)?;
+                next.log.committed();
+                Some((next, catalog, commit))
             }
         };
         crash::point("freeze.before-ref");
         let mut new = NewState {
             snapshot: thread.snapshot,
             layers: thread.layers.clone(),
-            upper: spare.as_ref().map(|(next, _)| next.id),
+            upper: spare.as_ref().map(|(next, ..)| next.id),
         };
         new.layers.push(upper.id);
         *thread = self.repo.refs().update_thread(thread, &new)?;
         crash::point("freeze.after-ref");
-        let (next, catalog) = spare.map(|(next, catalog)| (Arc::new(next), catalog)).unzip();
-        let frozen = Frozen::of(&upper, self.repo.layer_dir(&upper.id));
+        let directory = self.repo.layer_dir(&upper.id);
+        let files = if carried.inos.is_empty() {
+            Arc::clone(&upper.files)
+        } else {
+            // From here on the reference and what is in memory must not part.
+            Arc::new(self.latch.guard("freeze", WorkingFiles::open_frozen(&directory))?)
+        };
+        let frozen = Frozen::of(&upper, files, directory, carried.inos.clone());
         let mut below = layers.frozen.clone();
         below.push(Arc::new(frozen));
+        let (next, catalog) = match spare {
+            Some((next, catalog, commit)) => {
+                tables.forget_rows(&commit);
+                (Some(Arc::new(next)), Some(catalog))
+            }
+            None => (None, None),
+        };
         tables.freeze_upper(next.as_ref().map(|next| next.id).zip(catalog))?;
         *layers = Arc::new(Layers {
             base: Arc::clone(&layers.base),
             frozen: below,
             retired: layers.retired.clone(),
-            upper: next,
+            upper: next.clone(),
         });
         self.volatile.forget_all();
         self.patched.forget_all();
         self.all_dirty.store(false, Ordering::Release);
         self.logged.store(0, Ordering::Relaxed);
-        tracing::debug!(layer = %upper.id, gate_shut = ?shut.elapsed(), "frozen");
-        Ok(Outcome::Frozen(upper))
+        if let Some(next) = &next {
+            self.own_carried(next);
+        }
+        let copied = carried.inos.len();
+        tracing::debug!(layer = %upper.id, gate_shut = ?shut.elapsed(), copied, "frozen");
+        Ok(Outcome::Frozen(upper, carried))
     }
 
     /// Makes a frozen layer's catalog one file that anybody may read.
@@ -150,6 +187,7 @@ impl State {
         for frozen in &layers.frozen {
             crash::point("seal.before");
             self.latch.guard("seal", frozen.seal())?;
+            self.take_names_from_frozen(&frozen.files, &frozen.take_left_behind())?;
         }
         let unfounded = layers.upper.as_ref().is_some_and(|upper| upper.unfounded.load(Ordering::Acquire));
         if unfounded {
@@ -169,30 +207,9 @@ impl State {
 /// What became of an attempt to freeze.
 enum Outcome {
     /// This was frozen.
-    Frozen(Arc<Upper>),
+    Frozen(Arc<Upper>, Carried),
     /// There is nothing to freeze.
     Unchanged,
-    /// A file without a name appeared, and needs a place at once.
+    /// A file appeared that needs a place at once.
     NeedsUpper,
-}
-
-/// Gives the nodes without a name rows in the next upper. Their working files get a second name there, so that
-/// whoever has one open reads and writes it as before.
-fn carry_orphans(tables: &Tables, upper: &Upper, next: &Upper, catalog: &mut Catalog) -> Result<()> {
-    let mut commit = Commit::new();
-    for &ino in tables.orphans() {
-        let Some(row) = tables.upper().map(|catalog| catalog.inode(ino)).transpose()?.flatten() else {
-            continue;
-        };
-        let mut row = Inode { fallback: None, ..row };
-        if row.body.layer() == Some(upper.id) {
-            row.body = row.body.in_layer(next.id);
-            // The link is no change of the file, though the host takes it for one.
-            row.host_ctime = next.files.link_from(&upper.files, ino)?.map(|stat| stat.ctime);
-        }
-        commit.put(row).push(Effect::AddOrphan(ino));
-    }
-    catalog.commit(&commit)?;
-    next.log.committed();
-    Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::open_flags::OpenFlags;
 use crate::open_table::{FileHandle, OpenFile};
+use crate::passthrough::Way;
 use crate::request::Handle;
 use crate::state::State;
 use crate::view::View;
@@ -12,8 +13,10 @@ use std::sync::Arc;
 /// What a handle was opened on, and for what: all that is needed to use it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
-    /// A regular file.
+    /// A regular file, whose reads and writes come to the view.
     File(Ino, OpenFlags),
+    /// A regular file that is read and written past the view.
+    Passed(Ino, OpenFlags),
     /// A directory stream. Its positions mean the same in every listing, so nothing of the old one is needed.
     Directory(Ino),
 }
@@ -27,9 +30,15 @@ impl View {
     pub fn inherit(&self, handle: Handle, opened: Opened) {
         let open = &self.state().open;
         match opened {
-            Opened::File(ino, flags) => open.inherit_file(handle, ino, flags),
+            Opened::File(ino, flags) => open.inherit_file(handle, ino, flags, Way::Served),
+            Opened::Passed(ino, flags) => open.inherit_file(handle, ino, flags, Way::Passed),
             Opened::Directory(ino) => open.add_dir(handle, ino),
         }
+    }
+
+    /// Takes over that a file was passed through by an earlier worker: mappings of it may be left.
+    pub fn inherit_passed(&self, ino: Ino) {
+        self.state().open.inherit_passed(ino);
     }
 }
 

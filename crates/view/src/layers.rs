@@ -10,7 +10,7 @@ use crate::reserve::Reserve;
 use crate::working_files::WorkingFiles;
 use rustix::fs::{Mode, OFlags};
 use selvedge_store::gc::Removed;
-use selvedge_store::{LayerId, Repository, ThreadRef, disk_use};
+use selvedge_store::{Ino, LayerId, Repository, ThreadRef, disk_use};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -52,6 +52,8 @@ pub(crate) struct Frozen {
     pub(crate) id: LayerId,
     pub(crate) files: Arc<WorkingFiles>,
     directory: PathBuf,
+    /// Files that went on in the next upper, and have a name here still: copies stand for them.
+    left_behind: Mutex<Vec<Ino>>,
     sealed: AtomicBool,
     /// Held by whoever seals it.
     sealing: Mutex<()>,
@@ -118,6 +120,7 @@ impl Upper {
     ) -> Result<Option<(Self, Catalog, bool)>> {
         let directory = repo.layer_dir(&id);
         let claim = Claim::take(&directory)?;
+        WorkingFiles::discard_copies(&directory)?;
         let files = WorkingFiles::open(&directory)?;
         let mut catalog = Catalog::open_upper(&directory.join("catalog.db"))?.with_claim(claim);
         if recovery::is_lost(&catalog, boot_id)? {
@@ -138,13 +141,31 @@ impl Upper {
 }
 
 impl Frozen {
-    /// What becomes of an upper when it is frozen.
-    pub(crate) fn of(upper: &Upper, directory: PathBuf) -> Self {
-        Self::new(upper.id, Arc::clone(&upper.files), directory, false)
+    /// What becomes of an upper when it is frozen, with `files`, which are its own or the copies that stand for
+    /// `left_behind`.
+    pub(crate) fn of(
+        upper: &Upper,
+        files: Arc<WorkingFiles>,
+        directory: PathBuf,
+        left_behind: Vec<Ino>,
+    ) -> Self {
+        Self { left_behind: Mutex::new(left_behind), ..Self::new(upper.id, files, directory, false) }
     }
 
     fn new(id: LayerId, files: Arc<WorkingFiles>, directory: PathBuf, sealed: bool) -> Self {
-        Self { id, files, directory, sealed: AtomicBool::new(sealed), sealing: Mutex::new(()) }
+        Self {
+            id,
+            files,
+            directory,
+            left_behind: Mutex::default(),
+            sealed: AtomicBool::new(sealed),
+            sealing: Mutex::new(()),
+        }
+    }
+
+    /// The files that went on in the next upper, told once.
+    pub(crate) fn take_left_behind(&self) -> Vec<Ino> {
+        std::mem::take(&mut self.left_behind.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Opens a frozen layer and its catalog; first finishes what a process that died after freezing it left to do.
@@ -152,14 +173,14 @@ impl Frozen {
     /// durable.
     pub(crate) fn open(repo: &Repository, id: LayerId, boot_id: &str) -> Result<Option<(Self, Catalog)>> {
         let directory = repo.layer_dir(&id);
-        let files = WorkingFiles::open(&directory)?;
         let (catalog, sealed) = match Self::open_whole(&directory, boot_id)? {
             Some(opened) => opened,
-            None => match Self::finish(id, &directory, &files, boot_id)? {
+            None => match Self::finish(id, &directory, boot_id)? {
                 Some(sealed) => (Self::open_catalog(&directory)?, sealed),
                 None => return Ok(None),
             },
         };
+        let files = WorkingFiles::open_frozen(&directory)?;
         Ok(Some((Self::new(id, Arc::new(files), directory, sealed), catalog)))
     }
 
@@ -194,15 +215,20 @@ impl Frozen {
 
     /// Makes the catalog one file, after a loss of power one that says what is known to be whole; tells whether
     /// everything is durable. Another process may have done so just before, which changes nothing.
-    fn finish(id: LayerId, directory: &Path, files: &WorkingFiles, boot_id: &str) -> Result<Option<bool>> {
+    fn finish(id: LayerId, directory: &Path, boot_id: &str) -> Result<Option<bool>> {
         let claim = Claim::take(directory)?;
+        let files = WorkingFiles::open(directory)?;
         let mut catalog = Catalog::open_upper(&directory.join("catalog.db"))?.with_claim(claim);
         let mut sealed = has(directory, SEALED)?;
         if !sealed {
             if recovery::is_lost(&catalog, boot_id)? {
                 return Ok(None);
             }
-            sealed = recovery::recover(id, &mut catalog, files, boot_id)?;
+            if recovery::lost_power(&catalog, boot_id)? {
+                // The originals have all that anybody was told is durable; copies that were not sealed may have less.
+                WorkingFiles::discard_copies(directory)?;
+            }
+            sealed = recovery::recover(id, &mut catalog, &files, boot_id)?;
         }
         catalog.close_whole(directory)?;
         if sealed {

@@ -5,7 +5,7 @@
 //!
 //! - [`View`]'s operations: `names`, `attributes`, `contents`, `directories`.
 //! - What they stand on: `state` (shared), `change` (one mutation in the making), `tables` (all catalogs as one),
-//!   `open_table` (handles), `inherit` (those of a worker that died).
+//!   `open_table` (handles), `passthrough` (those that lead past the view), `inherit` (those of a worker that died).
 //! - The disk: `catalog` (a layer's metadata), `working_files` (its bytes), `patched` and `coverage`
 //!   (those of large files that changed in part), `base` (the snapshot), `log_sync`.
 //! - Time and trouble: `upkeep`, `recovery`, `latch`, `clock`, [`crash`].
@@ -16,6 +16,7 @@ mod attributes;
 mod base;
 mod body_codec;
 mod build;
+mod carry;
 mod catalog;
 mod change;
 mod changed;
@@ -42,6 +43,7 @@ mod merge;
 mod names;
 mod open_flags;
 mod open_table;
+mod passthrough;
 mod patched;
 mod recovery;
 mod request;
@@ -52,7 +54,7 @@ mod snapshot;
 mod source;
 mod space;
 mod state;
-#[expect(unsafe_code, reason = "what SQLite knows of the host's error numbers; argued there")]
+#[expect(unsafe_code, reason = "what SQLite knows of the host's error numbers, and leases; argued there")]
 mod sys;
 mod tables;
 mod upkeep;
@@ -70,6 +72,7 @@ pub use error::{Result, ViewError};
 pub use inherit::Opened;
 pub use layers::{remove_layers, remove_unneeded_layers};
 pub use open_flags::OpenFlags;
+pub use passthrough::{HostFile, OpenedFile};
 pub use patched::Patching;
 pub use request::{Handle, Request, RequestKey, Stream};
 pub use side::{FileBytes, PatchedBytes, ViewSide};

@@ -52,7 +52,21 @@ impl View {
         mode: u32,
         flags: OpenFlags,
     ) -> Result<(Attr, Handle)> {
-        let node = self.make(
+        let node = self.made(request, parent, name, mode, flags)?;
+        let handle = self.open_node(request, &node, flags)?;
+        Ok((self.state().attr(&node)?, handle))
+    }
+
+    /// The regular file of this name, made if there is none.
+    pub(crate) fn made(
+        &self,
+        request: &Request,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<Node> {
+        self.make(
             request,
             parent,
             name,
@@ -66,9 +80,7 @@ impl View {
                 let body = Body::File { layer: change.upper };
                 NewNode { kind: FileKind::Regular, mode, rdev: 0, body }
             },
-        )?;
-        let handle = self.open_node(request, &node, flags)?;
-        Ok((self.state().attr(&node)?, handle))
+        )
     }
 
     /// Makes a directory.

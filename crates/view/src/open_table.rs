@@ -4,12 +4,14 @@ use crate::attr::Allocate;
 use crate::error::{Result, ViewError};
 use crate::layers::Layers;
 use crate::open_flags::OpenFlags;
+use crate::passthrough::{Opens, Way};
 use crate::patched::{Patched, allocate, write_some};
 use crate::request::Handle;
 use selvedge_store::{BlobReader, Ino, LayerId};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Where an open file's bytes are read from.
@@ -106,9 +108,9 @@ pub(crate) struct OpenDir {
 
 #[derive(Debug, Clone)]
 enum Open {
-    File(Arc<OpenFile>, OpenFlags),
+    File(Arc<OpenFile>, OpenFlags, Way),
     /// Open on this connection since before this worker, which nobody has asked for the file yet.
-    Inherited(Ino, OpenFlags),
+    Inherited(Ino, OpenFlags, Way),
     Dir(Arc<OpenDir>),
 }
 
@@ -122,19 +124,53 @@ pub(crate) enum FileHandle {
 #[derive(Debug, Default)]
 struct Uses {
     count: usize,
+    /// How many of them are handles whose reads and writes come to us.
+    served: usize,
     file: Option<Arc<OpenFile>>,
+}
+
+/// A file that somebody may read or write past us: by a handle, or by a mapping that outlives its handle.
+#[derive(Debug, Clone, Copy, Default)]
+struct Passed {
+    handles: usize,
+    /// Somebody may write it.
+    written: bool,
+    /// The catalog's log was made durable since.
+    durable_row: bool,
+}
+
+/// A file that is passed through, as [`OpenTable::passed`] tells of it.
+#[derive(Debug, Clone)]
+pub(crate) struct PassedFile {
+    pub(crate) ino: Ino,
+    /// Whether it has a handle; without one, mappings alone can keep it passed through.
+    pub(crate) open: bool,
+    pub(crate) file: Option<Arc<OpenFile>>,
+}
+
+/// What the release of a handle came to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Removed {
+    pub(crate) ino: Ino,
+    /// Nobody uses the node any more.
+    pub(crate) unused: bool,
+    /// It was the last handle that led past us.
+    pub(crate) passed: bool,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     handles: HashMap<Handle, Open>,
     uses: HashMap<Ino, Uses>,
+    passed: HashMap<Ino, Passed>,
 }
 
 /// All handles of a view.
 #[derive(Debug, Default)]
 pub(crate) struct OpenTable {
     inner: Mutex<Inner>,
+    /// How many files are passed through, for those who need not look when there are none.
+    passed: AtomicUsize,
 }
 
 /// Keeps a file's shared state for the length of one operation, opened or not.
@@ -169,29 +205,146 @@ impl OpenTable {
         Ok(Held { table: self, file })
     }
 
-    /// Registers a handle. The same number again, from a request sent twice, changes nothing.
+    /// Registers a handle whose reads and writes come to us. The same number again, from a request sent twice, changes
+    /// nothing.
     pub(crate) fn add_file(&self, handle: Handle, held: &Held<'_>, flags: OpenFlags) {
+        let _ = self.add_file_by(handle, held, flags, |_| Way::Served);
+    }
+
+    /// Registers a handle in the way that `choose` says, unless it says that the file has to be made first. The same
+    /// number again, from a request sent twice, keeps the way it has.
+    pub(crate) fn add_file_by(
+        &self,
+        handle: Handle,
+        held: &Held<'_>,
+        flags: OpenFlags,
+        choose: impl FnOnce(Opens) -> Way,
+    ) -> Way {
         let mut inner = self.inner();
-        if inner.handles.insert(handle, Open::File(Arc::clone(&held.file), flags)).is_none() {
-            inner.uses.entry(held.file.ino).or_default().count += 1;
+        let ino = held.file.ino;
+        if let Some(Open::File(_, _, way) | Open::Inherited(_, _, way)) = inner.handles.get(&handle) {
+            let way = *way;
+            inner.handles.insert(handle, Open::File(Arc::clone(&held.file), flags, way));
+            return way;
+        }
+        let way = choose(Opens {
+            served: inner.uses.get(&ino).is_some_and(|uses| uses.served > 0),
+            passed: inner.passed.contains_key(&ino),
+        });
+        if way != Way::Make {
+            inner.handles.insert(handle, Open::File(Arc::clone(&held.file), flags, way));
+            self.count(&mut inner, ino, flags, way);
+        }
+        way
+    }
+
+    fn count(&self, inner: &mut Inner, ino: Ino, flags: OpenFlags, way: Way) {
+        let uses = inner.uses.entry(ino).or_default();
+        uses.count += 1;
+        if way == Way::Passed {
+            let passed = inner.passed.entry(ino).or_default();
+            passed.handles += 1;
+            passed.written |= flags.write;
+        } else {
+            uses.served += 1;
+        }
+        self.passed.store(inner.passed.len(), Ordering::Release);
+    }
+
+    /// Has the reads and writes of a handle come to us after all. The kernel has not been told otherwise.
+    pub(crate) fn serve_after_all(&self, handle: Handle) {
+        let mut inner = self.inner();
+        let Some(Open::File(file, _, way @ Way::Passed)) = inner.handles.get_mut(&handle) else { return };
+        let ino = file.ino;
+        *way = Way::Served;
+        inner.uses.entry(ino).or_default().served += 1;
+        if let Some(passed) = inner.passed.get_mut(&ino) {
+            passed.handles = passed.handles.saturating_sub(1);
+            if passed.handles == 0 {
+                // From here on every handle of the file is served.
+                inner.passed.remove(&ino);
+                self.passed.store(inner.passed.len(), Ordering::Release);
+            }
         }
     }
 
-    /// Registers a file's handle that an earlier worker gave out. The file is looked up when it is used.
-    pub(crate) fn inherit_file(&self, handle: Handle, ino: Ino, flags: OpenFlags) {
-        let mut inner = self.inner();
-        if inner.handles.insert(handle, Open::Inherited(ino, flags)).is_none() {
-            inner.uses.entry(ino).or_default().count += 1;
+    /// Takes note that rows are made durable now; tells whether that is news for any file that is written past us.
+    pub(crate) fn note_durable_rows(&self) -> bool {
+        if self.passed.load(Ordering::Acquire) == 0 {
+            return false;
         }
+        let mut any = false;
+        for passed in self.inner().passed.values_mut().filter(|passed| passed.written && !passed.durable_row)
+        {
+            passed.durable_row = true;
+            any = true;
+        }
+        any
+    }
+
+    /// Registers a file's handle that an earlier worker gave out. The file is looked up when it is used.
+    pub(crate) fn inherit_file(&self, handle: Handle, ino: Ino, flags: OpenFlags, way: Way) {
+        let mut inner = self.inner();
+        if inner.handles.insert(handle, Open::Inherited(ino, flags, way)).is_none() {
+            self.count(&mut inner, ino, flags, way);
+        }
+    }
+
+    /// Registers a file that an earlier worker passed through, and that mappings may still be of.
+    pub(crate) fn inherit_passed(&self, ino: Ino) {
+        let mut inner = self.inner();
+        inner.passed.entry(ino).or_default().written = true;
+        self.passed.store(inner.passed.len(), Ordering::Release);
+    }
+
+    /// Whether the file may be read or written past us.
+    pub(crate) fn is_passed(&self, ino: Ino) -> bool {
+        self.passed.load(Ordering::Acquire) > 0 && self.inner().passed.contains_key(&ino)
+    }
+
+    /// Whether the file may be written past us.
+    pub(crate) fn is_written_past(&self, ino: Ino) -> bool {
+        self.passed.load(Ordering::Acquire) > 0
+            && self.inner().passed.get(&ino).is_some_and(|passed| passed.written)
+    }
+
+    /// Whether the file has a handle that leads past us.
+    pub(crate) fn has_passed_handles(&self, ino: Ino) -> bool {
+        self.inner().passed.get(&ino).is_some_and(|passed| passed.handles > 0)
+    }
+
+    /// All files that may be read or written past us.
+    pub(crate) fn passed(&self) -> Vec<PassedFile> {
+        if self.passed.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let inner = self.inner();
+        let file = |ino| inner.uses.get(ino).and_then(|uses| uses.file.clone());
+        let passed = inner.passed.iter();
+        passed
+            .map(|(ino, passed)| PassedFile { ino: *ino, open: passed.handles > 0, file: file(ino) })
+            .collect()
+    }
+
+    /// Takes note that nobody reads or writes the file past us any more; tells whether anybody could have written it.
+    /// A file with such a handle stays as it is.
+    pub(crate) fn let_go(&self, ino: Ino) -> bool {
+        let mut inner = self.inner();
+        let free = inner.passed.get(&ino).copied().filter(|passed| passed.handles == 0);
+        if free.is_some() {
+            inner.passed.remove(&ino);
+            self.passed.store(inner.passed.len(), Ordering::Release);
+        }
+        free.is_some_and(|passed| passed.written)
     }
 
     /// Gives an inherited handle the file that it leads to. Its use is counted already.
     pub(crate) fn settle_inherited(&self, handle: Handle, held: &Held<'_>) {
         let mut inner = self.inner();
         if let Some(open) = inner.handles.get_mut(&handle)
-            && let Open::Inherited(_, flags) = *open
+            && let Open::Inherited(_, flags, way) = *open
         {
-            *open = Open::File(Arc::clone(&held.file), flags);
+            *open = Open::File(Arc::clone(&held.file), flags, way);
         }
     }
 
@@ -206,8 +359,8 @@ impl OpenTable {
 
     pub(crate) fn file(&self, handle: Handle) -> Result<FileHandle> {
         match self.inner().handles.get(&handle) {
-            Some(Open::File(file, flags)) => Ok(FileHandle::Open(Arc::clone(file), *flags)),
-            Some(Open::Inherited(ino, _)) => Ok(FileHandle::Inherited(*ino)),
+            Some(Open::File(file, flags, _)) => Ok(FileHandle::Open(Arc::clone(file), *flags)),
+            Some(Open::Inherited(ino, ..)) => Ok(FileHandle::Inherited(*ino)),
             Some(Open::Dir(_)) => Err(ViewError::IsDirectory),
             None => Err(ViewError::BadHandle),
         }
@@ -221,36 +374,41 @@ impl OpenTable {
         }
     }
 
-    /// Forgets a handle; tells the node if nobody uses it any more. A second release does nothing.
-    pub(crate) fn remove(&self, handle: Handle) -> Option<Ino> {
+    /// Forgets a handle; a second release does nothing.
+    pub(crate) fn remove(&self, handle: Handle) -> Option<Removed> {
         let mut inner = self.inner();
-        let ino = match inner.handles.remove(&handle)? {
-            Open::File(file, _) => file.ino,
-            Open::Inherited(ino, _) => ino,
-            Open::Dir(dir) => dir.ino,
+        let (ino, way) = match inner.handles.remove(&handle)? {
+            Open::File(file, _, way) => (file.ino, Some(way)),
+            Open::Inherited(ino, _, way) => (ino, Some(way)),
+            Open::Dir(dir) => (dir.ino, None),
         };
-        inner.unuse(ino).then_some(ino)
+        let mut last = false;
+        match way {
+            Some(Way::Passed) => {
+                if let Some(passed) = inner.passed.get_mut(&ino) {
+                    passed.handles = passed.handles.saturating_sub(1);
+                    last = passed.handles == 0;
+                }
+            }
+            Some(Way::Served | Way::Make) => {
+                if let Some(uses) = inner.uses.get_mut(&ino) {
+                    uses.served = uses.served.saturating_sub(1);
+                }
+            }
+            None => {}
+        }
+        Some(Removed { ino, unused: inner.unuse(ino), passed: last })
     }
 
-    /// Whether anybody has the file open for writing.
+    /// Whether anybody has the file open for writing, and not past us.
     pub(crate) fn has_writers(&self, ino: Ino) -> bool {
-        let is_writer = |open: &Open| match open {
-            Open::File(file, flags) => file.ino == ino && flags.write,
-            Open::Inherited(of, flags) => *of == ino && flags.write,
-            Open::Dir(_) => false,
-        };
-        self.inner().handles.values().any(is_writer)
+        let inner = self.inner();
+        inner.handles.values().any(|open| open.served_writer() == Some(ino))
     }
 
-    /// Files that somebody has open for writing, each once.
+    /// Files that somebody has open for writing, and not past us, each once.
     pub(crate) fn writers(&self) -> Vec<Ino> {
-        let mut writers: Vec<Ino> = (self.inner().handles.values())
-            .filter_map(|open| match open {
-                Open::File(file, flags) => flags.write.then_some(file.ino),
-                Open::Inherited(ino, flags) => flags.write.then_some(*ino),
-                Open::Dir(_) => None,
-            })
-            .collect();
+        let mut writers: Vec<Ino> = self.inner().handles.values().filter_map(Open::served_writer).collect();
         writers.sort_unstable();
         writers.dedup();
         writers
@@ -264,6 +422,16 @@ impl OpenTable {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // A thread that panicked ends the process (panic = "abort"); in tests the maps are whole at any point.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn served_writer(&self) -> Option<Ino> {
+        match self {
+            Self::File(file, flags, Way::Served) => flags.write.then_some(file.ino),
+            Self::Inherited(ino, flags, Way::Served) => flags.write.then_some(*ino),
+            Self::File(..) | Self::Inherited(..) | Self::Dir(_) => None,
+        }
     }
 }
 

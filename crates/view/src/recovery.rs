@@ -14,7 +14,12 @@ use std::collections::HashMap;
 
 /// Whether a loss of power took what this layer stands on: then nothing in it was ever durable for anybody.
 pub(crate) fn is_lost(catalog: &Catalog, boot_id: &str) -> Result<bool> {
-    Ok(catalog.is_unfounded()? && !catalog.ended_orderly()? && catalog.boot_id()?.as_deref() != Some(boot_id))
+    Ok(catalog.is_unfounded()? && lost_power(catalog, boot_id)?)
+}
+
+/// Whether power was lost while the layer was in use.
+pub(crate) fn lost_power(catalog: &Catalog, boot_id: &str) -> Result<bool> {
+    Ok(!catalog.ended_orderly()? && catalog.boot_id()?.as_deref() != Some(boot_id))
 }
 
 /// Brings an upper that `boot_id` finds into order; tells whether every working file is known to be durable.

@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 /// What a snapshot came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotReport {
     /// The thread's snapshot now: the one there was before, if nothing differed from it.
     pub snapshot: ObjectId,
@@ -23,6 +23,9 @@ pub struct SnapshotReport {
     pub changed: u64,
     /// Whether a snapshot was made.
     pub made: bool,
+    /// Paths of files that were written past the view without a pause, so that the snapshot may have them as they were
+    /// at no single instant.
+    pub moving: Vec<Vec<u8>>,
 }
 
 /// Frozen layers all of which a snapshot or another layer has, and how to do without them.
@@ -52,10 +55,15 @@ impl View {
         let _objects = state.hold_objects()?;
         let time = Timestamp::now();
         let began = Instant::now();
-        let thread = state.freeze()?;
+        let (thread, torn) = state.freeze()?;
         let frozen_after = began.elapsed();
         if thread.layers.is_empty() || state.is_covered(thread.snapshot, &thread.layers) {
-            return Ok(SnapshotReport { snapshot: thread.snapshot, changed: 0, made: false });
+            return Ok(SnapshotReport {
+                snapshot: thread.snapshot,
+                changed: 0,
+                made: false,
+                moving: Vec::new(),
+            });
         }
         crash::point("snapshot.frozen");
         let options = ViewOptions { boot_id: Some(state.boot_id.clone()), ..ViewOptions::default() };
@@ -80,7 +88,8 @@ impl View {
         crash::point("snapshot.after-ref");
         tracing::debug!(%snapshot, changed, ?frozen_after, ?built_after, durable_after = ?began.elapsed(), "snapshot");
         state.collapse_when_due()?;
-        Ok(SnapshotReport { snapshot, changed, made })
+        let moving = state.paths_of(&torn);
+        Ok(SnapshotReport { snapshot, changed, made, moving })
     }
 }
 

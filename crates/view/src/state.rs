@@ -403,6 +403,10 @@ impl State {
         if node.inode.fallback.is_some() || self.all_dirty.load(Ordering::Acquire) {
             return Volatility::Changed;
         }
-        self.volatile.of(node.inode.ino)
+        match self.volatile.of(node.inode.ino) {
+            // Nobody hears of what is written past us.
+            Volatility::Durable if self.open.is_written_past(node.inode.ino) => Volatility::Changed,
+            volatility => volatility,
+        }
     }
 }

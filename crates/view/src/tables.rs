@@ -129,6 +129,13 @@ impl Tables {
         Ok(())
     }
 
+    /// Has the nodes that `commit` writes looked up anew.
+    pub(crate) fn forget_rows(&mut self, commit: &Commit) {
+        for inode in commit.inodes() {
+            self.rows.remove(&inode.ino);
+        }
+    }
+
     /// Replaces the lowest `count` frozen layers by one, or by nothing, that with the base says the same.
     pub(crate) fn replace_frozen(
         &mut self,

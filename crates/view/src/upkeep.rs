@@ -184,6 +184,10 @@ impl State {
         let due = self.collapse_when_due()?;
         self.merge_if_deep()?;
         let Some(upper) = self.layers().upper.clone() else { return Ok(due) };
+        if self.open.note_durable_rows() {
+            // Programs that map such a file make its bytes durable by themselves (msync(2)), and we never hear of it.
+            self.sync_log()?;
+        }
         // Each step is tried: on a full disk the ones that free room must not wait for those that need some.
         let steps =
             [self.checkpoint_if_long(), self.reap_forgotten(), self.settle_suspects(), self.confirm_copies()];

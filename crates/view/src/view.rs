@@ -153,7 +153,8 @@ impl View {
         state.latch.check()?;
         let Some(upper) = state.layers().upper.clone() else { return state.seal() };
         let seen = state.volatile.look_at_all();
-        if !seen.is_empty() || state.all_dirty.load(Ordering::Acquire) {
+        let passed = !state.open.passed().is_empty();
+        if !seen.is_empty() || passed || state.all_dirty.load(Ordering::Acquire) {
             state.latch.guard("syncfs", upper.files.sync_disk())?;
             for (ino, mark) in seen {
                 state.volatile.synced(ino, Some(mark));

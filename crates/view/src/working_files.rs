@@ -27,6 +27,9 @@ pub(crate) struct HostStat {
 pub(crate) struct WorkingFiles {
     files: OwnedFd,
     tmp: OwnedFd,
+    /// Of a frozen layer, what stands for files of `files/` that went on being written: the copies that were made of
+    /// them when the layer was frozen.
+    copies: Option<OwnedFd>,
     next_tmp: AtomicU64,
     /// Counts the changes of names in `files/`, each after it was made.
     changes: AtomicU64,
@@ -52,16 +55,27 @@ impl WorkingFiles {
         Self::open(layer_dir)
     }
 
-    /// Opens the directories of a layer.
+    /// Opens the directories of a layer that is written.
     pub(crate) fn open(layer_dir: &Path) -> Result<Self> {
-        let open = |name: &str| {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            rustix::fs::open(layer_dir.join(name), flags, Mode::empty())
-                .map_err(ViewError::host("open the layer's directory"))
-        };
+        Self::open_with_copies(layer_dir, None)
+    }
+
+    /// Opens the directories of a frozen layer.
+    pub(crate) fn open_frozen(layer_dir: &Path) -> Result<Self> {
+        match open_directory(layer_dir, COPIES) {
+            Ok(copies) => Self::open_with_copies(layer_dir, Some(copies)),
+            Err(Errno::NOENT) => Self::open(layer_dir),
+            Err(error) => Err(ViewError::host("open the layer's copies")(error)),
+        }
+    }
+
+    fn open_with_copies(layer_dir: &Path, copies: Option<OwnedFd>) -> Result<Self> {
+        let open =
+            |name| open_directory(layer_dir, name).map_err(ViewError::host("open the layer's directory"));
         Ok(Self {
             files: open("files")?,
             tmp: open("tmp")?,
+            copies,
             next_tmp: AtomicU64::new(0),
             changes: AtomicU64::new(1),
             durable: Mutex::new(0),
@@ -97,6 +111,12 @@ impl WorkingFiles {
 
     fn open_with(&self, ino: Ino, flags: OFlags) -> Result<Option<File>> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        if let Some(copies) = &self.copies {
+            match rustix::fs::openat(copies, file_name(ino), flags, Mode::empty()) {
+                Err(Errno::NOENT) => {}
+                found => return found.map(|fd| Some(fd.into())).map_err(ViewError::host("open a copy")),
+            }
+        }
         match rustix::fs::openat(&self.files, file_name(ino), flags, Mode::from_raw_mode(0o600)) {
             Ok(fd) => Ok(Some(File::from(fd))),
             Err(Errno::NOENT) => Ok(None),
@@ -114,6 +134,19 @@ impl WorkingFiles {
     }
 
     pub(crate) fn stat(&self, ino: Ino) -> Result<Option<HostStat>> {
+        if let Some(copies) = &self.copies {
+            match rustix::fs::statat(copies, file_name(ino), AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => {}
+                found => {
+                    return found.map(|stat| Some(host_stat(&stat))).map_err(ViewError::host("stat a copy"));
+                }
+            }
+        }
+        self.stat_original(ino)
+    }
+
+    /// As [`stat`](Self::stat), of the file in `files/` whatever stands for it.
+    pub(crate) fn stat_original(&self, ino: Ino) -> Result<Option<HostStat>> {
         match rustix::fs::statat(&self.files, file_name(ino), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(host_stat(&stat))),
             Err(Errno::NOENT) => Ok(None),
@@ -154,6 +187,29 @@ impl WorkingFiles {
         }
         .map_err(ViewError::host("copy a working file"))?;
         stat_open(&temp.adopt(ino, stat_open(&from)?.mtime)?).map(Some)
+    }
+
+    /// Makes an empty file that is to stand for the one of `ino` when the layer in `layer_dir` is frozen.
+    pub(crate) fn make_copy(layer_dir: &Path, ino: Ino) -> Result<File> {
+        match rustix::fs::mkdir(layer_dir.join(COPIES), Mode::from_raw_mode(0o700)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(ViewError::host("mkdir in the layer")(error)),
+        }
+        let copies = open_directory(layer_dir, COPIES).map_err(ViewError::host("open the layer's copies"))?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(&copies, file_name(ino), flags, Mode::from_raw_mode(0o600))
+            .map(File::from)
+            .map_err(ViewError::host("make a copy"))
+    }
+
+    /// Removes what was made to stand for files of the layer in `layer_dir`: it has not been frozen.
+    pub(crate) fn discard_copies(layer_dir: &Path) -> Result<()> {
+        match std::fs::remove_dir_all(layer_dir.join(COPIES)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(ViewError::host("remove copies")(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes the file of `ino`, if there is one.
@@ -226,6 +282,14 @@ fn copy_sparse(from: &File, to: &File, coverage: &Coverage) -> std::io::Result<(
     Ok(())
 }
 
+/// The directory of [`WorkingFiles::copies`].
+const COPIES: &str = "copies";
+
+fn open_directory(layer_dir: &Path, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(layer_dir.join(name), flags, Mode::empty())
+}
+
 /// What the host says of an open working file.
 pub(crate) fn stat_open(file: &File) -> Result<HostStat> {
     rustix::fs::fstat(file).map(|stat| host_stat(&stat)).map_err(ViewError::host("stat a working file"))
@@ -239,6 +303,11 @@ fn host_stat(stat: &rustix::fs::Stat) -> HostStat {
         mtime: time(stat.st_mtime, stat.st_mtime_nsec),
         ctime: time(stat.st_ctime, stat.st_ctime_nsec),
     }
+}
+
+/// Gives an open working file a modification time.
+pub(crate) fn set_open_mtime(file: &File, mtime: Timestamp) -> Result<()> {
+    rustix::fs::futimens(file, &times(mtime)).map_err(ViewError::host("set a working file's time"))
 }
 
 fn times(mtime: Timestamp) -> Timestamps {

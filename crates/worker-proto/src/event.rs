@@ -168,6 +168,14 @@ pub struct StatusOk {
     /// As a successor's first news: how many workers in a row before it have answered nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fruitless: Option<u32>,
+    /// Files opened since the worker started that the kernel reads and writes itself.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub passed_opens: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks about by reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Why a worker does not stop.
@@ -237,6 +245,15 @@ pub struct SnapshotDone {
     /// are not in the snapshot.
     #[serde(default)]
     pub mapped: u64,
+    /// Files that were written past the worker without a pause: the snapshot may have them as they were at no single
+    /// instant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moving: Vec<WirePath>,
+}
+
+impl SnapshotDone {
+    /// How many bytes the paths in [`moving`](Self::moving) may have together, to fit a frame.
+    pub const MAX_MOVING: usize = 8 * 1024;
 }
 
 /// How far an export has come.

@@ -58,6 +58,7 @@ fn status() -> StatusOk {
         uptime_ms: 60_000,
         read_only: true,
         fruitless: None,
+        passed_opens: 0,
     }
 }
 
@@ -89,7 +90,13 @@ fn every_command_and_event_is_written_and_read_as_ever() {
     check("event-stop-refused", 0, Event::StopRefused(StopRefused::new("\"/w\" is busy", [holder])));
     check("event-frozen", 0, Event::Frozen {});
     check("event-snapshot-progress", 0, Event::SnapshotProgress(SnapshotProgress { files: 3, bytes: 4096 }));
-    let done = SnapshotDone { snapshot: "0123abcd".repeat(8), changed: 12, made: true, mapped: 1 };
+    let done = SnapshotDone {
+        snapshot: "0123abcd".repeat(8),
+        changed: 12,
+        made: true,
+        mapped: 1,
+        moving: Vec::new(),
+    };
     check("event-snapshot-done", 0, Event::SnapshotDone(done));
     check("event-export-progress", 0, Event::ExportProgress(ExportProgress { files: 3, bytes: 4096 }));
     check(

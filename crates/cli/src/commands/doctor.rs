@@ -33,8 +33,8 @@ const LEAST_ROOM: u64 = 64 << 20;
 
 /// Check whether this machine can mount, and say how to fix what is wrong
 ///
-/// Looks at /dev/fuse, the mount helper, the permission to mount, the worker's program, the runtime directory,
-/// mounts that were left behind or lost, the background service and its mounts, limits, what log-out ends, and the
+/// Looks at /dev/fuse, the mount helper, the permission to mount, passthrough, the worker's program, the runtime
+/// directory, mounts that were left behind or lost, the background service and its mounts, limits, what log-out ends, and the
 /// repository. Changes nothing. Exits 1 if something is wrong, and ends with what to do about it.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -80,6 +80,7 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Result<()> {
         device(Path::new("/dev/fuse")),
         helper(&context.environment, privileged),
         permission(&context.environment, privileged),
+        passthrough(privileged),
         worker(&context.environment),
         runtime_directory(&runtime),
         stale_mounts(&runtime),
@@ -117,6 +118,24 @@ fn to_do(checks: &[Check]) -> String {
 /// Whether mount(2) will do without a helper.
 fn may_mount_directly() -> bool {
     rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Whether the kernel could read and write changed files itself. Without it mounts are slower, and nothing is wrong.
+fn passthrough(privileged: bool) -> Check {
+    let name = "passthrough";
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().flatten().unwrap_or(0), numbers.next().flatten().unwrap_or(0));
+    if version < (6, 9) {
+        let served = format!("Linux {release} has none (since 6.9): file contents go through the worker");
+        return Check::good(name, served);
+    }
+    if !privileged {
+        let served =
+            "it needs the capability CAP_SYS_ADMIN: in mounts of yours, file contents go through the worker";
+        return Check::good(name, served);
+    }
+    Check::good(name, "the kernel can read and write changed files itself")
 }
 
 fn device(path: &Path) -> Check {

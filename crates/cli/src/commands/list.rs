@@ -39,13 +39,22 @@ pub fn run(context: &Context, ListArgs {}: ListArgs) -> Result<()> {
     }
     context.ui.result(&documents, || {
         let rows: Vec<_> = documents.iter().map(row).collect();
-        let headings =
-            ["THREAD", "MOUNTED ON", "STATE", "WORKER", "REQUESTS/S", "MEMORY", "UPTIME", "REPOSITORY"];
+        let headings = [
+            "THREAD",
+            "MOUNTED ON",
+            "STATE",
+            "WORKER",
+            "REQUESTS/S",
+            "PASSED",
+            "MEMORY",
+            "UPTIME",
+            "REPOSITORY",
+        ];
         table(headings, &rows)
     })
 }
 
-fn row(mount: &MountDocument) -> [String; 8] {
+fn row(mount: &MountDocument) -> [String; 9] {
     let path = |path: &Path| show(path);
     [
         mount.thread.clone(),
@@ -59,10 +68,19 @@ fn row(mount: &MountDocument) -> [String; 8] {
         },
         mount.worker_pid.map_or("-".to_owned(), |pid| pid.to_string()),
         mount.requests_per_s.map_or("-".to_owned(), |rate| rate.to_string()),
+        passed(mount),
         mount.memory.map_or("-".to_owned(), human_bytes),
         if mount.state == MountState::Lost { "-".to_owned() } else { uptime(mount.uptime_s) },
         path(mount.repo.as_path()),
     ]
+}
+
+/// How many of the files that were opened the kernel reads and writes itself.
+fn passed(mount: &MountDocument) -> String {
+    match (mount.passthrough.active, mount.opens, mount.passed_opens) {
+        (true, Some(opens), Some(passed)) => format!("{passed}/{opens}"),
+        _ => "-".to_owned(),
+    }
 }
 
 fn uptime(seconds: u64) -> String {

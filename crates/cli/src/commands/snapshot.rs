@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use selvedge_mountpoint::shown;
 use selvedge_store::{LockError, Repository, ThreadLock, ThreadName, ThreadRef};
 use selvedge_view::{View, ViewOptions};
 use selvedge_worker_proto::{SnapshotDone, WirePath};
@@ -42,6 +43,8 @@ pub struct SnapshotArgs {
 struct Document {
     snapshot: String,
     changed: u64,
+    /// Files that were written while they were copied.
+    moving: Vec<WirePath>,
 }
 
 /// Runs the command.
@@ -64,8 +67,14 @@ pub fn run(context: &Context, args: &SnapshotArgs) -> Result<()> {
             done.mapped
         ));
     }
-    let document = Document { snapshot: done.snapshot, changed: done.changed };
-    let Document { snapshot, changed } = &document;
+    for WirePath(path) in &done.moving {
+        context.ui.warn(format!(
+            "{} was written without a pause while it was copied; the snapshot may have parts of it of different instants",
+            shown(path)
+        ));
+    }
+    let document = Document { snapshot: done.snapshot, changed: done.changed, moving: done.moving };
+    let Document { snapshot, changed, .. } = &document;
     context.ui.result(&document, || match (done.made, changed) {
         (false, _) => format!("thread {name} is as its snapshot {snapshot} has it\n"),
         (true, 0) => format!("snapshot {snapshot} of thread {name}: only times changed\n"),
@@ -112,7 +121,7 @@ fn make_here(
     let thread = repository.refs().thread_again(thread)?;
     if !is_dirty(&thread) {
         let snapshot = thread.snapshot.to_string();
-        return Ok(SnapshotDone { snapshot, changed: 0, made: false, mapped: 0 });
+        return Ok(SnapshotDone { snapshot, changed: 0, made: false, mapped: 0, moving: Vec::new() });
     }
     let view = View::open(Arc::new(repository), &thread.name, lock, ViewOptions::default())?;
     let report = {
@@ -128,5 +137,6 @@ fn make_here(
         changed: report.changed,
         made: report.made,
         mapped: 0,
+        moving: Vec::new(),
     })
 }

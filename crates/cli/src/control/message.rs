@@ -228,6 +228,12 @@ pub struct MountDocument {
     /// Memory that is its worker's alone, in bytes; `null` where nobody looked, or it does not show.
     #[serde(default)]
     pub memory: Option<u64>,
+    /// Files opened since its worker started; `null` where it was not asked or does not answer.
+    #[serde(default)]
+    pub opens: Option<u64>,
+    /// How many of them the kernel reads and writes itself.
+    #[serde(default)]
+    pub passed_opens: Option<u64>,
 }
 
 /// How a mount is.

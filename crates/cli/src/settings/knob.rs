@@ -1,7 +1,7 @@
 //! Everything that can be set: the one table from which the files are read, `selvedge config` prints, and the
 //! documentation is checked.
 
-use selvedge_mount::{MAX_THREADS, WRITE_SIZES};
+use selvedge_mount::{MAX_THREADS, Passing, WRITE_SIZES};
 
 use super::value::Kind;
 
@@ -88,6 +88,8 @@ const SERVICE: &str = "service";
 const STORE: &str = "store";
 const SAFE: &str = "safe";
 
+const PASSING: &[&str] = &[Passing::Auto.as_str(), Passing::On.as_str(), Passing::Off.as_str()];
+
 /// Ten years, in milliseconds: as long as for ever.
 const EVER: u64 = 10 * 365 * 86_400 * 1000;
 
@@ -128,6 +130,15 @@ pub static KNOBS: &[Knob] = &[
         unit: "s",
         scope: Scope::Repository,
         effect: "how long the kernel remembers that there is no such name",
+    },
+    Knob {
+        section: MOUNT,
+        name: "passthrough",
+        kind: Kind::Choice(PASSING),
+        default: Fallback::Text("off"),
+        unit: "",
+        scope: Scope::Repository,
+        effect: "the kernel reads and writes changed files itself: wherever it can, always (or there is no mount), never",
     },
     Knob {
         section: MOUNT,

@@ -8,7 +8,7 @@ mod value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use selvedge_mount::Tuning;
+use selvedge_mount::{Passing, Tuning};
 use selvedge_supervisor::SpawnSpec;
 use serde::{Deserialize, Deserializer};
 
@@ -135,6 +135,7 @@ pub struct MountSettings {
     pub attr_ttl: Duration,
     #[serde(deserialize_with = "seconds")]
     pub negative_ttl: Duration,
+    pub passthrough: Passing,
     pub direct_io: bool,
     pub max_write: u64,
     pub max_background: u16,
@@ -277,6 +278,7 @@ impl Settings {
             entry_ttl_ms: millis(mount.entry_ttl),
             attr_ttl_ms: millis(mount.attr_ttl),
             negative_ttl_ms: millis(mount.negative_ttl),
+            passthrough: mount.passthrough,
             direct_io: mount.direct_io,
             max_write: mount.max_write,
             max_background: mount.max_background,

@@ -15,11 +15,13 @@ use crate::sandbox::{
     SELVEDGE, Sandbox, Stray, eventually, fields, finish, kill_both, orphan_stopped, runs, signal,
 };
 
-const MOUNT_FIELDS: [&str; 13] = [
+const MOUNT_FIELDS: [&str; 15] = [
     "id",
     "last_crash",
     "memory",
     "mountpoint",
+    "opens",
+    "passed_opens",
     "passthrough",
     "repo",
     "requests_per_s",

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use selvedge_view::{View, ViewOptions, crash};
 use selvedge_worker_proto::{Envelope, ErrorKind, Event, Sender as Channel, StatusOk, WirePath};
 
 use super::args::Args;
+use super::passing::Wish;
 use super::refusal::Refusal;
 use super::serve::Happening;
 use super::setup::{self, Mounted};
@@ -48,7 +49,7 @@ pub(crate) fn resume(
             "unmount the thread and mount it again",
         ));
     };
-    let Resumed { state, header, open } = SessionState::resume(File::from(memory))?;
+    let Resumed { state, header, open, backings: left } = SessionState::resume(File::from(memory))?;
     let takeover = state.taken_over()?;
     let poison = state.poison()?;
     state.blame(takeover);
@@ -75,14 +76,25 @@ pub(crate) fn resume(
     let (view, load, state) = (Arc::new(view), Arc::new(Load::new()), Arc::new(state));
     let adapter =
         Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), poison, header.epoch)
-            .tuned(&args.tuning);
-    let pages = adapter.pages();
-    let session = session::resume(adapter, &device, &header.init, &args.tuning)?;
+            .tuned(&args.tuning)
+            .passing(header.init.stack_depth());
+    let (pages, backings) = (adapter.pages(), adapter.backings());
+    let joined = |connection: BorrowedFd<'_>| {
+        pages.attach(connection)?;
+        match header.init.stack_depth() {
+            Some(_) => backings.begin(&view),
+            None => backings.refrain(Wish::of(&args.tuning).reason()),
+        }
+        backings.inherit(&view, left);
+        Ok(())
+    };
+    let session = session::resume(adapter, &device, &header.init, &args.tuning, joined)?;
     crash::point("resume.joined");
     let escrow = setup::escrow(device, &state, &view)?;
     setup::run(session, events)?;
     let identity = header.identity;
-    Ok(Mounted { view, identity, load, pages, read_only: args.read_only, escrow, resumed: true })
+    let read_only = args.read_only;
+    Ok(Mounted { view, identity, load, pages, backings, read_only, escrow, resumed: true })
 }
 
 fn tell_fruitless(supervisor: &Channel<Event>, fruitless: u64, header: &Header, read_only: bool) {
@@ -96,6 +108,7 @@ fn tell_fruitless(supervisor: &Channel<Event>, fruitless: u64, header: &Header, 
         uptime_ms: 0,
         read_only,
         fruitless: Some(u32::try_from(fruitless).unwrap_or(u32::MAX)),
+        passed_opens: 0,
     };
     let deadline = Some(Instant::now() + PEER_DEADLINE);
     if let Err(error) = supervisor.send(Envelope::new(0, Event::StatusOk(status)), &[], deadline) {

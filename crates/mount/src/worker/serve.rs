@@ -47,9 +47,6 @@ const LETTING_GO: Duration = Duration::from_millis(300);
 /// How long a clean-up of a mount table entry may take at the very end.
 const CLEAN_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Why the kernel does not read and write files past the worker.
-const NO_PASSTHROUGH: &str = "passthrough is not built in";
-
 /// Everything that can happen to a mounted worker.
 #[derive(Debug)]
 pub(crate) enum Happening {
@@ -590,8 +587,13 @@ impl Service {
             mount_id: identity.mount_id,
             unique_mount_id: identity.unique_id,
             device: Device { major: identity.device.major, minor: identity.device.minor },
-            passthrough: Passthrough { active: false, reason: Some(NO_PASSTHROUGH.to_owned()) },
+            passthrough: self.passthrough(),
         }
+    }
+
+    fn passthrough(&self) -> Passthrough {
+        let reason = self.mounted.backings.reason();
+        Passthrough { active: reason.is_none(), reason }
     }
 
     fn status(&self) -> StatusOk {
@@ -607,6 +609,7 @@ impl Service {
             uptime_ms: milliseconds(self.started.elapsed()),
             read_only: self.mounted.read_only,
             fruitless: None,
+            passed_opens: load.passed_opens(),
         }
     }
 

@@ -20,9 +20,11 @@ use selvedge_worker_proto::ErrorKind;
 
 use super::args::Args;
 use super::check_protocol;
+use super::passing::Wish;
 use super::refusal::Refusal;
 use super::serve::Happening;
 use crate::adapter::Adapter;
+use crate::backings::Backings;
 use crate::load::Load;
 use crate::page_cache::PageCache;
 use crate::poison::Poison;
@@ -58,6 +60,8 @@ pub(crate) struct Mounted {
     pub(crate) load: Arc<Load>,
     /// What the kernel holds of its files.
     pub(crate) pages: Arc<PageCache>,
+    /// Which of its files are passed through.
+    pub(crate) backings: Arc<Backings>,
     /// Whether it refuses changes.
     pub(crate) read_only: bool,
     /// What a supervisor is to keep for a successor; empty if there can be none.
@@ -93,10 +97,13 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     let state = Arc::new(SessionState::create()?);
     state.blame(0);
     let poison = Poison::default();
+    let wish = Wish::of(&args.tuning);
     let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), poison, epoch)
-        .tuned(&args.tuning);
-    let pages = adapter.pages();
+        .tuned(&args.tuning)
+        .passing(wish.depth(&view));
+    let (pages, backings) = (adapter.pages(), adapter.backings());
     let (session, init) = session::start(adapter, &mounted.device, &args.tuning)?;
+    wish.begin(&backings, &view, &init)?;
     state.begin(&Header { epoch, identity: mounted.identity.clone(), init })?;
     // What is not handed over is closed here, so that the connection ends with the session.
     let escrow = if session::can_be_resumed(mounted.device.as_fd()) {
@@ -108,7 +115,8 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     run(session, events)?;
     check_in_place(&mounted.identity)?;
     let identity = undo.keep(mounted.identity);
-    Ok(Mounted { view, identity, load, pages, read_only: args.read_only, escrow, resumed: false })
+    let read_only = args.read_only;
+    Ok(Mounted { view, identity, load, pages, backings, read_only, escrow, resumed: false })
 }
 
 /// What a successor needs, in the order in which it looks for it: the connection, its state, the thread's lock.

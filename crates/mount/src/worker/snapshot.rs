@@ -1,12 +1,15 @@
 //! Freezing the thread and making snapshots of it, beside everything else.
 
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::INodeNo;
+use selvedge_mountpoint::shown;
 use selvedge_store::export::Progress;
 use selvedge_view::View;
 use selvedge_worker_proto::{Envelope, Event, Sender, SnapshotDone, SnapshotProgress, WirePath};
@@ -82,9 +85,23 @@ fn outcome(job: &Job, sender: &Sender<Event>) -> Result<Event, Refusal> {
                 changed: report.changed,
                 made: report.made,
                 mapped,
+                moving: moving(report.moving),
             }))
         }
     }
+}
+
+/// As many of the paths as fit a frame; the log has them all.
+fn moving(paths: Vec<Vec<u8>>) -> Vec<WirePath> {
+    let paths: Vec<_> = paths.into_iter().map(|path| PathBuf::from(OsString::from_vec(path))).collect();
+    for path in &paths {
+        tracing::warn!(path = %shown(path), "the file was written faster than it could be copied");
+    }
+    let fitting = paths.into_iter().scan(0, |bytes, path| {
+        *bytes += path.as_os_str().len();
+        (*bytes <= SnapshotDone::MAX_MOVING).then_some(WirePath(path))
+    });
+    fitting.collect()
 }
 
 /// Has the kernel write what programs stored through mappings; tells of how many files it did not in time.

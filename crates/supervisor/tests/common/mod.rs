@@ -213,6 +213,7 @@ impl Worker<'_> {
             uptime_ms: 1,
             read_only: false,
             fruitless: None,
+            passed_opens: 0,
         })
     }
 
