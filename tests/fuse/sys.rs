@@ -10,9 +10,10 @@ use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
 /// Locks `file` for this open description of it alone, or says at once that another one has it.
 #[allow(dead_code, reason = "the tests of recovery, which share this file, use it")]
 pub(crate) fn lock_description(file: &File) -> io::Result<()> {
+    let number = |constant| libc::c_short::try_from(constant).map_err(io::Error::other);
     let whole = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: number(libc::F_WRLCK)?,
+        l_whence: number(libc::SEEK_SET)?,
         l_start: 0,
         l_len: 0,
         l_pid: 0,
