@@ -215,12 +215,18 @@ fn nobody_notices_that_an_ordinary_users_workers_die() {
     });
 }
 
+/// Runs a command in a mount namespace of its own, which keeps no other test's mount alive.
+const ELSEWHERE: &str = r#"awk '$3 == "fuse.selvedge" && index(ENVIRON["SELVEDGE_TEST_DIR"], $2) != 1 { print $2 }' /proc/self/mounts |
+xargs -r -n 1 umount -l
+exec "$@""#;
+
 /// Programs in two mount namespaces, each with a mount of its own of the same connection.
 #[test]
 fn nobody_notices_in_another_mount_namespace_either() {
     let repo = repo();
     let this = std::env::current_exe().unwrap();
-    let elsewhere = ["unshare", "--mount", "--propagation", "private", this.to_str().unwrap()];
+    let elsewhere = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ELSEWHERE, "sh"];
+    let elsewhere: Vec<&str> = elsewhere.into_iter().chain([this.to_str().unwrap()]).collect();
     Chaos { longest: 400, ..Chaos::default() }.run(mounting(&repo), |mount| {
         vec![
             Application::start("programs", mount.path(), seed()),

@@ -16,7 +16,7 @@ use crate::{THREAD, assert_inside};
 
 /// How long a mount may be busy by accident: a child that another test is just starting has copies of this process's
 /// descriptors until it executes, and one in a mount namespace of its own has copies of all mounts.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long a mount of a test may live, unless the test says otherwise.
 const LIFETIME: Duration = Duration::from_mins(3);

@@ -31,13 +31,17 @@ fn a_snapshot_of_a_mounted_thread_has_nothing_that_was_written_later() {
     fs::write(&file, "first").unwrap();
     fs::write(sandbox.path("mnt/new"), "new").unwrap();
     let first = sandbox.json(["snapshot", "main", "-m", "one"]);
-    assert_eq!(fields(&first), ["changed", "snapshot"]);
+    assert_eq!(fields(&first), ["changed", "moving", "snapshot"]);
     assert_eq!(first["changed"], json!(2));
     fs::write(&file, "second").unwrap();
     let second = sandbox.json(["snapshot", "main"]);
     assert_eq!(second["changed"], json!(1));
     let again = sandbox.json(["snapshot", "main"]);
-    assert_eq!(again, json!({ "snapshot": second["snapshot"], "changed": 0 }), "nothing changed since");
+    assert_eq!(
+        again,
+        json!({ "snapshot": second["snapshot"], "changed": 0, "moving": [] }),
+        "nothing changed since"
+    );
     for (snapshot, content) in [(&first, "first"), (&second, "second")] {
         assert_eq!(exported(&sandbox, snapshot["snapshot"].as_str().unwrap(), "dir/b"), content);
     }

@@ -131,11 +131,7 @@ fn an_upgrade_to_other_formats_is_refused_and_changes_nothing() {
     let worker = number(&sandbox.background("main", "m")["worker_pid"]);
     let service = sandbox.service_pid();
     let scripts = [
-        (
-            "later",
-            "$WORKER --formats | sed 's/^session_state .*/session_state 999/'",
-            "session_state is 1 here and 999 there",
-        ),
+        ("later", "$WORKER --formats | sed 's/^session_state .*/session_state 999/'", " here and 999 there"),
         ("more", "$WORKER --formats; echo journal 1", "journal is not known here"),
         ("less", "$WORKER --formats | grep -v '^catalog'", "catalog is not known there"),
         ("mute", "exit 0", "no answer that makes sense"),
