@@ -29,6 +29,9 @@ const UNMOUNT: Duration = Duration::from_mins(3);
 /// How often a request is sent again whose service was killed before it answered.
 const ATTEMPTS: u32 = 5;
 
+/// How long a process may take to be gone after its connections.
+const ENDING: Duration = Duration::from_secs(3);
+
 /// How long a mount that is being made or taken down is waited for.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -142,7 +145,7 @@ fn ask_holder(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<bool
         Ok(other) => Err(client.unexpected("an unmount", &other)),
         // It ended by itself, or its holder did, just before.
         Err(_) if !is_recorded(runtime, record)? => Ok(true),
-        Err(AskError::Lost(_)) if !record.supervisor.runs() => match examine(runtime, record) {
+        Err(AskError::Lost(_)) if has_ended(record) => match examine(runtime, record) {
             Standing::Stale(error) => Err(error),
             Standing::Cleaned(_) => Ok(true),
             Standing::Live(_) | Standing::Changing => Ok(!is_recorded(runtime, record)?),
@@ -165,6 +168,19 @@ fn forget_lost(context: &Context, runtime: &RuntimeDir, wanted: &Wanted) -> Resu
         }
     }
     Ok(forgotten)
+}
+
+/// Whether the process that held the mount is gone, for somebody whose connection to it has just ended: that happens a
+/// moment before the process does.
+fn has_ended(record: &Record) -> bool {
+    let until = Instant::now() + ENDING;
+    while record.supervisor.runs() {
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 fn is_recorded(runtime: &RuntimeDir, record: &Record) -> Result<bool> {
