@@ -4,14 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use selvedge_test_support::{Mounted, Repo, wait_until};
 
 use crate::WORKER;
 use crate::caches::requests;
-use crate::snapshots::{content, count, number, snapshot};
+use crate::snapshots::{assert_snapshots_are_of_one_instant, content, snapshot};
 use crate::sys::{Mapping, aligned};
 
 const LENGTH: usize = 8192;
@@ -266,24 +265,7 @@ fn a_snapshot_beside_writers_past_the_worker_is_one_instant_of_each() {
     let repo = Repo::empty();
     let mount = passing(&repo);
     let paths = [0, 1, 2, 3].map(|writer| changed(&mount, &format!("w{writer}"), &[0; 8]));
-    let (asked, answered) = ([const { AtomicU64::new(0) }; 4], [const { AtomicU64::new(0) }; 4]);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for (writer, path) in paths.iter().enumerate() {
-            let (asked, answered, stop) = (&asked[writer], &answered[writer], &stop);
-            scope.spawn(move || count(path, asked, answered, stop));
-        }
-        for _ in 0..5 {
-            let before = answered.each_ref().map(|count| count.load(Ordering::SeqCst));
-            let done = snapshot(&mount);
-            let after = asked.each_ref().map(|count| count.load(Ordering::SeqCst));
-            for writer in 0..4 {
-                let value = number(&content(&repo, &done, &format!("w{writer}")));
-                assert!((before[writer]..=after[writer]).contains(&value), "{before:?} {value} {after:?}");
-            }
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
+    assert_snapshots_are_of_one_instant(&repo, &mount, &paths);
     mount.stop();
 }
 

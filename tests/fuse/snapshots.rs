@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -33,12 +33,12 @@ pub(crate) fn content(repo: &Repo, snapshot: &SnapshotDone, name: &str) -> Vec<u
     bytes
 }
 
-pub(crate) fn number(bytes: &[u8]) -> u64 {
+fn number(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Writes growing numbers to its file until told to stop; tells which were asked and answered.
-pub(crate) fn count(path: &Path, asked: &AtomicU64, answered: &AtomicU64, stop: &AtomicBool) {
+fn count(path: &Path, asked: &AtomicU64, answered: &AtomicU64, stop: &AtomicBool) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut next = 1;
     while !stop.load(Ordering::Relaxed) {
@@ -52,6 +52,29 @@ pub(crate) fn count(path: &Path, asked: &AtomicU64, answered: &AtomicU64, stop: 
     assert_eq!(u64::from_le_bytes(last), next - 1, "what was written through an open file stays");
 }
 
+/// Fails unless every snapshot that is made while four writers count in their files has of each a number between what was
+/// answered before and what was asked for until then. The files are called `w0` to `w3`.
+pub(crate) fn assert_snapshots_are_of_one_instant(repo: &Repo, mount: &Mounted, paths: &[PathBuf; 4]) {
+    let (asked, answered) = ([const { AtomicU64::new(0) }; 4], [const { AtomicU64::new(0) }; 4]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (writer, path) in paths.iter().enumerate() {
+            let (asked, answered, stop) = (&asked[writer], &answered[writer], &stop);
+            scope.spawn(move || count(path, asked, answered, stop));
+        }
+        for _ in 0..5 {
+            let before = answered.each_ref().map(|count| count.load(Ordering::SeqCst));
+            let done = snapshot(mount);
+            let after = asked.each_ref().map(|count| count.load(Ordering::SeqCst));
+            for writer in 0..4 {
+                let value = number(&content(repo, &done, &format!("w{writer}")));
+                assert!((before[writer]..=after[writer]).contains(&value), "{before:?} {value} {after:?}");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
 #[test]
 fn a_snapshot_beside_four_writers_is_one_instant_of_each() {
     let repo = Repo::with_tree(|source| {
@@ -60,25 +83,8 @@ fn a_snapshot_beside_four_writers_is_one_instant_of_each() {
         }
     });
     let mount = repo.mounting(WORKER).start();
-    let (asked, answered) = ([const { AtomicU64::new(0) }; 4], [const { AtomicU64::new(0) }; 4]);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for writer in 0..4 {
-            let path = mount.path().join(format!("w{writer}"));
-            let (asked, answered, stop) = (&asked[writer], &answered[writer], &stop);
-            scope.spawn(move || count(&path, asked, answered, stop));
-        }
-        for _ in 0..5 {
-            let before = answered.each_ref().map(|count| count.load(Ordering::SeqCst));
-            let done = snapshot(&mount);
-            let after = asked.each_ref().map(|count| count.load(Ordering::SeqCst));
-            for writer in 0..4 {
-                let value = number(&content(&repo, &done, &format!("w{writer}")));
-                assert!((before[writer]..=after[writer]).contains(&value), "{before:?} {value} {after:?}");
-            }
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
+    let paths = [0, 1, 2, 3].map(|writer| mount.path().join(format!("w{writer}")));
+    assert_snapshots_are_of_one_instant(&repo, &mount, &paths);
     mount.stop();
 }
 

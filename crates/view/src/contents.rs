@@ -177,10 +177,9 @@ impl State {
             }
             Body::Patched(patch) => {
                 let write = self.gate().is_upper(patch.layer) && !self.read_only;
-                let file = self.files(patch.layer, ino)?.open_file(ino, write)?;
-                let missing = || ViewError::Damaged { ino, why: "its working file is missing".to_owned() };
+                let file = self.files(patch.layer, ino)?.open_patched(ino, write)?;
                 let under = self.repo.store().open_blob(&patch.blob, patch.size)?;
-                let file = Patched::open(ino, file.ok_or_else(missing)?, under, write)?;
+                let file = Patched::open(ino, file, under, write)?;
                 Ok(Content::Patched { layer: patch.layer, file })
             }
             Body::None | Body::Tree { .. } | Body::Target(_) => {

@@ -60,8 +60,7 @@ fn restore_coverage(layer: LayerId, catalog: &Catalog, files: &WorkingFiles) -> 
         if patch.layer != layer {
             continue;
         }
-        let missing = || ViewError::Damaged { ino, why: "its working file is missing".to_owned() };
-        let file = files.open_file(ino, true)?.ok_or_else(missing)?;
+        let file = files.open_patched(ino, true)?;
         patch
             .durable
             .write(&file)

@@ -164,10 +164,8 @@ impl View {
                 Ok(file.map_or(FileBytes::Empty, FileBytes::File))
             }
             Body::Patched(patch) => {
-                let file = state.files(patch.layer, ino)?.open_file(ino, false)?;
-                let missing = || ViewError::Damaged { ino, why: "its working file is missing".to_owned() };
-                let (blob, size) = (patch.blob, patch.size);
-                Ok(FileBytes::Patched { file: file.ok_or_else(missing)?, blob, size })
+                let file = state.files(patch.layer, ino)?.open_patched(ino, false)?;
+                Ok(FileBytes::Patched { file, blob: patch.blob, size: patch.size })
             }
             _ => self.item(&node).map(FileBytes::Stored),
         }

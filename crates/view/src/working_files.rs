@@ -102,6 +102,12 @@ impl WorkingFiles {
         self.open_with(ino, access)
     }
 
+    /// The file of `ino`, for a node whose bytes are not all in it: one that is not there is damage.
+    pub(crate) fn open_patched(&self, ino: Ino, write: bool) -> Result<File> {
+        let missing = || ViewError::Damaged { ino, why: "its working file is missing".to_owned() };
+        self.open_file(ino, write)?.ok_or_else(missing)
+    }
+
     /// The file of `ino`, made if there is none.
     pub(crate) fn make_file(&self, ino: Ino) -> Result<File> {
         let file = self.open_with(ino, OFlags::RDWR | OFlags::CREATE)?;

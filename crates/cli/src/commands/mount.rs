@@ -56,7 +56,7 @@ pub struct MountArgs {
     /// Refuse changes
     #[arg(long)]
     read_only: bool,
-    /// Take changes, whatever the settings say [default]
+    /// Take changes, whatever the settings say; the default
     #[arg(long, conflicts_with = "read_only")]
     read_write: bool,
     /// Let other users in, as far as permissions allow [default for root]

@@ -74,6 +74,14 @@ fn work(directory: &Path, ended: &AtomicBool, done: &AtomicU64) {
     }
 }
 
+/// Waits until everybody who works has done more than was begun before.
+pub(crate) fn all_go_on(done: &[AtomicU64]) {
+    let seen: Vec<u64> = done.iter().map(|done| done.load(Ordering::Relaxed)).collect();
+    eventually("all go on", || {
+        done.iter().zip(&seen).all(|(done, seen)| done.load(Ordering::Relaxed) > *seen + 1)
+    });
+}
+
 pub(crate) fn start_work<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     directories: &'env [PathBuf],
@@ -106,21 +114,15 @@ fn nobody_notices_that_the_service_is_killed_again_and_again() {
     let before = workers(&sandbox.json(["list"]), sandbox.service_pid());
     let ended = AtomicBool::new(false);
     let done: Vec<AtomicU64> = directories.iter().map(|_| AtomicU64::new(0)).collect();
-    let each_goes_on = || {
-        let seen: Vec<u64> = done.iter().map(|done| done.load(Ordering::Relaxed)).collect();
-        eventually("all go on", || {
-            done.iter().zip(&seen).all(|(done, seen)| done.load(Ordering::Relaxed) > *seen + 1)
-        });
-    };
     thread::scope(|scope| {
         let _ending = Ending(&ended);
         start_work(scope, &directories, &ended, &done);
         for round in 0..ROUNDS {
-            each_goes_on();
+            all_go_on(&done);
             eprintln!("round {round}: {:?}", kill_service(&sandbox));
             assert_eq!(workers(&sandbox.json(["list"]), sandbox.service_pid()), before, "round {round}");
         }
-        each_goes_on();
+        all_go_on(&done);
 
         // The one that adopted them does for them what the first one did.
         signal(before[1], Signal::KILL);
@@ -128,14 +130,14 @@ fn nobody_notices_that_the_service_is_killed_again_and_again() {
             let list = sandbox.json(["list"]);
             list[1]["state"] == json!("ready") && list[1]["restarts"] == json!(1)
         });
-        each_goes_on();
+        all_go_on(&done);
         kill_service(&sandbox);
         let list = sandbox.json(["list"]);
         let after = workers(&list, sandbox.service_pid());
         assert_eq!((after[0], after[2], &list[1]["restarts"]), (before[0], before[2], &json!(1)));
         assert_eq!(list[1]["last_crash"], json!("unknown exit status"), "the next service knows it, too");
         assert_ne!(after[1], before[1]);
-        each_goes_on();
+        all_go_on(&done);
     });
     sandbox.run(["unmount", "t0"]).ok();
     assert_eq!(sandbox.mounts().len(), 2);

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use selvedge_test_support::copy_program;
 use serde_json::{Value, json};
 
-use crate::adoption::{Ending, mounts, number, start_work, workers};
+use crate::adoption::{Ending, all_go_on, mounts, number, start_work, workers};
 use crate::sandbox::{SELVEDGE, Sandbox, WORKER, eventually, finish, runs, signal, wait};
 
 /// Installs both programs in a directory of the sandbox.
@@ -59,17 +59,11 @@ fn nobody_notices_that_the_service_is_upgraded_again_and_again() {
     let mut before = workers(&sandbox.json(["list"]), service);
     let ended = AtomicBool::new(false);
     let done: Vec<AtomicU64> = directories.iter().map(|_| AtomicU64::new(0)).collect();
-    let each_goes_on = || {
-        let seen: Vec<u64> = done.iter().map(|done| done.load(Ordering::Relaxed)).collect();
-        eventually("all go on", || {
-            done.iter().zip(&seen).all(|(done, seen)| done.load(Ordering::Relaxed) > *seen + 1)
-        });
-    };
     thread::scope(|scope| {
         let _ending = Ending(&ended);
         start_work(scope, &directories, &ended, &done);
         for round in 0..6 {
-            each_goes_on();
+            all_go_on(&done);
             let program = &installed[round % 2];
             let list = upgrade(&sandbox, program);
             let after = workers(&list, service);
@@ -82,16 +76,16 @@ fn nobody_notices_that_the_service_is_upgraded_again_and_again() {
             assert!(before.iter().all(|worker| !runs(*worker)));
             before = after;
         }
-        each_goes_on();
+        all_go_on(&done);
 
         // What it became does what it did before.
         signal(before[1], Signal::KILL);
         eventually("a successor", || sandbox.json(["list"])[1]["restarts"] == json!(7));
         assert_eq!(sandbox.json(["list"])[1]["last_crash"], json!("signal 9"), "it is still the parent");
-        each_goes_on();
+        all_go_on(&done);
         signal(service, Signal::KILL);
         eventually("another service", || sandbox.service()["pid"] != json!(service));
-        each_goes_on();
+        all_go_on(&done);
     });
     sandbox.run(["unmount", "t0"]).ok();
     assert_eq!(sandbox.mounts().len(), 2);
