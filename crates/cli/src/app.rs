@@ -46,10 +46,11 @@ pub fn main() -> ExitCode {
 fn carry_out(cli: Cli, ui: Ui) -> Result<ExitCode> {
     let environment = Environment::read();
     // The service's log is a file of its own.
-    if !matches!(cli.command, Command::Service(service::ServiceCommand::Run)) {
-        logging::start(&environment, cli.global.verbose)?;
-    }
-    let context = Context::new(ui, environment, cli.global.repo)?;
+    let log = match cli.command {
+        Command::Service(service::ServiceCommand::Run) => None,
+        _ => Some(logging::start(&environment, cli.global.verbose)?),
+    };
+    let context = Context::new(ui, environment, cli.global.repo, log)?;
     let done = match cli.command {
         // Their exit codes may answer a question.
         Command::Status(args) => return status::run(&context, &args),

@@ -11,6 +11,7 @@ use selvedge_store::{DIRECTORY_NAME, Discovery, ObjectHold, OpenOptions, Reposit
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
 use crate::runtime::{RuntimeDir, file_system_type};
+use crate::service::log::Log;
 use crate::settings::{Override, Settings};
 use crate::ui::{Ui, show};
 
@@ -21,18 +22,25 @@ pub struct Context {
     pub ui: Ui,
     /// What the caller set.
     pub environment: Environment,
+    /// The log of mounts that this process holds, other than as the service.
+    pub(crate) log: Option<Log>,
     repo_option: Option<PathBuf>,
     settings: OnceCell<Settings>,
 }
 
 impl Context {
     /// A context; `repo_option` is `--repo`.
-    pub fn new(ui: Ui, environment: Environment, repo_option: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn new(
+        ui: Ui,
+        environment: Environment,
+        repo_option: Option<PathBuf>,
+        log: Option<Log>,
+    ) -> Result<Self> {
         if repo_option.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
             return Err(CliError::usage("--repo is empty")
                 .hint("name the directory that holds .selvedge, or leave --repo out"));
         }
-        Ok(Self { ui, environment, repo_option, settings: OnceCell::new() })
+        Ok(Self { ui, environment, log, repo_option, settings: OnceCell::new() })
     }
 
     /// What the user's file and the environment set.

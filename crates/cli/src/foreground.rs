@@ -16,6 +16,7 @@ use crate::hygiene;
 use crate::making::{Leftovers, make};
 use crate::record::Record;
 use crate::runtime::RuntimeDir;
+use crate::service::log::span_of;
 use crate::sorting::busy;
 use crate::starting::Starting;
 use crate::ui::{Ui, show};
@@ -39,6 +40,7 @@ enum Event {
 /// Makes the mount that `record` describes, and holds it until it ends. It can be called off from the first
 /// moment on: by a signal, or by an unmount from elsewhere.
 pub fn hold(ui: Ui, runtime: &Arc<RuntimeDir>, record: &Record, spec: SpawnSpec) -> Result<()> {
+    let _about = span_of(record).entered();
     let mut leftovers = Leftovers::of(runtime, record.clone());
     // The directory this process was started in is none of its business, and may be on a mount that it would
     // keep busy.
@@ -139,10 +141,12 @@ fn wait(
 /// Says that a worker has a successor, and writes down which, for whoever cleans up after this process.
 fn replaced(ui: Ui, runtime: &RuntimeDir, hosted: &Hosted, restart: &Restart) {
     let record = hosted.record();
-    ui.note(format!(
+    let what = format!(
         "the worker of thread {} died ({}) and was replaced by {}",
         record.thread, restart.cause, restart.pid
-    ));
+    );
+    tracing::info!("{what}");
+    ui.note(what);
     // A successor that is gone already is followed by another, or by the end of the mount.
     if let Some(record) = record.with_worker(restart.pid, restart.restarts, Some(restart.cause.clone()))
         && let Err(error) = record.write(runtime)

@@ -7,17 +7,20 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use selvedge_mountpoint::FS_TYPE;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::context::{absolute, lexical_file_system};
 use crate::environment::Environment;
 use crate::error::{CliError, Result};
 use crate::runtime::file_system_type;
+use crate::service::log::Log;
 use crate::ui::{show, show_os};
 
 /// Sets up logging as `SELVEDGE_LOG` and `SELVEDGE_LOG_FILE` say; `verbose` counts `-v` and decides when
-/// `SELVEDGE_LOG` does not. Without either, errors are logged.
-pub fn start(environment: &Environment, verbose: u8) -> Result<()> {
+/// `SELVEDGE_LOG` does not. Without either, errors are logged. The result is for a mount that this process comes to hold.
+pub(crate) fn start(environment: &Environment, verbose: u8) -> Result<Log> {
     let filter = match &environment.log {
         None => EnvFilter::new(match verbose {
             // What concerns the user is printed anyway; a worker's last words are part of the error.
@@ -31,16 +34,23 @@ pub fn start(environment: &Environment, verbose: u8) -> Result<()> {
             )
         })?,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false);
-    let started = match &environment.log_file {
-        None => builder.with_writer(std::io::stderr).without_time().try_init(),
-        Some(path) => builder.with_writer(Mutex::new(open(path)?)).try_init(),
+    // Which mount a line is about goes without saying where there is but one.
+    let filter = MOUNT_SPANS.parse().map_or(filter.clone(), |spans| filter.add_directive(spans));
+    let lines = tracing_subscriber::fmt::layer().with_target(false).with_ansi(false);
+    let lines = match &environment.log_file {
+        None => lines.with_writer(std::io::stderr).without_time().with_filter(filter).boxed(),
+        Some(path) => lines.with_writer(Mutex::new(open(path)?)).with_filter(filter).boxed(),
     };
-    started.map_err(|error| {
+    let (log, of_mounts) = Log::unused();
+    tracing_subscriber::registry().with(vec![lines, of_mounts.boxed()]).try_init().map_err(|error| {
         CliError::failed(format!("cannot start logging: {error}"))
             .hint("unset SELVEDGE_LOG and SELVEDGE_LOG_FILE")
-    })
+    })?;
+    Ok(log)
 }
+
+/// Keeps the spans that say which mount a line is about from the lines themselves.
+const MOUNT_SPANS: &str = "selvedge::mount=off";
 
 /// What to do about a log file that cannot be opened.
 const ELSEWHERE: &str = "name a file that you may write in SELVEDGE_LOG_FILE, or unset it";

@@ -121,12 +121,12 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<()> {
     })?;
     // The worker opens the repository itself.
     drop(repository);
-    foreground::hold(
-        context.ui,
-        &runtime,
-        &plan.record(Holder::Foreground)?,
-        plan.spec(WorkerProgram::Path(program), &settings.sections().service),
-    )
+    let service = &settings.sections().service;
+    if let Some(log) = &context.log {
+        log.to_mounts(&runtime, service);
+    }
+    let spec = plan.spec(WorkerProgram::Path(program), service);
+    foreground::hold(context.ui, &runtime, &plan.record(Holder::Foreground)?, spec)
 }
 
 fn check_options(args: &MountArgs) -> Result<()> {

@@ -1,4 +1,5 @@
-//! What the service logs: its own lines, and for each mount what its worker and its supervisor say.
+//! What the service logs: its own lines, and for each mount what its worker and its supervisor say. A process that holds a
+//! mount in its terminal logs the latter.
 //!
 //! Logging is best effort: a line that cannot be written, for want of room or of a file, is dropped, and nobody
 //! waits or fails for it.
@@ -49,7 +50,7 @@ pub(crate) fn span_of(record: &Record) -> Span {
 
 /// Where log lines go, and which do. Copies are one and the same.
 #[derive(Debug, Clone)]
-pub(super) struct Log {
+pub(crate) struct Log {
     sink: Arc<Mutex<Sink>>,
     filter: reload::Handle<EnvFilter, Registry>,
 }
@@ -57,13 +58,29 @@ pub(super) struct Log {
 impl Log {
     /// Logs to standard error everything of interest.
     pub(super) fn start() -> Result<Self> {
-        let sink = Arc::new(Mutex::new(Sink::default()));
-        let (filter, handle) = reload::Layer::new(EnvFilter::new(format!("{FIRST_FILTER},{SPANS}")));
-        let lines = Lines { sink: Arc::clone(&sink) };
-        tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|error| {
+        let (log, lines) = Self::new(&format!("{FIRST_FILTER},{SPANS}"));
+        tracing_subscriber::registry().with(lines).try_init().map_err(|error| {
             CliError::failed(format!("cannot start logging: {error}")).hint("report this")
         })?;
-        Ok(Self { sink, filter: handle })
+        Ok(log)
+    }
+
+    /// One that logs nothing until [`Self::to_mounts`] says where to, and the layer that hands it lines.
+    pub(crate) fn unused() -> (Self, impl Layer<Registry> + Send + Sync) {
+        Self::new("off")
+    }
+
+    fn new(filter: &str) -> (Self, impl Layer<Registry> + Send + Sync + use<>) {
+        let sink = Arc::new(Mutex::new(Sink::default()));
+        let (filter, handle) = reload::Layer::new(EnvFilter::new(filter));
+        let lines = Lines { sink: Arc::clone(&sink) }.with_filter(filter);
+        (Self { sink, filter: handle }, lines)
+    }
+
+    /// Logs to their files, from now on, what is said of mounts.
+    pub(crate) fn to_mounts(&self, runtime: &Arc<RuntimeDir>, settings: &ServiceSettings) {
+        self.lock().open_mounts(runtime);
+        self.set(settings);
     }
 
     /// Logs as `settings` say from now on; a filter that makes no sense has been refused before.

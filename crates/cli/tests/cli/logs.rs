@@ -68,6 +68,19 @@ fn each_mount_has_a_log_of_what_its_worker_and_its_supervisor_say() {
 }
 
 #[test]
+fn a_mount_in_the_foreground_has_a_log_as_any_other() {
+    let sandbox = Sandbox::new();
+    let held = sandbox.mount_with("main", "m", &["--set", "mount.trace_writes=true"]);
+    fs::write(sandbox.path("m/new"), "12345").unwrap();
+    eventually("the write is traced", || log(&sandbox, "main").contains("bytes=5"));
+    signal(worker(&sandbox.json(["list"])[0]), Signal::KILL);
+    eventually("the death is told", || log(&sandbox, "main").contains("was replaced by"));
+    assert_eq!(own(&sandbox), "", "there is no service");
+    let said = held.stop(Signal::INT).stderr;
+    assert!(!said.contains("bytes=5") && !said.contains("log="), "the terminal is not the log: {said}");
+}
+
+#[test]
 fn logs_begin_anew_when_they_are_full_and_few_are_kept() {
     let sandbox = Sandbox::new();
     user(&sandbox, "[service]\nlog_size = 4096\nlog_files = 3\n[mount]\ntrace_writes = true\n");

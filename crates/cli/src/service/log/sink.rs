@@ -18,11 +18,22 @@ use crate::settings::ServiceSettings;
 /// How many mounts' logs are kept, those of threads that are not mounted any more among them.
 const KEPT_MOUNTS: usize = 100;
 
+/// What is written where.
+#[derive(Debug, Default)]
+enum Place {
+    /// Everything to standard error: a terminal, or the pipe to whoever started the service.
+    #[default]
+    Terminal,
+    /// What is said of a mount to its log, and nothing else: the terminal is another's.
+    Mounts(Arc<RuntimeDir>),
+    /// What is said of a mount to its log, and what happens to all of them to the service's own.
+    Background(Arc<RuntimeDir>, LogFile),
+}
+
 /// Where lines end up: in this terminal, or where a service in the background logs.
 #[derive(Debug)]
 pub(super) struct Sink {
-    /// The service's own file, once it runs in the background.
-    own: Option<(Arc<RuntimeDir>, LogFile)>,
+    place: Place,
     /// Those of mounts of which something was logged.
     mounts: HashMap<String, LogFile>,
     /// Who takes the lines instead.
@@ -33,7 +44,7 @@ pub(super) struct Sink {
 impl Default for Sink {
     fn default() -> Self {
         let bounds = Bounds { size: 1 << 20, kept: 1 };
-        Self { own: None, mounts: HashMap::new(), collector: None, bounds }
+        Self { place: Place::default(), mounts: HashMap::new(), collector: None, bounds }
     }
 }
 
@@ -56,17 +67,26 @@ impl Sink {
         let own = LogFile::open(runtime, LOG.to_owned())?;
         let copy = own.file().try_clone()?.into();
         self.mounts.clear();
-        self.own = Some((Arc::clone(runtime), own));
+        self.place = Place::Background(Arc::clone(runtime), own);
         Ok(copy)
+    }
+
+    /// Logs what is said of mounts to their files in `runtime` from now on, or to whom the settings say.
+    pub(super) fn open_mounts(&mut self, runtime: &Arc<RuntimeDir>) {
+        self.place = Place::Mounts(Arc::clone(runtime));
     }
 
     pub(super) fn write(&mut self, line: &Line) {
         let Line { time, level, text, .. } = line;
-        let Some((runtime, own)) = &mut self.own else {
-            // A terminal, or the pipe to whoever started the service.
-            let about = line.mount.as_ref().map_or(String::new(), |mount| format!("{mount}: "));
-            drop(io::stderr().write_all(format!("{time} {level:>5} {about}{text}\n").as_bytes()));
-            return;
+        let (runtime, own) = match &mut self.place {
+            Place::Terminal => {
+                let about = line.mount.as_ref().map_or(String::new(), |mount| format!("{mount}: "));
+                drop(io::stderr().write_all(format!("{time} {level:>5} {about}{text}\n").as_bytes()));
+                return;
+            }
+            Place::Mounts(_) if line.mount.is_none() => return,
+            Place::Mounts(runtime) => (runtime, None),
+            Place::Background(runtime, own) => (runtime, Some(own)),
         };
         // A collector that takes no lines, or is not there, leaves them to the files.
         if self.collector.as_ref().is_some_and(|collector| collector.send(line).is_ok()) {
@@ -82,7 +102,9 @@ impl Sink {
                 return;
             }
         }
-        own.write(runtime, self.bounds, &bytes);
+        if let Some(own) = own {
+            own.write(runtime, self.bounds, &bytes);
+        }
     }
 
     /// Nothing more is said of a mount.
