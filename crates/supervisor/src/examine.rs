@@ -42,7 +42,15 @@ mod tests {
     fn every_thread_is_described() {
         let (_wake, asleep) = std::sync::mpsc::channel::<()>();
         std::thread::Builder::new().name("asleep".to_owned()).spawn(move || asleep.recv()).unwrap();
-        let told = super::threads(std::process::id());
-        assert!(told.iter().any(|line| line.contains("(asleep): state")), "{told:?}");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        // It has its name as soon as it runs.
+        loop {
+            let told = super::threads(std::process::id());
+            if told.iter().any(|line| line.contains("(asleep): state")) {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{told:?}");
+            std::thread::yield_now();
+        }
     }
 }
