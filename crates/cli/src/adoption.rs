@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,16 +40,35 @@ struct Finder {
     program: OwnedFd,
 }
 
-/// What finds another service for the worker of the mount `name`. To be called while the service, this process's
-/// parent, is there.
+/// The variable that tells a worker which process is the service that starts it: `PID-START`.
+pub(crate) const SERVICE: &str = "SELVEDGE_SERVICE_PROCESS";
+
+/// What finds another service for the worker of the mount `name`. To be called as early as can be: while the service, this
+/// process's parent, is there, its program is known for certain.
 pub fn adopter(name: &OsStr) -> Option<Arc<dyn Adopter>> {
     let mount = MountId::try_from(name.to_str()?.to_owned()).ok()?;
-    let parent = rustix::process::getppid()?.as_raw_nonzero();
-    let program =
-        rustix::fs::open(format!("/proc/{parent}/exe"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    let program =
-        program.inspect_err(|errno| tracing::warn!("the service will have no successor: {errno}")).ok()?;
-    Some(Arc::new(Finder { mount, program }))
+    let program = program_of_the_service().or_else(installed_beside);
+    if program.is_none() {
+        tracing::warn!("the service's program cannot be found: it will have no successor");
+    }
+    Some(Arc::new(Finder { mount, program: program? }))
+}
+
+/// The program that the service is, unless that is gone already: then the parent is another process.
+fn program_of_the_service() -> Option<OwnedFd> {
+    let service = ProcessId::parse(&std::env::var(SERVICE).ok()?)?;
+    let program = open_program(format!("/proc/{}/exe", service.pid))?;
+    // Looked at after it was opened, so it is the same process.
+    service.runs().then_some(program)
+}
+
+/// The command that lies beside this worker's program, as it was installed.
+fn installed_beside() -> Option<OwnedFd> {
+    open_program(std::env::current_exe().ok()?.with_file_name("selvedge"))
+}
+
+fn open_program(path: impl AsRef<Path>) -> Option<OwnedFd> {
+    rustix::fs::open(path.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 impl Adopter for Finder {

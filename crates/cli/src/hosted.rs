@@ -10,8 +10,9 @@ use selvedge_worker_proto::{ExportDone, StatusOk, WirePath};
 
 use crate::control::{Answer, Host, MountDocument, MountState, Reply, Request};
 use crate::error::{CliError, Result};
-use crate::process;
+use crate::process::{self, ProcessId};
 use crate::record::{MountId, MountRecord, Record};
+use crate::runtime::RuntimeDir;
 use crate::starting::Starting;
 
 /// How long a worker may take to say how it is, before its mount counts as stuck.
@@ -46,6 +47,9 @@ pub struct Hosted {
     supervisor: Supervisor,
     life: Mutex<Life>,
     changed: Condvar,
+    /// The worker that is to follow the present one. Held while the record is written, so that no older one takes a younger
+    /// one's place.
+    heir: Mutex<Option<ProcessId>>,
 }
 
 /// What is known of a mount's end.
@@ -60,7 +64,14 @@ struct Life {
 impl Hosted {
     /// A mount that is ready.
     pub fn new(record: Record, mount: MountRecord, supervisor: Supervisor) -> Self {
-        Self { record, mount, supervisor, life: Mutex::default(), changed: Condvar::new() }
+        Self {
+            record,
+            mount,
+            supervisor,
+            life: Mutex::default(),
+            changed: Condvar::new(),
+            heir: Mutex::default(),
+        }
     }
 
     /// Its supervisor.
@@ -105,6 +116,28 @@ impl Hosted {
 
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker `pid` is to follow the present one.
+    pub fn set_heir(&self, pid: u32) {
+        *self.heir() = ProcessId::of(pid);
+    }
+
+    /// Writes its record as it has to be now: with the worker that serves, and the one that is to follow it.
+    pub fn write_down(&self, runtime: &RuntimeDir) -> Result<()> {
+        let mut heir = self.heir();
+        let record = self.record_now();
+        *heir = heir.filter(|heir| heir.runs() && Some(*heir) != record.worker);
+        Record { worker: heir.or(record.worker), ..record }.write(runtime)
+    }
+
+    fn heir(&self) -> MutexGuard<'_, Option<ProcessId>> {
+        self.heir.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another worker serves it by now than when it was made or adopted.
+    pub fn was_replaced(&self) -> bool {
+        self.supervisor.pid() != self.mount.worker.pid
     }
 
     /// Its record as it has to be written now: with the worker that serves at present.

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
-use crate::service::handover;
+use crate::service::{crash, handover};
 use crate::sys;
 
 /// The variable that lets a worker dump core.
@@ -56,12 +56,17 @@ pub fn ignore(signal: i32) {
 /// Cleans what the command line inherited. Standard input, output and error stay; Rust's runtime has already put
 /// `/dev/null` in the place of a missing one.
 pub fn clean_cli() {
-    signals();
+    let is_taken_over = handover::note();
+    if is_taken_over && crash::arm().is_ok() {
+        crash::point("upgrade.executed");
+    }
+    // The program that this process was before holds signals back, which are ours.
+    signals(!is_taken_over);
     limits();
     umask(Mode::from_raw_mode(0o022));
     environment(|name| kept(name) || KEPT_TERMINAL.iter().any(|kept| name == OsStr::new(kept)));
     // The program that this process was before has left its own open, and no other.
-    if !handover::note() {
+    if !is_taken_over {
         // A kernel without close_range (before 5.9) leaves surplus descriptors open: harmful to the caller's pipe at
         // most, never to what this process does.
         let _ = sys::close_from(3);
@@ -74,7 +79,7 @@ pub fn clean_cli() {
 pub fn clean_worker() -> io::Result<()> {
     // Started through an open descriptor, a process is called after its number. The kernel takes 15 bytes.
     let _ = rustix::thread::set_name(c"selvedge-fuse-w");
-    signals();
+    signals(true);
     limits();
     let hard = getrlimit(Resource::Core).maximum;
     let core = if std::env::var_os(CORE).is_some_and(|wanted| wanted == "1") {
@@ -90,10 +95,12 @@ pub fn clean_worker() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-fn signals() {
+fn signals(unblock: bool) {
     let ignored = sys::default_dispositions();
-    // Known signal sets cannot be refused (sigprocmask(2) fails for a bad address or operation only).
-    let _ = sys::empty_signal_mask();
+    if unblock {
+        // Known signal sets cannot be refused (sigprocmask(2) fails for a bad address or operation only).
+        let _ = sys::empty_signal_mask();
+    }
     sys::ignore_signal(libc::SIGPIPE);
     sys::ignore_signal(libc::SIGXFSZ);
     let _ = IGNORED.set(ignored);

@@ -1,5 +1,6 @@
 //! Processes, told apart by pid and start time: a pid alone may be another process's by now.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,12 @@ impl ProcessId {
     /// The calling process.
     pub fn own() -> Option<Self> {
         Self::of(std::process::id())
+    }
+
+    /// What [`Self`]'s `Display` wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (pid, start) = text.split_once('-')?;
+        Some(Self { pid: pid.parse().ok()?, start: start.parse().ok()? })
     }
 
     /// Whether it still exists, be it as a zombie that nobody has reaped.
@@ -66,6 +73,12 @@ impl ProcessId {
     /// has to reap it may be slow.
     pub fn runs(self) -> bool {
         stat(self.pid).is_some_and(|stat| stat.start == self.start && !matches!(stat.state, b'Z' | b'X'))
+    }
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.pid, self.start)
     }
 }
 

@@ -40,7 +40,8 @@ pub struct Record {
     pub made_directory: bool,
     /// The process that answers for the mount.
     pub supervisor: ProcessId,
-    /// The worker, from its start on: it may have made a mount that is not written down yet.
+    /// The worker, from its start on: it may have made a mount that is not written down yet, or be about to follow the one
+    /// that serves it.
     #[serde(default)]
     pub worker: Option<ProcessId>,
     /// What kind of process that is, and with it which socket reaches it.
@@ -199,10 +200,16 @@ impl Record {
         })
     }
 
+    /// The worker that serves the mount, and the one that may have been started since.
+    pub fn workers(&self) -> impl Iterator<Item = ProcessId> {
+        let serving = self.mount.as_ref().map(|mount| mount.worker);
+        serving.into_iter().chain(self.worker.filter(|worker| serving != Some(*worker)))
+    }
+
     /// Whether a living worker serves the mount whose service is gone. It looks for another one by itself.
     pub fn is_orphaned(&self) -> bool {
         let is_adoptable = self.plan.as_ref().is_some_and(|plan| plan.options.on_crash == OnCrash::Recover);
-        let is_served = || self.mount.as_ref().is_some_and(|mount| mount.worker.runs());
+        let is_served = || self.mount.is_some() && self.workers().any(ProcessId::runs);
         is_adoptable && !self.supervisor.runs() && is_served()
     }
 
@@ -251,7 +258,7 @@ impl Record {
 
     /// The name under which the record is being written. It names the writer, so that it is known whose it is.
     fn temporary_name(&self) -> String {
-        format!("{}.{}-{}.tmp", self.id, self.supervisor.pid, self.supervisor.start)
+        format!("{}.{}.tmp", self.id, self.supervisor)
     }
 
     /// Removes what processes left that died while they wrote a record.
@@ -321,8 +328,7 @@ impl Record {
 /// The process that a record's temporary name names.
 fn writer_of(name: &str) -> Option<ProcessId> {
     let (_, writer) = name.strip_suffix(".tmp")?.split_once('.')?;
-    let (pid, start) = writer.split_once('-')?;
-    Some(ProcessId { pid: pid.parse().ok()?, start: start.parse().ok()? })
+    ProcessId::parse(writer)
 }
 
 /// Time since boot, time asleep included.

@@ -342,8 +342,7 @@ pub fn clean(runtime: &RuntimeDir, record: &Record) -> Result<String> {
         record.thread,
         show(record.mountpoint.as_path())
     );
-    let worker = record.mount.as_ref().map(|mount| mount.worker).or(record.worker);
-    if let Some(worker) = worker {
+    for worker in record.workers() {
         let notice = Instant::now() + NOTICE;
         while is_at_work(record, worker) && Instant::now() < notice {
             std::thread::sleep(Duration::from_millis(5));
@@ -369,7 +368,7 @@ pub fn clean(runtime: &RuntimeDir, record: &Record) -> Result<String> {
     }
     record.remove_directory();
     record.remove(runtime)?;
-    if let Some(worker) = worker {
+    for worker in record.workers() {
         // It may still be writing out, and holds the thread until then: waited for, so that the thread can be
         // mounted next, but not for ever.
         worker.wait_gone(Instant::now() + FLUSH);

@@ -24,6 +24,42 @@ pub(crate) fn empty_signal_mask() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The set of `signals`.
+fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` initialises the set behind the valid pointer, so it is one afterwards, to which `sigaddset` adds
+    // numbers that exist.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Blocks `signals` in the calling thread, and so in all that it starts: they wait until somebody takes them.
+pub(crate) fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
+    let set = set_of(signals);
+    // SAFETY: the set is only read; the old mask is not asked for, so its pointer may be null.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// A descriptor from which `signals`, which are blocked, can be read without waiting (`signalfd(2)`).
+pub(crate) fn signal_descriptor(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    let set = set_of(signals);
+    // SAFETY: the set is only read, and -1 asks for a new descriptor.
+    let number = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made it, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Sets every ignored signal back to its default, and says which were ignored.
 ///
 /// Handlers cannot be inherited through `execve`, so a handler found here is one of Rust's runtime and stays.

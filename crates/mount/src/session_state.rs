@@ -17,11 +17,15 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{FlockOperation, MemfdFlags, flock, memfd_create};
+use rustix::io::Errno;
 use selvedge_mountpoint::{Device, MountIdentity};
 use selvedge_store::Ino;
 use selvedge_view::{Handle, OpenFlags, Opened};
@@ -53,6 +57,12 @@ const MAX_SLOTS: u32 = 4 * 1024 * 1024;
 /// Where the number of the latest worker stands that has answered a request: the eight bytes before those.
 const ANSWERED: u64 = TAKEOVERS - 8;
 
+/// How long a program that a worker was just starting when it died may take to run.
+const STARTING: Duration = Duration::from_secs(1);
+
+/// The pause between two looks whether it does.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Slots read at once.
 const BATCH: usize = 4096;
 
@@ -81,6 +91,9 @@ pub enum SessionStateError {
     /// It is none, or another version's, or damaged.
     #[error("the session's state cannot be used: {0}")]
     Damaged(&'static str),
+    /// Another worker serves the connection.
+    #[error("another worker serves the mount")]
+    Served,
 }
 
 fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SessionStateError {
@@ -95,6 +108,8 @@ pub struct SessionState {
     /// Which worker of the connection this process is.
     worker: AtomicU64,
     answered: AtomicBool,
+    /// What nobody else has locked while this process serves.
+    alone: OnceLock<File>,
 }
 
 /// What a worker left.
@@ -161,7 +176,32 @@ impl SessionState {
     }
 
     const fn over(memory: File, slots: Slots) -> Self {
-        Self { memory, slots: Mutex::new(slots), worker: AtomicU64::new(0), answered: AtomicBool::new(false) }
+        Self {
+            memory,
+            slots: Mutex::new(slots),
+            worker: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
+            alone: OnceLock::new(),
+        }
+    }
+
+    /// Makes sure that no other process serves the connection, from here to the end of this one. The lock is that of an open
+    /// file of this process's own, not one of the duplicates that are handed around, so it ends with the process.
+    pub fn serve_alone(&self) -> Result<(), SessionStateError> {
+        let path = format!("/proc/self/fd/{}", self.memory.as_raw_fd());
+        let own = File::options().read(true).write(true).open(path).map_err(failed("open"))?;
+        let until = Instant::now() + STARTING;
+        while let Err(errno) = flock(&own, FlockOperation::NonBlockingLockExclusive) {
+            match errno {
+                Errno::INTR => {}
+                // A dead worker may have just been starting a program, which has a copy until it runs.
+                Errno::WOULDBLOCK if Instant::now() < until => thread::sleep(PAUSE),
+                Errno::WOULDBLOCK => return Err(SessionStateError::Served),
+                errno => return Err(failed("lock")(errno)),
+            }
+        }
+        let _ = self.alone.set(own);
+        Ok(())
     }
 
     /// The memory file, for a successor.

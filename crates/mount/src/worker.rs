@@ -7,6 +7,7 @@ mod adoption;
 mod args;
 mod browse;
 mod export;
+mod following;
 mod log;
 mod passing;
 mod refusal;
@@ -98,7 +99,8 @@ fn run(adopter: fn(&OsStr) -> Option<Arc<dyn Adopter>>) -> ExitCode {
     let (events, happenings) = mpsc::channel();
     let mounted = match hello.escrow {
         None => setup::mount(&args, hello.protocol, events.clone()),
-        Some(escrow) => resume::resume(&args, hello.protocol, escrow, &sender, events.clone()),
+        Some(mut escrow) => resume::await_turn(&mut escrow, receiver.as_fd())
+            .and_then(|()| resume::resume(&args, hello.protocol, escrow, &sender, events.clone())),
     };
     match mounted {
         Ok(mounted) => {
@@ -143,7 +145,7 @@ fn control_socket() -> Option<OwnedFd> {
 struct Hello {
     id: u64,
     protocol: u32,
-    /// What a worker that died has left.
+    /// What a worker that died, or is about to, has left; in that case its process comes last.
     escrow: Option<Vec<OwnedFd>>,
 }
 

@@ -18,13 +18,15 @@ use selvedge_worker_proto::{
 
 use crate::ending::Ending;
 use crate::heartbeat::Heartbeat;
+use crate::heir::Heir;
 use crate::launch::Launch;
 use crate::life::Life;
 use crate::renewal::Renewal;
 use crate::spawn::{Worker, thread_named};
 use crate::succession::Succession;
 use crate::{
-    CallError, ExitStatus, Held, HoldError, RenewError, Step, StopError, StopMode, StopReport, WorkerProgram,
+    CallError, ExitStatus, Held, Herald, HoldError, RenewError, Step, StopError, StopMode, StopReport,
+    WorkerProgram,
 };
 
 /// The envelope number of `Hello`; commands count on from here.
@@ -115,6 +117,7 @@ pub(crate) struct Control {
     pub(crate) escrow: Vec<OwnedFd>,
     pub(crate) hang_limit: Option<Duration>,
     pub(crate) restart_budget: u32,
+    pub(crate) herald: Option<Herald>,
     pub(crate) handshake_deadline: Duration,
     pub(crate) stop_grace: Duration,
     pub(crate) flush_deadline: Duration,
@@ -160,6 +163,7 @@ impl Control {
             succession,
             heartbeat,
             renewal: None,
+            heir: None,
         }
         .run();
     }
@@ -174,6 +178,8 @@ pub(crate) struct Running {
     pub(crate) heartbeat: Heartbeat,
     /// The change to another program that is on its way.
     pub(crate) renewal: Option<Renewal>,
+    /// The worker that follows the present one when that has been killed.
+    pub(crate) heir: Option<Heir>,
 }
 
 impl Running {

@@ -170,6 +170,7 @@ impl Running {
         // Where somebody holds the device, callers would go on waiting; where somebody holds the lock, the thread
         // could not be mounted again.
         self.control.escrow.clear();
+        self.heir = None;
         let gone = take_down(&self.control.identity, Instant::now() + TAKE_DOWN);
         let report = ExitReport {
             pid: self.control.worker.process.pid(),

@@ -22,7 +22,7 @@ pub struct ExitReport {
 }
 
 impl ExitReport {
-    /// Whether it ended by itself, successfully, and left nothing. How an adopted worker ended is told to others; one that
+    /// Whether it ended by itself, successfully, and left nothing. How an adopted worker ended may not be known; one that
     /// died has left its mount.
     pub fn is_clean(&self) -> bool {
         matches!(self.status, ExitStatus::Exited(0) | ExitStatus::Unknown)
@@ -49,7 +49,8 @@ pub enum ExitStatus {
         /// Whether memory was dumped.
         core: bool,
     },
-    /// Somebody else took the status, as init does of adopted workers: the process is gone.
+    /// Somebody else took the status, as init may of adopted workers, and the kernel (before Linux 6.15) does not tell it:
+    /// the process is gone.
     Unknown,
 }
 

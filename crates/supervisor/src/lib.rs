@@ -12,11 +12,14 @@
 
 mod cancel;
 mod control;
+pub mod crash;
 mod ending;
 mod examine;
 mod exit;
 mod heartbeat;
+mod heir;
 mod held;
+mod inquest;
 mod launch;
 mod life;
 mod orphan;
@@ -30,6 +33,8 @@ mod stderr;
 mod stop;
 mod succession;
 mod supervisor;
+#[expect(unsafe_code, reason = "what a pidfd tells of a process has no safe interface; argued there")]
+mod sys;
 
 pub use cancel::Cancel;
 pub use exit::{ExitReport, ExitStatus};
@@ -38,8 +43,8 @@ pub use life::Restart;
 pub use orphan::Orphan;
 pub use renewal::RenewError;
 pub use spec::{
-    DEFAULT_HANG_LIMIT, DEFAULT_RESTART_BUDGET, DEFAULT_STOP_GRACE, OnCrash, SpawnError, SpawnSpec,
-    WorkerProgram,
+    DEFAULT_HANG_LIMIT, DEFAULT_RESTART_BUDGET, DEFAULT_STOP_GRACE, Herald, OnCrash, SpawnError, SpawnSpec,
+    Successor, WorkerProgram,
 };
 pub use state::State;
 pub use stop::{Step, StopError, StopMode, StopReport};

@@ -10,11 +10,11 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use selvedge_worker_proto::{Command, Sender};
 
-use crate::ExitStatus;
 use crate::control::Input;
 use crate::life::Life;
 use crate::process::Process;
 use crate::spawn::thread_named;
+use crate::{ExitStatus, inquest};
 
 /// Starts the reaper. At the worker's end it flips `life`, ends the conversation, so that nobody goes on waiting
 /// for an answer, and reports, in this order.
@@ -46,10 +46,10 @@ fn reap(process: &Process) -> ExitStatus {
                 };
             }
             Ok(None) | Err(Errno::INTR) => {}
-            // Whoever started this process ignores SIGCHLD, or somebody else reaps: the end is all there is to know.
+            // It was adopted, and others reap it; or whoever started this process ignores SIGCHLD.
             Err(_) => {
                 wait_for_end(process);
-                return ExitStatus::Unknown;
+                return inquest::how_it_ended(process);
             }
         }
     }

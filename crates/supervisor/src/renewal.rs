@@ -1,7 +1,8 @@
 //! Replacing a worker that serves by one of another program: told to let go, killed, succeeded, as if it had died.
 //!
 //! It ends by a signal, not in order: an orderly end would unmount. What it had read and not answered its successor
-//! is sent again, so nobody notices more than a death.
+//! is sent again, so nobody notices more than a death. The successor is started first ([`crate::heir`]), so that this
+//! process, too, may die at any instant.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use selvedge_worker_proto::Command;
 
 use crate::control::{Pending, Running};
 use crate::launch::Launch;
-use crate::{SpawnError, State, WorkerProgram};
+use crate::{SpawnError, State, WorkerProgram, crash};
 
 /// How long a worker may take to answer the requests that it has begun. What it has not answered then is sent again.
 const HAND_OVER: Duration = Duration::from_secs(1);
@@ -120,6 +121,7 @@ impl Running {
         else {
             return;
         };
+        crash::point("renewal.asked");
         let told = self.send(Command::HandOver {}, None);
         let until = Instant::now() + if told.is_ok() { HAND_OVER } else { Duration::ZERO };
         if let Ok(id) = told {
@@ -133,8 +135,11 @@ impl Running {
         if !matches!(self.renewal, Some(Renewal { step: Step::Told { .. }, .. })) {
             return;
         }
+        crash::point("renewal.let-go");
         self.switch();
+        self.appoint_heir();
         self.control.worker.process.signal(Signal::KILL);
+        crash::point("renewal.killed");
         self.succession.renewed();
         self.control.life.set_state(State::Recovering);
     }

@@ -1,9 +1,11 @@
 //! What to start.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use selvedge_mountpoint::shown;
@@ -38,6 +40,38 @@ pub const DEFAULT_RESTART_BUDGET: u32 = 5;
 /// How long a worker may hang before it is replaced, unless the specification says otherwise.
 pub const DEFAULT_HANG_LIMIT: Duration = Duration::from_secs(30);
 
+/// A worker that was started and has not been greeted yet: it does nothing before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Successor {
+    /// Its process id.
+    pub pid: u32,
+    /// Whether the worker before it is still there, to be killed once this one has been greeted.
+    pub follows: bool,
+}
+
+/// Who is told of each successor before it is greeted, so that whoever writes its number down knows of every worker that
+/// may serve the mount. It is called by the thread that decides, which waits for it: it must not ask the supervisor to do
+/// anything.
+#[derive(Clone)]
+pub struct Herald(Arc<dyn Fn(Successor) + Send + Sync>);
+
+impl Herald {
+    /// One that calls `tell`.
+    pub fn new(tell: impl Fn(Successor) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    pub(crate) fn tell(&self, successor: Successor) {
+        (self.0)(successor);
+    }
+}
+
+impl fmt::Debug for Herald {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Herald")
+    }
+}
+
 /// A worker to start.
 #[derive(Debug)]
 pub struct SpawnSpec {
@@ -65,6 +99,8 @@ pub struct SpawnSpec {
     pub hang_limit: Option<Duration>,
     /// How many successors in a row may die before they have served anything; then the mount is taken down.
     pub restart_budget: u32,
+    /// Who is told of each successor, if anybody is.
+    pub herald: Option<Herald>,
 }
 
 impl SpawnSpec {
@@ -83,6 +119,7 @@ impl SpawnSpec {
             on_crash: OnCrash::Unmount,
             hang_limit: Some(DEFAULT_HANG_LIMIT),
             restart_budget: DEFAULT_RESTART_BUDGET,
+            herald: None,
         }
     }
 }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use selvedge_mountpoint::{MountIdentity, UnmountMode, unmount};
-use selvedge_worker_proto::{Command, Envelope, MountReady, PROTOCOL_VERSION};
+use selvedge_worker_proto::{Command, Envelope, Event, MountReady, PROTOCOL_VERSION, Receiver};
 
 use crate::control::{HELLO, Running, start_reader};
 use crate::launch::Generation;
 use crate::spawn::{DEATH, Worker};
-use crate::{ExitStatus, SpawnError, State, Step, StopMode, examine};
+use crate::{ExitStatus, SpawnError, State, Step, StopMode, Successor, crash, examine};
 
 /// How long a successor to which nobody turns has to live to have proved itself.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -233,35 +233,54 @@ impl Running {
     /// Starts a successor and hands it the escrow. Whether it serves is told by its answer.
     pub(crate) fn start_successor(&mut self) -> Result<(), SpawnError> {
         self.succession.proven = false;
+        let heir = self.heir.take();
+        let is_greeted = heir.is_some();
         let control = &mut self.control;
-        let (worker, events) =
-            Worker::start(&control.launch, Generation::Successor, &control.life, &control.input)?;
+        crash::point("succession.reaped");
+        let (worker, events) = match heir {
+            Some(heir) => heir.accede(&control.life, &control.input)?,
+            None => Worker::start(&control.launch, Generation::Successor, &control.life, &control.input)?,
+        };
         control.life.replaced(&self.succession.cause);
         let dead = std::mem::replace(&mut control.worker, worker);
         let _ = dead.reaper.join();
         let until = Instant::now() + control.handshake_deadline;
         self.succession.phase = Phase::Awaited(Deadline { at: Some(until), killed: false });
-        if let Err(error) = self.greet(events) {
+        if let Err(error) = self.hear_successor(events).and_then(|()| self.greet(is_greeted)) {
             self.succession.refused(error);
             self.control.worker.process.signal(Signal::KILL);
         }
         Ok(())
     }
 
-    fn greet(
-        &mut self,
-        events: selvedge_worker_proto::Receiver<selvedge_worker_proto::Event>,
-    ) -> Result<(), String> {
+    fn hear_successor(&mut self, events: Receiver<Event>) -> Result<(), String> {
         let control = &mut self.control;
         let reader = start_reader(events, control.input.clone(), Arc::clone(&control.gate));
         control.reader = Some(reader.map_err(|error| format!("cannot start a thread: {error}"))?);
+        Ok(())
+    }
+
+    /// Hands a successor everything, unless that was done before the worker before it was gone. From then on this process
+    /// may die: what lies in the socket is the successor's.
+    fn greet(&self, is_greeted: bool) -> Result<(), String> {
+        crash::point("succession.started");
+        let control = &self.control;
+        if is_greeted {
+            return Ok(());
+        }
+        if let Some(herald) = &control.herald {
+            herald.tell(Successor { pid: control.worker.process.pid(), follows: false });
+        }
+        crash::point("succession.told");
         let hello = Envelope::new(HELLO, Command::Hello { protocol: PROTOCOL_VERSION });
         let escrow: Vec<_> = control.escrow.iter().map(AsFd::as_fd).collect();
         control
             .worker
             .commands
             .send(hello, &escrow, Some(Instant::now()))
-            .map_err(|error| format!("cannot hand the mount over: {error}"))
+            .map_err(|error| format!("cannot hand the mount over: {error}"))?;
+        crash::point("succession.greeted");
+        Ok(())
     }
 
     /// The successor says that it serves.
@@ -271,6 +290,7 @@ impl Running {
             self.succession.refused(why);
             return self.control.worker.process.signal(Signal::KILL);
         }
+        crash::point("succession.serves");
         self.succession.phase = Phase::Serving;
         self.heartbeat.begin();
         self.succession.ready_at = Some(Instant::now());

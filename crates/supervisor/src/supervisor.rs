@@ -142,6 +142,7 @@ impl Supervisor {
             escrow,
             hang_limit: spec.hang_limit,
             restart_budget: spec.restart_budget,
+            herald: spec.herald.clone(),
             handshake_deadline: spec.handshake_deadline,
             stop_grace: spec.stop_grace,
             flush_deadline: spec.flush_deadline,

@@ -335,7 +335,7 @@ impl Service {
             let _ = hosted.stop(StopMode::Force);
             return Err(error);
         }
-        self.mounts.add(Arc::clone(&hosted));
+        self.add(&hosted);
         self.watch(&hosted, leftovers)?;
         tracing::info!("mounted thread {} on {}", plan.thread, show(plan.mountpoint.as_path()));
         if starting.was_called_off() {
@@ -399,20 +399,22 @@ impl Service {
         })
     }
 
-    /// Writes down which worker serves now, for whoever cleans up after this process.
+    /// Adds a mount that is there. A worker that has followed its first one meanwhile is written down.
+    fn add(&self, hosted: &Arc<Hosted>) {
+        self.mounts.add(Arc::clone(hosted));
+        if hosted.was_replaced() {
+            self.write_down(hosted);
+        }
+    }
+
+    /// Says which worker serves now. That it was to is written down; that nobody serves beside it, is now.
     fn replaced(&self, hosted: &Hosted, restart: &Restart) {
-        let record = hosted.record();
         let Restart { pid, restarts, cause } = restart;
         tracing::warn!(
             "the worker of thread {} ended ({cause}) and was replaced by {pid}; restarts: {restarts}",
-            record.thread
+            hosted.record().thread
         );
-        // A successor that is gone already is followed by another, or by the end of the mount.
-        if let Some(record) = record.with_worker(*pid, *restarts, Some(cause.clone()))
-            && let Err(error) = record.write(&self.runtime)
-        {
-            tracing::warn!("{error}");
-        }
+        self.write_down(hosted);
     }
 
     fn ended(&self, hosted: &Hosted, mut leftovers: Leftovers, report: &ExitReport) {
@@ -492,7 +494,7 @@ impl Service {
             let state = self.state();
             state.places.iter().filter(|place| !place.plan.lent).map(|place| place.plan.clone()).collect()
         };
-        let records = self.mounts.all().into_iter().map(|hosted| hosted.record_now().write(&self.runtime));
+        let records = self.mounts.all().into_iter().map(|hosted| hosted.write_down(&self.runtime));
         let wanted = plans.iter().map(|plan| wanted::write(&self.runtime, plan));
         for error in records.chain(wanted).filter_map(Result::err) {
             tracing::error!("{error}");

@@ -4,6 +4,7 @@
 //! itself, [`host`] what it answers. Which process is the service is decided by a lock alone, never by a file or a
 //! socket that lies there.
 
+pub mod crash;
 pub(crate) mod handover;
 mod home;
 mod host;
@@ -11,6 +12,7 @@ pub(crate) mod log;
 mod probe;
 mod remains;
 mod run;
+mod signals;
 mod start;
 mod sweep;
 mod unit;

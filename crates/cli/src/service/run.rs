@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use libc::{SIGHUP, SIGINT};
 
+use super::crash;
 use super::handover::{self, Inherited};
 use super::home::Home;
 use super::host::{Asked, EndAsked, Ending, Service};
 use super::lock::{Lock, TryLockError};
 use super::log::Log;
 use super::remains;
+use super::signals::{self, Signals};
 use super::upgrade::{UpgradeAsked, upgrade};
 use super::{LOG, SERVICE_LOCK};
 use crate::context::Context;
@@ -43,6 +44,9 @@ enum Event {
 
 /// Is the service, until its end.
 pub fn run(context: &Context) -> Result<()> {
+    // Before there is a second thread.
+    signals::hold_back()?;
+    crash::arm()?;
     let runtime = Arc::new(context.runtime()?);
     // Before anything is opened that could take the place of standard input.
     let (lock, in_background, inherited) = take_lock(&runtime)?;
@@ -59,7 +63,7 @@ pub fn run(context: &Context) -> Result<()> {
     signed.map_err(|error| CliError::io(format!("cannot write in {}", show(runtime.path())), &error))?;
 
     let (events, happening) = mpsc::channel();
-    watch_signals(&events)?;
+    let signals = Signals::watch(events.clone(), Event::Signal)?;
     let service = Service::new(Arc::clone(&runtime), &context.environment, settings.clone(), hear(&events)?);
     let (mut home, asker) = match inherited {
         None => (Home::open(&runtime, lock, &service)?, None),
@@ -68,6 +72,7 @@ pub fn run(context: &Context) -> Result<()> {
                 redirect(&log, &runtime)?;
             }
             service.go_on_with(mounts);
+            crash::point("upgrade.resumed");
             let home = Home::inherit(&runtime, lock, listener, &service);
             (home.unwrap_or_else(|error| abandon(&error)), Some(Answer::of_predecessor(socket, id)))
         }
@@ -85,7 +90,8 @@ pub fn run(context: &Context) -> Result<()> {
     let restoring = Arc::clone(&service);
     start_thread("restore", move || bring_back(&restoring, &runtime)).unwrap_or_else(|error| abandon(&error));
 
-    let (ending, asked) = Loop { context, service: &service, log: &log, settings }.run(&mut home, &happening);
+    let mut main = Loop { context, service: &service, log: &log, signals, settings };
+    let (ending, asked) = main.run(&mut home, &happening);
     // Workers that are just being adopted end with everything else, instead of bringing back a service.
     service.wait_cleaned();
     // From here on commands find no service; those that want one wait for the lock.
@@ -182,6 +188,7 @@ struct Loop<'a> {
     context: &'a Context,
     service: &'a Arc<Service>,
     log: &'a Log,
+    signals: Signals,
     settings: ServiceSettings,
 }
 
@@ -192,7 +199,9 @@ impl Loop<'_> {
             let idle = Some(self.settings.idle).filter(|idle| !idle.is_zero());
             match happening.recv_timeout(idle.unwrap_or(LOOK).min(LOOK)) {
                 Ok(Event::Asked(Asked::End(asked))) => return (Ending::Stopped, vec![asked]),
-                Ok(Event::Asked(Asked::Upgrade(asked))) => become_another(self.service, home, &asked),
+                Ok(Event::Asked(Asked::Upgrade(asked))) => {
+                    become_another(self.service, home, &self.signals, &asked);
+                }
                 Ok(Event::Signal(SIGHUP)) => self.read_settings(),
                 Ok(Event::Signal(SIGINT)) => return (Ending::Stopped, Vec::new()),
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => {
@@ -223,8 +232,8 @@ impl Loop<'_> {
 }
 
 /// Becomes another program, or tells why not.
-fn become_another(service: &Arc<Service>, home: &mut Home, asked: &UpgradeAsked) {
-    let error = upgrade(service, home, asked);
+fn become_another(service: &Arc<Service>, home: &mut Home, signals: &Signals, asked: &UpgradeAsked) {
+    let error = upgrade(service, home, signals, asked);
     tracing::error!("the service was not upgraded: {error}");
     // Whoever does not wait any more need not know.
     let _ = asked.failed.send(error);
@@ -251,19 +260,6 @@ fn hear(events: &Sender<Event>) -> Result<Sender<Asked>> {
         }
     })?;
     Ok(sender)
-}
-
-fn watch_signals(events: &Sender<Event>) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|error| CliError::io("cannot watch for signals", &error))?;
-    let events = events.clone();
-    start_thread("signals", move || {
-        for signal in signals.forever() {
-            if events.send(Event::Signal(signal)).is_err() {
-                return;
-            }
-        }
-    })
 }
 
 fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {

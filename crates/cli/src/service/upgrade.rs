@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use std::os::fd::AsRawFd as _;
 
+use super::crash;
 use super::handover::{self, Leaving};
 use super::home::Home;
 use super::host::Service;
+use super::signals::Signals;
 use crate::control::Answer;
 use crate::error::{CliError, Result};
 use crate::formats::Formats;
@@ -64,7 +66,12 @@ fn refuse_misfits(whose: &str, misfits: &[String]) -> Result<()> {
 }
 
 /// Becomes the program. Comes back with the reason why not, and then everything goes on as before.
-pub(super) fn upgrade(service: &Arc<Service>, home: &mut Home, asked: &UpgradeAsked) -> CliError {
+pub(super) fn upgrade(
+    service: &Arc<Service>,
+    home: &mut Home,
+    signals: &Signals,
+    asked: &UpgradeAsked,
+) -> CliError {
     let until = Instant::now() + CALM;
     loop {
         if let Err(error) = wait_calm(service, home, until) {
@@ -74,13 +81,16 @@ pub(super) fn upgrade(service: &Arc<Service>, home: &mut Home, asked: &UpgradeAs
         let outcome = wait_calm(service, home, until.min(Instant::now() + DOOR))
             .and_then(|()| service.hold_all())
             .map(|mounts| {
-                let Some((lock, listener)) = home.parts() else {
+                // Those that come from here on are the new program's.
+                let left = signals.leave();
+                let Some((lock, listener)) = home.parts().filter(|_| left.is_some()) else {
                     return CliError::failed("the service is ending").hint("start it anew");
                 };
                 let in_background = home.log.is_some();
                 let leaving =
                     Leaving { in_background, lock, listener, asker: asked.answer.parts(), mounts: &mounts };
                 tracing::info!("becoming another program, with {} mounts", mounts.len());
+                crash::point("upgrade.held");
                 handover::become_program(&asked.program, &leaving)
             });
         home.go_on();

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::sandbox::{Sandbox, WORKER, eventually, finish, runs, signal, wait};
+use crate::upgrade::install;
 
 fn states(sandbox: &Sandbox) -> Vec<(Value, Value)> {
     let list = sandbox.json(["list"]);
@@ -295,24 +296,32 @@ fn killing_the_service_at_any_instant_leaves_nothing() {
     let rounds: u64 =
         std::env::var("SELVEDGE_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     let sandbox = Sandbox::new();
+    let program = install(&sandbox, "new");
     let mut seed = 0x9e37_79b9_7f4a_7c15 ^ u64::from(std::process::id());
     for round in 0..rounds {
-        let unmounting = round % 2 == 1;
+        let (unmounting, upgrading) = (round % 4 == 1, round % 4 == 3);
         sandbox.run(["service", "start"]).ok();
-        if unmounting {
+        if unmounting || upgrading {
             sandbox.background("main", "m");
         }
         let pid = sandbox.service_pid();
-        let mut command = sandbox.command();
-        if unmounting {
+        let mut command = if upgrading { sandbox.program(&program) } else { sandbox.command() };
+        if upgrading {
+            command.args(["service", "upgrade"]);
+        } else if unmounting {
             command.args(["unmount", "main"]);
         } else {
             command.args(["mount", "main", "../m"]);
         }
         let mut child = command.spawn().unwrap();
-        thread::sleep(Duration::from_micros(random(&mut seed, 0, 40_000)));
+        let longest = if upgrading { 120_000 } else { 40_000 };
+        thread::sleep(Duration::from_micros(random(&mut seed, 0, longest)));
         signal(pid, Signal::KILL);
         let status = wait(&mut child, Duration::from_secs(30)).expect("an end of the command");
+        if upgrading {
+            // One service or the next one, and one worker or the other, has it.
+            assert_eq!(fs::read_to_string(sandbox.path("m/file")).unwrap(), "content\n", "round {round}");
+        }
         // A mount comes to be by the next service, or says why not; an unmount has what it wants either way.
         assert!(!unmounting || status.success(), "round {round}: {status}");
         sandbox.run(["list"]).ok();

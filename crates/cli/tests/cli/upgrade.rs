@@ -16,7 +16,7 @@ use crate::adoption::{Ending, all_go_on, mounts, number, start_work, workers};
 use crate::sandbox::{SELVEDGE, Sandbox, WORKER, eventually, finish, runs, signal, wait};
 
 /// Installs both programs in a directory of the sandbox.
-fn install(sandbox: &Sandbox, name: &str) -> PathBuf {
+pub(crate) fn install(sandbox: &Sandbox, name: &str) -> PathBuf {
     let directory = sandbox.path(name);
     fs::create_dir(&directory).unwrap();
     copy_program(SELVEDGE, &directory.join("selvedge"));

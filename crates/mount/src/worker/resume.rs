@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use selvedge_view::{View, ViewOptions, crash};
 use selvedge_worker_proto::{Envelope, ErrorKind, Event, Sender as Channel, StatusOk, WirePath};
 
 use super::args::Args;
+use super::following::wait_for_end;
 use super::passing::Wish;
 use super::refusal::Refusal;
 use super::serve::Happening;
@@ -29,6 +30,21 @@ use crate::session_state::{Header, Resumed, SessionState};
 /// each has its turn.
 const CRASH_AT: &str = "SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT";
 
+/// How many descriptors a worker leaves.
+const LEFT: usize = 3;
+
+/// Where the worker that has left `escrow` is there still, and about to be killed, its process comes last: its end is waited
+/// for.
+pub(crate) fn await_turn(escrow: &mut Vec<OwnedFd>, supervisor: BorrowedFd<'_>) -> Result<(), Refusal> {
+    if escrow.len() <= LEFT {
+        return Ok(());
+    }
+    match (escrow.pop(), escrow.first()) {
+        (Some(before), Some(device)) => wait_for_end(&before, device.as_fd(), supervisor),
+        _ => Ok(()),
+    }
+}
+
 /// Takes the mount over that `escrow` belongs to; `events` learns of the session's end, `supervisor` of what the worker
 /// before had no time to say.
 ///
@@ -42,7 +58,7 @@ pub(crate) fn resume(
 ) -> Result<Mounted, Refusal> {
     check_protocol(protocol)?;
     setup::check_own_files()?;
-    let Ok([device, memory, lock]) = <[_; 3]>::try_from(escrow) else {
+    let Ok([device, memory, lock]) = <[_; LEFT]>::try_from(escrow) else {
         return Err(Refusal::new(
             ErrorKind::Failed,
             "what the dead worker left is not complete",
@@ -50,6 +66,7 @@ pub(crate) fn resume(
         ));
     };
     let Resumed { state, header, open, backings: left } = SessionState::resume(File::from(memory))?;
+    state.serve_alone()?;
     let takeover = state.taken_over()?;
     let poison = state.poison()?;
     state.blame(takeover);

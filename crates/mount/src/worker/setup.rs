@@ -95,6 +95,7 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     let undo = Undo(Some(mounted.identity.clone()));
     let (view, load) = (Arc::new(view), Arc::new(Load::new()));
     let state = Arc::new(SessionState::create()?);
+    state.serve_alone()?;
     state.blame(0);
     let poison = Poison::default();
     let wish = Wish::of(&args.tuning);

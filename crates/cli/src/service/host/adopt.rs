@@ -6,9 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use selvedge_supervisor::{Orphan, SpawnSpec, Supervisor};
+use selvedge_supervisor::{Herald, Orphan, SpawnSpec, Supervisor};
 
 use super::{Attempt, Place, STACK, Service};
+use crate::adoption::SERVICE;
 use crate::control::message::Adoption;
 use crate::error::{CliError, Result};
 use crate::hosted::Hosted;
@@ -16,6 +17,7 @@ use crate::making::Leftovers;
 use crate::plan::{OnCrash, Plan};
 use crate::process::ProcessId;
 use crate::record::{Holder, MountId, MountRecord, Record};
+use crate::service::crash;
 use crate::service::log::span_of;
 use crate::standing;
 use crate::starting::Starting;
@@ -41,8 +43,35 @@ impl Service {
         if plan.options.on_crash == OnCrash::Recover {
             spec.args.extend(["--adopt-as".into(), id.as_str().into()]);
             spec.env.push(("SELVEDGE_RUNTIME_DIR".into(), self.runtime.base_path().into()));
+            if let Some(own) = ProcessId::own() {
+                spec.env.push((SERVICE.into(), own.to_string().into()));
+            }
+            spec.herald = Some(self.herald(id));
         }
         Ok(spec)
+    }
+
+    /// Writes down each successor before it is greeted: it may be all that is left of the mount a moment later.
+    fn herald(&self, id: &MountId) -> Herald {
+        let (me, id) = (Weak::clone(&self.me), id.clone());
+        Herald::new(move |successor| {
+            // One that is being made is written down when it is ready.
+            if let Some(me) = me.upgrade()
+                && let Ok(hosted) = me.mounts.find(&id)
+            {
+                if successor.follows {
+                    hosted.set_heir(successor.pid);
+                }
+                me.write_down(&hosted);
+            }
+        })
+    }
+
+    /// Writes down which worker serves the mount now, and which is to follow it.
+    pub(super) fn write_down(&self, hosted: &Hosted) {
+        if let Err(error) = hosted.write_down(&self.runtime) {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Waits until every living worker of a former service has been adopted, or counts as hung: from then on none is.
@@ -69,6 +98,7 @@ impl Service {
 
     /// Adopts the worker that process `peer` is. `false` if the service is ending.
     pub(super) fn adopt(&self, adoption: Adoption, fds: Vec<OwnedFd>, peer: u32) -> Result<bool> {
+        crash::point("adoption.asked");
         let id = adoption.mount.clone();
         let tried = |error: CliError| error.context(format!("cannot adopt the worker of mount {id}"));
         let (record, plan) = self.orphaned(&adoption).map_err(tried)?;
@@ -76,6 +106,7 @@ impl Service {
         if !self.admit_orphan(&id, &plan).map_err(tried)? {
             return Ok(false);
         }
+        crash::point("adoption.admitted");
         self.take_in(adoption, &record, &plan, pidfd, fds).map_err(tried).inspect_err(|error| {
             tracing::warn!("{error}");
             self.free(&id);
@@ -156,14 +187,16 @@ impl Service {
         let pid = worker.pid;
         let orphan = Orphan { pid, pidfd, socket, log, escrow, ready, last_id, restarts, last_cause };
         let supervisor = Supervisor::adopt(&spec, orphan)?;
+        crash::point("adoption.taken");
         let hosted = Arc::new(Hosted::new(record.clone(), mount, supervisor));
         self.mounts.add(Arc::clone(&hosted));
         // Whatever fails from here on, the mount goes on.
         let written =
-            record.write(&self.runtime).and_then(|()| if plan.lent { Ok(()) } else { self.want(plan) });
+            hosted.write_down(&self.runtime).and_then(|()| if plan.lent { Ok(()) } else { self.want(plan) });
         if let Err(error) = written {
             tracing::warn!("{error}");
         }
+        crash::point("adoption.written");
         self.watch(&hosted, Leftovers::of(&self.runtime, record))?;
         if plan.lent {
             self.watch_loan(&id);
@@ -203,8 +236,10 @@ fn identify(record: &Record, worker: ProcessId, peer: u32) -> Result<OwnedFd> {
     if worker.pid != peer || !worker.exists() {
         return Err(other());
     }
-    // A successor that is not written down is one all the same, once nobody else can be.
-    let is_recorded = |known: ProcessId| known == worker || !known.runs();
-    let recorded = record.mount.as_ref().is_some_and(|mount| is_recorded(mount.worker));
-    if recorded { Ok(pidfd) } else { Err(other()) }
+    // The one that serves, or the one that was to follow it: which of the two goes on is settled between them.
+    if record.mount.is_some() && record.workers().any(|known| known == worker) {
+        Ok(pidfd)
+    } else {
+        Err(other())
+    }
 }

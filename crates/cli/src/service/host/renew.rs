@@ -106,7 +106,7 @@ impl Service {
         };
         let supervisor = Supervisor::adopt(&spec, orphan)?;
         let hosted = Arc::new(Hosted::new(record.clone(), mount, supervisor));
-        self.mounts.add(Arc::clone(&hosted));
+        self.add(&hosted);
         self.watch(&hosted, Leftovers::of(&self.runtime, record))?;
         if plan.lent {
             self.go_on_lending(&id, borrowers);
