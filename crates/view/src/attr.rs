@@ -95,6 +95,13 @@ pub struct DirEntry {
     pub cookie: u64,
 }
 
+impl DirEntry {
+    /// Whether it is the directory itself or the one above.
+    pub(crate) fn is_dots(&self) -> bool {
+        matches!(&*self.name, b"." | b"..")
+    }
+}
+
 /// Space and nodes of the disk that holds the repository, as statvfs(3) has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatFs {

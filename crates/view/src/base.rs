@@ -137,6 +137,11 @@ impl Base {
         Ok(tree)
     }
 
+    /// Whether a listing is in memory.
+    pub(crate) fn has_tree(&self, id: &ObjectId) -> bool {
+        self.known().cache.contains_key(id)
+    }
+
     /// The directories that hold `nodes`, by whatever names. Reads everything.
     pub(crate) fn parents_of(&self, nodes: &HashSet<Ino>) -> Result<HashSet<Ino>> {
         let mut parents = HashSet::new();

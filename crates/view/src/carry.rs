@@ -106,14 +106,11 @@ impl State {
         let mut at = ino;
         while at != self.root {
             let Some(parent) = self.node(at)?.inode.parent else { return Ok(None) };
-            let mut name = None;
-            self.list(parent)?.emit_after(DOT_DOT, &mut |entry| {
-                if entry.ino == at {
-                    name = Some(entry.name.clone());
-                }
-                name.is_none()
-            });
-            let Some(mut below) = name else { return Ok(None) };
+            let listing = self.list(parent)?;
+            let Some(entry) = listing.after(DOT_DOT).iter().find(|entry| entry.ino == at) else {
+                return Ok(None);
+            };
+            let mut below = entry.name.clone();
             if !path.is_empty() {
                 below.push(b'/');
                 below.append(&mut path);

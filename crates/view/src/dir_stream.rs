@@ -53,14 +53,10 @@ impl Listing {
         self.entries.last().is_none_or(|last| last.cookie <= cookie)
     }
 
-    /// Passes on the entries after `cookie` until `emit` refuses one.
-    pub(crate) fn emit_after(&self, cookie: u64, emit: &mut dyn FnMut(&DirEntry) -> bool) {
+    /// The entries after `cookie`.
+    pub(crate) fn after(&self, cookie: u64) -> &[DirEntry] {
         let start = self.entries.partition_point(|entry| entry.cookie <= cookie);
-        for entry in &self.entries[start..] {
-            if !emit(entry) {
-                return;
-            }
-        }
+        self.entries.get(start..).unwrap_or_default()
     }
 }
 
@@ -86,15 +82,7 @@ mod tests {
     }
 
     fn from(listing: &Listing, cookie: u64, limit: usize) -> Vec<DirEntry> {
-        let mut taken = Vec::new();
-        listing.emit_after(cookie, &mut |entry| {
-            if taken.len() == limit {
-                return false;
-            }
-            taken.push(entry.clone());
-            true
-        });
-        taken
+        listing.after(cookie).iter().take(limit).cloned().collect()
     }
 
     #[test]

@@ -25,10 +25,11 @@ impl View {
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
         let state = self.state();
-        let directory = state.node(parent)?;
-        directory.live_directory()?;
-        state.warm_node(&directory)?;
-        let child = state.child_in(&mut state.tables(), &directory.inode, name)?;
+        let child = {
+            let (mut tables, directory) = state.tables_and_directory(parent)?;
+            directory.live_directory()?;
+            state.child_in(&mut tables, &directory.inode, name)?
+        };
         state.attr(&child.ok_or(ViewError::NotFound)?)
     }
 

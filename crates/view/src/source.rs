@@ -19,12 +19,9 @@ impl Source for View {
     fn children(&self, directory: &Node) -> Result<Vec<(Vec<u8>, Node)>, SourceError> {
         let state = self.state();
         let ino = directory.meta.ino;
-        let mut names = Vec::new();
         let Some(listing) = unless_gone(state.list(ino))? else { return Ok(Vec::new()) };
-        listing.emit_after(DOT_DOT, &mut |entry| {
-            names.push((entry.name.clone(), entry.ino));
-            true
-        });
+        let entries = listing.after(DOT_DOT).iter();
+        let mut names: Vec<_> = entries.map(|entry| (entry.name.clone(), entry.ino)).collect();
         names.sort_unstable();
         let mut children = Vec::with_capacity(names.len());
         for (name, ino) in names {

@@ -175,6 +175,24 @@ impl State {
         Ok(Node { inode, origin: Origin::Base })
     }
 
+    /// The tables, and the directory under this number as they have it: when layers go into the base, what they said of
+    /// its names is in its listing from then on, so that an earlier state of it knows less than both. The listing
+    /// is in memory, so that nothing is read while the tables are held.
+    pub(crate) fn tables_and_directory(&self, ino: Ino) -> Result<(MutexGuard<'_, Tables>, Node)> {
+        let mut tables = self.tables();
+        let nearby = self.node_nearby(&mut tables, ino)?;
+        if let Some(node) = nearby
+            && node.inode.tree().is_none_or(|tree| self.base().has_tree(&tree))
+        {
+            return Ok((tables, node));
+        }
+        drop(tables);
+        self.warm(ino)?;
+        let mut tables = self.tables();
+        let node = self.node_in(&mut tables, ino)?;
+        Ok((tables, node))
+    }
+
     /// The node called `name` in `directory`.
     pub(crate) fn child_in(
         &self,
@@ -203,12 +221,7 @@ impl State {
 
     /// Reads a directory's base listing into memory, so that a mutation finds it there while it holds the tables.
     pub(crate) fn warm(&self, directory: Ino) -> Result<()> {
-        self.warm_node(&self.node(directory)?)
-    }
-
-    /// As [`warm`](Self::warm), of a node that is at hand.
-    pub(crate) fn warm_node(&self, directory: &Node) -> Result<()> {
-        if let Some(tree) = directory.inode.tree() {
+        if let Some(tree) = self.node(directory)?.inode.tree() {
             self.base().tree(tree)?;
         }
         Ok(())

@@ -183,6 +183,9 @@ impl Tables {
 
     /// What the layers say of the node, if any does.
     pub(crate) fn row(&mut self, ino: Ino) -> Result<Option<Node>> {
+        if self.is_silent() {
+            return Ok(None);
+        }
         if let Some(known) = self.rows.get(&ino) {
             return Ok(known.clone());
         }
@@ -208,6 +211,9 @@ impl Tables {
 
     /// What the layers say of the name, if any does.
     pub(crate) fn name(&mut self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
+        if self.is_silent() {
+            return Ok(None);
+        }
         match self.names.get(parent, name) {
             Known::Said(said) => return Ok(said),
             Known::Nothing => {
@@ -311,6 +317,11 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// Whether there is no layer that could say anything, as in a new thread.
+    fn is_silent(&self) -> bool {
+        self.upper.is_none() && self.frozen.is_empty()
     }
 
     fn layers(&self) -> impl Iterator<Item = &(LayerId, Catalog)> {

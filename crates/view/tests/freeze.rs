@@ -5,7 +5,7 @@
 mod support;
 
 use selvedge_store::{Ino, ThreadLock, ThreadRef};
-use selvedge_view::{Handle, OpenFlags, SetAttr, View, ViewError};
+use selvedge_view::{Attr, DirEntry, Handle, OpenFlags, SetAttr, View, ViewError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use support::{Base, Bench, exists, list, read};
@@ -300,6 +300,50 @@ fn a_file_without_a_name_here_keeps_its_bytes_to_itself_when_another_thread_know
     assert_eq!(view.getattr(FILE).unwrap().size, 4);
     let other = bench.open_thread(&fork, false);
     assert_eq!(read(&bench, &other, FILE), b"ours");
+}
+
+#[test]
+fn a_name_is_there_at_every_moment_while_layers_go_into_the_base() {
+    let bench = Bench::new(&base());
+    let view = bench.open();
+    let root = view.root();
+    let (latest, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let name = |number: u64| format!("name{number}").into_bytes();
+    let look = || {
+        while !stop.load(Ordering::Relaxed) {
+            let wanted = name(latest.load(Ordering::SeqCst));
+            let found = view.lookup(root, &wanted);
+            let mut listed = false;
+            let mut see = |entry: &DirEntry, _: &Attr| {
+                listed |= entry.name == wanted;
+                true
+            };
+            let all = view.readdir_plus(root, 0, &mut see);
+            // Here a layer that was left is let go of at once, and not when all that was asked before is answered: whoever
+            // is about to look at a file in it may find it gone.
+            let is_gone = |error: &ViewError| matches!(error, ViewError::Damaged { .. });
+            assert!(found.as_ref().map_or_else(is_gone, |_| true), "{found:?}");
+            assert!(all.as_ref().map_or_else(is_gone, |()| listed), "{all:?}, listed: {listed}");
+        }
+    };
+    let make = |number| {
+        let (_, handle) = view.create(&bench.request(), root, &name(number), 0o600, RW)?;
+        view.release(handle);
+        latest.store(number, Ordering::SeqCst);
+        // It goes into a layer, and from there into the base.
+        view.snapshot(b"", &|_| {})
+    };
+    make(0).unwrap();
+    let made = std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(look);
+        }
+        let made = (1..=30).try_for_each(|number| make(number).map(drop));
+        stop.store(true, Ordering::Relaxed);
+        made
+    });
+    made.unwrap();
+    view.close().unwrap();
 }
 
 #[test]
