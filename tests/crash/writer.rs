@@ -35,6 +35,14 @@ impl Knowledge {
         Self { acknowledged: model, pending: None, count: 0 }
     }
 
+    /// What there is, if nothing was cut off.
+    #[allow(dead_code, reason = "for those who go on with it")]
+    #[track_caller]
+    pub(crate) fn model(&self) -> &Model {
+        assert!(self.pending.is_none(), "{:?} was cut off", self.pending);
+        &self.acknowledged
+    }
+
     /// Fails unless `found` has every acknowledged change, and of the pending one nothing or all: of a write, any
     /// part. What is found is what the writer goes on from.
     #[track_caller]
