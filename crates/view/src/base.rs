@@ -5,7 +5,8 @@
 
 use crate::error::{Result, ViewError};
 use crate::inode::Inode;
-use selvedge_store::{Entry, FileKind, Ino, ObjectId, Store, Tree};
+use crate::links::Links;
+use selvedge_store::{Entry, Ino, ObjectId, Store, Tree};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,6 +41,7 @@ struct Known {
     order: VecDeque<ObjectId>,
     cached_bytes: usize,
     recent: HashMap<Ino, Arc<Inode>>,
+    links: Links,
     /// Everything has been walked: a number without a hint is in no directory.
     complete: bool,
 }
@@ -142,22 +144,34 @@ impl Base {
         self.known().cache.contains_key(id)
     }
 
-    /// The directories that hold `nodes`, by whatever names. Reads everything.
-    pub(crate) fn parents_of(&self, nodes: &HashSet<Ino>) -> Result<HashSet<Ino>> {
-        let mut parents = HashSet::new();
-        let mut directories = vec![(self.root(), self.root_tree)];
-        while let Some((directory, id)) = directories.pop() {
-            let tree = self.store.tree(&id)?;
-            for (position, (_, ino, kind)) in tree.iter_names().enumerate() {
-                if kind == FileKind::Directory {
-                    let entry = tree.get(position).map(|(_, entry)| Inode::from_entry(&entry, None));
-                    directories.extend(entry.and_then(|inode| inode.tree()).map(|id| (ino, id)));
-                } else if nodes.contains(&ino) {
-                    parents.insert(directory);
-                }
-            }
-        }
-        Ok(parents)
+    /// What is remembered of hard links.
+    pub(crate) fn links(&self) -> Links {
+        self.known().links.clone()
+    }
+
+    /// Remembers what another base of the thread does, from now on together with it.
+    pub(crate) fn share_links(&self, other: &Self) {
+        let links = other.links();
+        self.known().links = links;
+    }
+
+    /// Where a node stood when it was last looked at.
+    pub(crate) fn parent_hint(&self, ino: Ino) -> Option<Ino> {
+        self.known().parents.get(&ino).copied()
+    }
+
+    /// Takes note of where a directory stands.
+    pub(crate) fn note_directory(&self, parent: Ino, directory: Ino, tree: ObjectId) {
+        self.known().note(parent, directory, Some(tree));
+    }
+
+    /// The root directory's listing.
+    pub(crate) const fn root_tree(&self) -> ObjectId {
+        self.root_tree
+    }
+
+    pub(crate) const fn store(&self) -> &Store {
+        &self.store
     }
 
     fn tree_of(&self, directory: Ino) -> Result<Option<Arc<Tree>>> {

@@ -4,7 +4,7 @@ use crate::error::{Result, ViewError};
 use crate::state::State;
 use crate::view::View;
 use selvedge_store::{FileKind, Ino};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Where the layers of a thread say anything.
 ///
@@ -21,7 +21,7 @@ pub struct Changed {
 
 impl View {
     /// Where the layers say anything. Costs what the layers say, not what the tree has; the base is searched as a whole
-    /// only for the other names of a hard-linked file that changed.
+    /// only for other names of a hard-linked file that changed, unless it is remembered where they are.
     ///
     /// In a view that is written meanwhile, changes that are made during the call may be missing.
     pub fn changed(&self) -> Result<Changed> {
@@ -79,15 +79,24 @@ impl State {
         }
     }
 
-    /// Those of `files` that the base has under several names. Each has one in a directory that is known to have
-    /// changed: the one that its row names, or from which it was moved.
-    fn linked_in_base(&self, directories: &HashSet<Ino>, files: &HashSet<Ino>) -> Result<HashSet<Ino>> {
-        let mut linked = HashSet::new();
+    /// Those of `files` that the base has under several names, with directories that have some of them. Each has one in a
+    /// directory that is known to have changed: the one that its row names, or from which it was moved.
+    fn linked_in_base(
+        &self,
+        directories: &HashSet<Ino>,
+        files: &HashSet<Ino>,
+    ) -> Result<HashMap<Ino, HashSet<Ino>>> {
+        let mut linked: HashMap<Ino, HashSet<Ino>> = HashMap::new();
         if files.is_empty() {
             return Ok(linked);
         }
+        let links = self.base().links();
         for &directory in directories {
-            let Some(tree) = self.node(directory)?.inode.tree() else { continue };
+            let node = self.node(directory)?;
+            if let Some(parent) = node.inode.parent {
+                links.hint(directory, parent);
+            }
+            let Some(tree) = node.inode.tree() else { continue };
             let tree = self.base().tree(tree)?;
             let names = tree.iter_names().enumerate();
             for (position, (_, ino, kind)) in names {
@@ -95,7 +104,7 @@ impl State {
                     && files.contains(&ino)
                     && tree.get(position).is_some_and(|(_, entry)| entry.meta.nlink > 1)
                 {
-                    linked.insert(ino);
+                    linked.entry(ino).or_default().insert(directory);
                 }
             }
         }

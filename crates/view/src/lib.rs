@@ -37,6 +37,7 @@ mod inode;
 mod known_names;
 mod latch;
 mod layers;
+mod links;
 mod listings;
 mod log_sync;
 mod merge;

@@ -68,6 +68,8 @@ impl View {
         crash::point("snapshot.frozen");
         let options = ViewOptions { boot_id: Some(state.boot_id.clone()), ..ViewOptions::default() };
         let frozen = Self::open_frozen(Arc::clone(&state.repo), &thread.snapshot, &thread.layers, options)?;
+        // One search for the names of hard-linked files does for all snapshots that are made while the view is open.
+        frozen.state().base().share_links(&state.base());
         let built = build(frozen.state(), &state.known(), Watch { progress, is_over: &|| false })?;
         let built_after = began.elapsed();
         crash::point("snapshot.built");

@@ -4,9 +4,10 @@
 
 mod support;
 
-use selvedge_store::Ino;
+use selvedge_store::{Content, Ino};
 use selvedge_view::{OpenFlags, RenameMode, SetAttr, View};
 use std::collections::HashSet;
+use std::time::Duration;
 use support::{Base, Bench};
 
 const RW: OpenFlags = OpenFlags { read: true, write: true, exclusive: false };
@@ -110,4 +111,97 @@ fn a_linked_file_that_changed_has_changed_under_each_of_its_names() {
         view.rename(&bench.request(), B, b"three", A, b"three", RenameMode::Replace).unwrap();
     };
     assert_eq!(directories(one_name_more), set(&[ROOT, A, B, C]));
+}
+
+/// Takes away the listing of a directory of the base: whoever reads everything fails.
+fn hide_listing(bench: &Bench, name: &str) {
+    let repo = bench.repo();
+    let snapshot = repo.refs().threads().unwrap()[0].snapshot;
+    let Content::Directory { tree, .. } = repo.store().snapshot(&snapshot).unwrap().root.content else {
+        panic!("no directory")
+    };
+    let hidden = repo.store().tree(&tree).unwrap().lookup(name.as_bytes()).unwrap();
+    let Content::Directory { tree, .. } = hidden.content else { panic!("no directory") };
+    let objects = rusqlite::Connection::open(bench.path().join("objects.db")).unwrap();
+    objects.busy_timeout(Duration::from_secs(10)).unwrap();
+    let removed = objects.execute("DELETE FROM objects WHERE id = ?1", [&tree.as_bytes()[..]]).unwrap();
+    assert_eq!(removed, 1);
+}
+
+fn linked_base() -> Base {
+    let file = |ino, nlink| Base::File { ino, nlink, bytes: b"base".to_vec() };
+    let dir = |ino: Ino, entries| Base::Dir { ino: ino.0, entries };
+    dir(
+        ROOT,
+        vec![
+            ("a", dir(A, vec![("one", file(31, 2)), ("three", file(33, 2)), ("four", file(33, 2))])),
+            ("c", dir(C, vec![("two", file(31, 2))])),
+            ("far", dir(D, vec![("plain", file(32, 1))])),
+        ],
+    )
+}
+
+#[test]
+fn names_of_a_linked_file_that_are_at_hand_are_not_searched_for() {
+    let bench = Bench::new(&linked_base());
+    hide_listing(&bench, "far");
+    let view = bench.open();
+    view.lookup(view.lookup(ROOT, b"a").unwrap().ino, b"three").unwrap();
+    chmod(&view, Ino(33));
+    assert_eq!(view.changed().unwrap().directories, set(&[ROOT, A]));
+}
+
+#[test]
+fn names_of_linked_files_are_searched_for_once() {
+    let bench = Bench::new(&linked_base());
+    let view = bench.open();
+    let one = |number: u8| {
+        view.lookup(view.lookup(ROOT, b"a").unwrap().ino, b"one").unwrap();
+        let handle = view.open_file(&bench.request(), Ino(31), RW).unwrap();
+        view.write(handle, 0, &[number]).unwrap();
+        view.release(handle);
+    };
+    one(1);
+    assert_eq!(view.changed().unwrap().directories, set(&[ROOT, A, C]));
+    hide_listing(&bench, "far");
+    for number in 2..6 {
+        one(number);
+        assert_eq!(view.changed().unwrap().directories, set(&[ROOT, A, C]));
+        let snapshot = view.snapshot(b"", &|_| ()).unwrap().snapshot;
+        view.tidy().unwrap();
+        let then = bench.open_snapshot(&snapshot);
+        for (directory, name) in [(A, &b"one"[..]), (C, b"two")] {
+            let directory = then.lookup(ROOT, if directory == A { b"a" } else { b"c" }).unwrap().ino;
+            let ino = then.lookup(directory, name).unwrap().ino;
+            assert_eq!(support::read(&bench, &then, ino)[0], number, "under every name");
+        }
+    }
+}
+
+/// A hint that is out of date tells of too few names, never of a wrong one.
+#[test]
+fn names_that_moved_or_came_since_they_were_searched_for_are_found() {
+    let bench = Bench::new(&linked_base());
+    let view = bench.open();
+    for (directory, name) in [(ROOT, &b"a"[..]), (ROOT, b"c"), (ROOT, b"far"), (A, b"one"), (C, b"two")] {
+        view.lookup(directory, name).unwrap();
+    }
+    let snapshot = || {
+        view.snapshot(b"", &|_| ()).unwrap();
+        view.tidy().unwrap();
+    };
+    chmod(&view, Ino(31));
+    snapshot();
+    view.link(&bench.request(), Ino(31), D, b"five").unwrap();
+    snapshot();
+    view.unlink(&bench.request(), C, b"two").unwrap();
+    view.rmdir(&bench.request(), ROOT, b"c").unwrap();
+    snapshot();
+    view.setattr(Ino(31), &SetAttr { mode: Some(0o640), ..SetAttr::default() }).unwrap();
+    assert_eq!(view.changed().unwrap().directories, set(&[ROOT, A, D]));
+    snapshot();
+    view.rename(&bench.request(), ROOT, b"far", A, b"near", RenameMode::Replace).unwrap();
+    snapshot();
+    chmod(&view, Ino(31));
+    assert_eq!(view.changed().unwrap().directories, set(&[ROOT, A, D]));
 }
