@@ -6,7 +6,7 @@ mod memory;
 pub use local::{DEFAULT_LARGE_BLOB, LocalBackend};
 pub use memory::MemoryBackend;
 
-use crate::gc::Removed;
+use crate::gc::{Removed, Spare};
 use crate::{ObjectId, ObjectKind, StoreError};
 use std::fs::File;
 use std::path::PathBuf;
@@ -44,6 +44,12 @@ pub trait Backend: Send + Sync {
     /// Removes objects; tells how many there were, and their bytes. The caller knows that nobody relies on them.
     /// Durable after [`Self::sync`].
     fn remove(&self, kind: ObjectKind, ids: &[ObjectId]) -> Result<Removed, StoreError>;
+
+    /// Gives the room of what was removed back to the disk, as far as that goes. Others write meanwhile: each step keeps
+    /// them waiting for milliseconds at most, and a death between two steps leaves the rest for the next time.
+    fn give_back(&self) -> Result<Spare, StoreError> {
+        Ok(Spare::default())
+    }
 
     /// What is wrong with how objects are kept, whatever they hold.
     fn check(&self) -> Result<Vec<String>, StoreError> {

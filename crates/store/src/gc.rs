@@ -34,6 +34,15 @@ pub struct Removed {
     pub bytes: u64,
 }
 
+/// Room in the object database where nothing is any more, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spare {
+    /// Given back to the disk.
+    pub given_back: u64,
+    /// Kept for later objects: the database was not made to give it back.
+    pub kept: u64,
+}
+
 /// Why nothing, or not everything, was removed. What was is unreachable in any case.
 #[derive(Debug, thiserror::Error)]
 pub enum GcError {
@@ -57,8 +66,17 @@ pub enum GcError {
     Store(#[from] StoreError),
 }
 
-/// Tells what objects the rows of a frozen layer name.
-pub type LayerObjects<'a> = &'a dyn Fn(LayerId) -> Result<Vec<(ObjectKind, ObjectId)>, SourceError>;
+/// A layer of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThreadLayer {
+    /// One that never changes.
+    Frozen(LayerId),
+    /// The one that the thread writes.
+    Upper(LayerId),
+}
+
+/// Tells what objects a layer needs. Of an upper these are only those that are needed by nothing else.
+pub type LayerObjects<'a> = &'a dyn Fn(ThreadLayer) -> Result<Vec<(ObjectKind, ObjectId)>, SourceError>;
 
 /// How often the threads are read again when one lets go of a layer while it is looked into.
 const ATTEMPTS: usize = 20;
@@ -72,6 +90,15 @@ pub struct Marked<'a> {
     reached: HashSet<(ObjectKind, ObjectId)>,
     /// What nothing reached.
     condemned: Vec<(ObjectKind, ObjectId)>,
+}
+
+/// Gives the room of objects that were removed, now or earlier, back to the disk. Nobody has to wait for it longer than for
+/// any other writer, and whoever dies at it leaves the rest for the next time.
+///
+/// # Errors
+/// When the store fails; nothing is lost then.
+pub fn give_back(repository: &Repository) -> Result<Spare, StoreError> {
+    repository.store().backend().give_back()
 }
 
 impl<'a> Marked<'a> {
@@ -145,8 +172,9 @@ impl<'a> Marked<'a> {
             for thread in self.repository.refs().threads()? {
                 let unclear = |source| GcError::Unclear { thread: thread.name.to_string(), source };
                 self.mark_snapshots(thread.snapshot).map_err(|source| unclear(source.into()))?;
-                for layer in &thread.layers {
-                    match self.mark_layer(*layer) {
+                let frozen = thread.layers.iter().copied().map(ThreadLayer::Frozen);
+                for layer in frozen.chain(thread.upper.map(ThreadLayer::Upper)) {
+                    match self.mark_layer(layer) {
                         Ok(()) => {}
                         // A mount lets go of layers once a snapshot has what they say, and removes them.
                         Err(_) if attempt < ATTEMPTS && self.has_moved(&thread) => continue 'threads,
@@ -159,11 +187,12 @@ impl<'a> Marked<'a> {
     }
 
     fn has_moved(&self, thread: &ThreadRef) -> bool {
-        !self.repository.refs().thread_again(thread).is_ok_and(|now| now.layers == thread.layers)
+        let now = self.repository.refs().thread_again(thread);
+        !now.is_ok_and(|now| now.layers == thread.layers && now.upper == thread.upper)
     }
 
-    fn mark_layer(&mut self, layer: LayerId) -> Result<(), SourceError> {
-        if self.layers.contains(&layer) {
+    fn mark_layer(&mut self, layer: ThreadLayer) -> Result<(), SourceError> {
+        if matches!(layer, ThreadLayer::Frozen(id) if self.layers.contains(&id)) {
             return Ok(());
         }
         for (kind, id) in (self.layer_objects)(layer)? {
@@ -173,7 +202,9 @@ impl<'a> Marked<'a> {
                 self.reached.insert((kind, id));
             }
         }
-        self.layers.insert(layer);
+        if let ThreadLayer::Frozen(id) = layer {
+            self.layers.insert(id);
+        }
         Ok(())
     }
 

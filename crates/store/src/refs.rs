@@ -1,7 +1,7 @@
 //! The threads' references and the inode numbers handed out: `refs.db`.
 
 use crate::latch::Latch;
-use crate::sqlite::{self, Sync};
+use crate::sqlite::{self, Room, Sync};
 use crate::{FIRST_NEW_INO, LayerId, ObjectId, ThreadId, ThreadName};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use selvedge_mountpoint::shown;
@@ -181,7 +181,7 @@ impl Refs {
     pub fn create(path: &Path) -> Result<(), RefsError> {
         // The first number is a constant of the format, so it stands in the schema.
         let schema = format!("{SCHEMA} INSERT INTO numbers VALUES (1, {FIRST_NEW_INO});");
-        sqlite::create(path, &schema).map_err(|source| RefsError::Database {
+        sqlite::create(path, &schema, Room::Kept).map_err(|source| RefsError::Database {
             path: path.to_owned(),
             what: "cannot create the reference database",
             source,

@@ -1,12 +1,15 @@
 //! What the two databases have in common.
 
-use rusqlite::{Connection, FileControl, OpenFlags};
+use rusqlite::{Connection, FileControl, OpenFlags, TransactionBehavior};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a statement waits for another process before it fails. Transactions here take
 /// milliseconds, so this is the time to give up on a stopped process, not a usual wait.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What SQLite says of a database whose empty pages are taken out when that is asked for.
+const INCREMENTAL: i64 = 2;
 
 /// How much of an emptied log stays allocated, in bytes.
 const KEPT_LOG: i64 = 1 << 20;
@@ -20,11 +23,24 @@ pub(crate) enum Sync {
     Full,
 }
 
+/// What becomes of pages that hold nothing any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// They wait for what is written later.
+    Kept,
+    /// [`give_back`] can take them out of the file: each page knows whose it is, so that the last ones can be moved.
+    Returnable,
+}
+
 /// Creates the database `path` with `schema`. The caller knows that nobody else does.
-pub(crate) fn create(path: &Path, schema: &str) -> rusqlite::Result<()> {
+pub(crate) fn create(path: &Path, schema: &str, room: Room) -> rusqlite::Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     set_up(&connection, Sync::Full)?;
+    if room == Room::Returnable {
+        // Only a database without tables takes it.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.execute_batch(schema)?;
     connection.close().map_err(|(_, error)| error)
@@ -72,6 +88,34 @@ pub(crate) fn set_sync(connection: &Connection, sync: Sync) -> rusqlite::Result<
 /// again from its start.
 pub(crate) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+}
+
+/// How many pages hold nothing, how large a page is, in bytes, and whether [`give_back`] can take them out of the file.
+pub(crate) fn room(connection: &Connection) -> rusqlite::Result<(u64, u64, Room)> {
+    let ask = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let room = if ask("auto_vacuum")? == INCREMENTAL { Room::Returnable } else { Room::Kept };
+    Ok((ask("freelist_count")?.unsigned_abs(), ask("page_size")?.unsigned_abs(), room))
+}
+
+/// Takes pages that hold nothing out of a database that was made for it, in one transaction that lasts `limit`, or as long as
+/// one page takes; tells how many. The file becomes shorter when the log is brought into it.
+pub(crate) fn give_back(connection: &mut Connection, limit: Duration) -> rusqlite::Result<u64> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let began = Instant::now();
+    let mut pages = 0;
+    {
+        // A step of the statement is a page.
+        let mut vacuum = transaction.prepare_cached("PRAGMA incremental_vacuum")?;
+        let mut steps = vacuum.query([])?;
+        while steps.next()?.is_some() {
+            pages += 1;
+            if began.elapsed() >= limit {
+                break;
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(pages)
 }
 
 /// The system's error number behind what SQLite says, where there is one.

@@ -3,9 +3,11 @@
 use crate::catalog::Catalog;
 use crate::claim::Claim;
 use crate::error::{Result, ViewError};
+use crate::held::held_by;
 use crate::inode::Body;
 use crate::layers::Frozen;
 use crate::view::boot_id;
+use selvedge_store::gc::ThreadLayer;
 use selvedge_store::{LayerId, ObjectId, ObjectKind, Repository, ThreadLock, ThreadRef};
 
 /// What is wrong with the catalogs of a thread's layers: each with its layer. The upper is looked at only by who has
@@ -45,8 +47,16 @@ fn check_upper(repo: &Repository, layer: LayerId) -> Result<Vec<String>> {
     Ok(problems)
 }
 
-/// The objects that the rows of a frozen layer name.
-pub fn objects_of_layer(repo: &Repository, layer: LayerId) -> Result<Vec<(ObjectKind, ObjectId)>> {
+/// The objects that a layer needs: those that the rows of a frozen one name, and of an upper, whoever writes it, those that only
+/// files without a name need.
+pub fn objects_of_layer(repo: &Repository, layer: ThreadLayer) -> Result<Vec<(ObjectKind, ObjectId)>> {
+    match layer {
+        ThreadLayer::Frozen(layer) => objects_of_frozen(repo, layer),
+        ThreadLayer::Upper(layer) => held_by(&repo.layer_dir(&layer)),
+    }
+}
+
+fn objects_of_frozen(repo: &Repository, layer: LayerId) -> Result<Vec<(ObjectKind, ObjectId)>> {
     let (_, catalog) = Frozen::open(repo, layer, &boot_id()?)?.ok_or(ViewError::LayerLost { layer })?;
     let mut objects = Vec::new();
     for body in catalog.bodies()? {

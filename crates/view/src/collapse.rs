@@ -9,6 +9,7 @@ use crate::inode::{Body, Inode};
 use crate::layers::{Layers, Upper, sweep};
 use crate::snapshot::Covered;
 use crate::state::State;
+use crate::tables::Tables;
 use selvedge_store::{Content, FileKind, LayerId, NewState, ObjectId};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -110,6 +111,7 @@ impl State {
         let mut layers = self.shut_gate();
         if let (Some(upper), Some(catalog)) = (layers.upper.clone(), tables.upper()) {
             let commit = rewritten(&upper, catalog, &layers, &covered)?;
+            hold_nameless(&tables, &upper, catalog)?;
             catalog.set_unfounded(false)?;
             tables.commit(&commit)?;
             upper.log.committed();
@@ -178,6 +180,16 @@ fn rewritten(upper: &Upper, catalog: &Catalog, layers: &Layers, covered: &Covere
         }
     }
     Ok(commit)
+}
+
+/// Keeps what the store has of files without a name: the layers that go may have been all that named it.
+fn hold_nameless(tables: &Tables, upper: &Upper, catalog: &Catalog) -> Result<()> {
+    for &ino in tables.orphans() {
+        if let Some(row) = catalog.inode(ino)? {
+            upper.held.add(&row.body)?;
+        }
+    }
+    Ok(())
 }
 
 fn over_snapshot(row: &Inode, body: &Body, Covered { layers, built, .. }: &Covered) -> Body {

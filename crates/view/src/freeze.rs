@@ -115,6 +115,7 @@ impl State {
             (Some((next, mut catalog)), copies) => {
                 let mut commit = Commit::new();
                 carry_orphans(&tables, &upper, &next, &mut commit)?;
+                upper.held.carry_to(&next.held)?;
                 if let Some(copies) = copies {
                     carried = copies.carry(self, &mut tables, &next, &mut commit)?;
                 }

@@ -4,6 +4,7 @@ use crate::base::Base;
 use crate::catalog::Catalog;
 use crate::claim::Claim;
 use crate::error::{Result, ViewError};
+use crate::held::Held;
 use crate::log_sync::LogSync;
 use crate::recovery;
 use crate::reserve::Reserve;
@@ -44,6 +45,7 @@ pub(crate) struct Upper {
     pub(crate) reserve: Reserve,
     /// A layer beneath may not be durable, and the catalog says so: after a power cut this one does not count.
     pub(crate) unfounded: AtomicBool,
+    pub(crate) held: Held,
 }
 
 /// A layer that is never changed again.
@@ -107,7 +109,8 @@ impl Upper {
         files.sync_names()?;
         sync_directory(directory)?;
         let unfounded = AtomicBool::new(unfounded);
-        Ok((Self { id, files: Arc::new(files), log, reserve, unfounded }, catalog))
+        let held = Held::open(directory)?;
+        Ok((Self { id, files: Arc::new(files), log, reserve, unfounded, held }, catalog))
     }
 
     /// Opens a thread's upper; tells also whether its working files are known to be durable. `None` when a loss of
@@ -136,7 +139,8 @@ impl Upper {
         }
         let log = LogSync::new(if in_use { open_log(&directory)? } else { open_directory(&directory)? });
         let unfounded = AtomicBool::new(catalog.is_unfounded()?);
-        Ok(Some((Self { id, files: Arc::new(files), log, reserve, unfounded }, catalog, clean)))
+        let held = Held::open(&directory)?;
+        Ok(Some((Self { id, files: Arc::new(files), log, reserve, unfounded, held }, catalog, clean)))
     }
 }
 

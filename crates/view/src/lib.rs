@@ -32,6 +32,7 @@ mod dir_stream;
 mod directories;
 mod error;
 mod freeze;
+mod held;
 mod inherit;
 mod inode;
 mod known_names;

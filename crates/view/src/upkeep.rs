@@ -350,7 +350,12 @@ impl State {
                 change.commit.push(Effect::DropOrphan(ino));
             }
             Ok(())
-        })
+        })?;
+        let tables = self.tables();
+        if let (true, Some(upper)) = (tables.orphans().is_empty(), &self.gate().upper) {
+            upper.held.clear();
+        }
+        Ok(())
     }
 
     /// Moves the log's content into the catalog. The log is synced first, outside the lock that mutations need.

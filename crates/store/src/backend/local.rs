@@ -1,16 +1,16 @@
 //! Objects on a disk.
 
 use super::{Backend, StagedBlob};
-use crate::gc::Removed;
+use crate::gc::{Removed, Spare};
 use crate::latch::Latch;
-use crate::sqlite::{self, Sync};
+use crate::sqlite::{self, Room, Sync};
 use crate::{ObjectId, ObjectKind, StoreError};
 use rusqlite::{Connection, OptionalExtension, params};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +30,9 @@ const CHECKPOINT_BYTES: usize = 16 << 20;
 
 /// About how much of the log the removal of an object takes: a page or two.
 const REMOVAL_LOG_BYTES: usize = 8192;
+
+/// How much of two files is compared at a time.
+const COMPARED_BYTES: usize = 256 * 1024;
 
 /// How many idle connections are kept for readers.
 const IDLE_READERS: usize = 8;
@@ -89,7 +92,7 @@ impl LocalBackend {
     /// Makes an empty store in the existing directory `repository`.
     pub fn create(repository: &Path) -> Result<(), StoreError> {
         let database = repository.join("objects.db");
-        sqlite::create(&database, SCHEMA).map_err(|source| StoreError::Database {
+        sqlite::create(&database, SCHEMA, Room::Returnable).map_err(|source| StoreError::Database {
             path: database,
             what: "cannot create the object database",
             source,
@@ -239,6 +242,15 @@ impl LocalBackend {
         }
     }
 
+    /// Whether the blob has a file with the bytes of `other`.
+    fn holds_blob(&self, id: &ObjectId, other: &File) -> Result<bool, StoreError> {
+        let Some(file) = self.open_blob_file(id)? else { return Ok(false) };
+        compare_files(&file, other).or_else(|error| {
+            tracing::warn!(%error, %id, "a blob that cannot be read is replaced");
+            Ok(false)
+        })
+    }
+
     /// Removes the file of a blob that has one; tells how much space it took.
     fn remove_blob_file(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
         let path = self.blob_path(id);
@@ -366,13 +378,8 @@ impl Backend for LocalBackend {
 
     fn put_blob_file(&self, id: &ObjectId, mut staged: StagedBlob) -> Result<bool, StoreError> {
         self.check_latch()?;
-        let size = staged.file.metadata().map_err(|source| StoreError::Io {
-            path: self.tmp.clone(),
-            what: "cannot look at a temporary file",
-            source,
-        })?;
-        // A file of another size is damaged, and is replaced.
-        let new = self.blob_file_size(id)? != Some(size.len());
+        // A file that is damaged is replaced. What is written is at hand, so this costs reading what is there.
+        let new = !self.holds_blob(id, &staged.file)?;
         if new {
             self.keep_staged(id, &mut staged)?;
         }
@@ -424,6 +431,36 @@ impl Backend for LocalBackend {
         Ok(removed)
     }
 
+    fn give_back(&self) -> Result<Spare, StoreError> {
+        self.check_latch()?;
+        let failed =
+            |source| self.note(self.database_error("cannot make the object database smaller")(source));
+        let mut spare = Spare::default();
+        loop {
+            let mut writer = lock(&self.writer);
+            let (pages, page, room) = sqlite::room(&writer.connection).map_err(failed)?;
+            let given_back = match room {
+                Room::Returnable if pages > 0 => {
+                    sqlite::give_back(&mut writer.connection, TRANSACTION).map_err(failed)?
+                }
+                _ => 0,
+            };
+            if given_back == 0 {
+                if spare.given_back > 0 {
+                    // Only now the file gets shorter.
+                    sqlite::checkpoint(&writer.connection).map_err(failed)?;
+                    writer.since_checkpoint = 0;
+                }
+                spare.kept = pages * page;
+                return Ok(spare);
+            }
+            spare.given_back += given_back * page;
+            // A page goes to another's place, and whose it is is noted.
+            writer.since_checkpoint += usize::try_from(2 * given_back * page).unwrap_or(CHECKPOINT_BYTES);
+            self.checkpoint_if_due(&mut writer)?;
+        }
+    }
+
     fn check(&self) -> Result<Vec<String>, StoreError> {
         self.with_reader(sqlite::check)
     }
@@ -460,6 +497,27 @@ impl Backend for LocalBackend {
         }
         Ok(names.into_iter().take(limit).collect())
     }
+}
+
+/// Whether two files have the same bytes.
+fn compare_files(one: &File, two: &File) -> io::Result<bool> {
+    let size = one.metadata()?.len();
+    if size != two.metadata()?.len() {
+        return Ok(false);
+    }
+    let mut buffers = [vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]];
+    let mut at = 0;
+    while at < size {
+        let len = usize::try_from(size - at).unwrap_or(usize::MAX).min(COMPARED_BYTES);
+        for (file, buffer) in [one, two].into_iter().zip(&mut buffers) {
+            file.read_exact_at(&mut buffer[..len], at)?;
+        }
+        if buffers[0][..len] != buffers[1][..len] {
+            return Ok(false);
+        }
+        at += len as u64;
+    }
+    Ok(true)
 }
 
 fn open_database(path: &Path, sync: Sync) -> Result<Connection, StoreError> {

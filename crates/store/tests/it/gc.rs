@@ -3,15 +3,15 @@
 use crate::common::{Fixture, blob_of};
 use selvedge_store::export::SourceError;
 use selvedge_store::fsck::fsck;
-use selvedge_store::gc::{GcError, Marked, Removed};
+use selvedge_store::gc::{GcError, Marked, Removed, Spare, ThreadLayer, give_back};
 use selvedge_store::{HoldError, LayerId, NewState, ObjectId, ObjectKind, ThreadLock, ThreadName};
 use std::time::Duration;
 
 const AT_ONCE: Duration = Duration::ZERO;
 
 /// For threads without layers.
-fn no_layers(layer: LayerId) -> Result<Vec<(ObjectKind, ObjectId)>, SourceError> {
-    Err(format!("nothing is known of layer {layer}").into())
+fn no_layers(layer: ThreadLayer) -> Result<Vec<(ObjectKind, ObjectId)>, SourceError> {
+    Err(format!("nothing is known of {layer:?}").into())
 }
 
 fn name(name: &str) -> ThreadName {
@@ -147,11 +147,92 @@ fn what_a_frozen_layer_names_stays_and_a_layer_that_cannot_be_read_is_no_reason_
     fixture.store().sync().unwrap();
     let Err(error) = Marked::mark(&fixture.repository, &no_layers) else { panic!("the layer was not read") };
     assert!(matches!(&error, GcError::Unclear { thread, .. } if thread == "main"), "{error}");
-    let told = |asked: LayerId| {
-        assert_eq!(asked, layer);
+    let told = |asked: ThreadLayer| {
+        assert_eq!(asked, ThreadLayer::Frozen(layer));
         Ok(vec![(ObjectKind::Blob, named)])
     };
     let removed = Marked::mark(&fixture.repository, &told).unwrap().sweep(AT_ONCE, &mut |_| ()).unwrap();
     assert_eq!(removed.count, 1);
     assert!(has(&fixture, ObjectKind::Blob, &named) && !has(&fixture, ObjectKind::Blob, &garbage));
+}
+
+/// A thread whose many small files nobody else has, and then no thread.
+fn fill_and_delete(fixture: &Fixture) {
+    for file in 0..300_usize {
+        write(fixture, &format!("many/{file}"), blob_of(20_000 + file));
+    }
+    let snapshot = fixture.import().snapshot;
+    let refs = fixture.repository.refs();
+    let thread = refs.create_thread(&name("gone"), &snapshot, &[]).unwrap();
+    refs.delete_thread(&thread).unwrap();
+    std::fs::remove_dir_all(fixture.source.join("many")).unwrap();
+}
+
+/// How large the database is with its log in it.
+fn database_size(fixture: &Fixture) -> u64 {
+    let database = rusqlite::Connection::open(fixture.repository.path().join("objects.db")).unwrap();
+    database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+    std::fs::metadata(fixture.repository.path().join("objects.db")).unwrap().len()
+}
+
+#[test]
+fn what_removed_objects_took_goes_back_to_the_disk() {
+    let fixture = Fixture::new();
+    write(&fixture, "stays", "stays\n");
+    let stays = fixture.import().snapshot;
+    fixture.repository.refs().create_thread(&name("main"), &stays, &[]).unwrap();
+    fill_and_delete(&fixture);
+    collect(&fixture);
+    let before = database_size(&fixture);
+    assert!(before > 3_000_000, "{before}");
+    let spare = give_back(&fixture.repository).unwrap();
+    let after = std::fs::metadata(fixture.repository.path().join("objects.db")).unwrap().len();
+    assert!(after < 200_000, "{before} bytes became {after}: {spare:?}");
+    assert!(spare.given_back > 3_000_000 && spare.kept == 0, "{spare:?}");
+    assert_eq!(give_back(&fixture.repository).unwrap(), Spare::default());
+    assert_sound(&fixture);
+    fixture.export(&stays, &fixture.dest("out"), false).unwrap();
+}
+
+#[test]
+fn writers_beside_the_giving_back_of_room_lose_nothing() {
+    let fixture = Fixture::new();
+    fill_and_delete(&fixture);
+    collect(&fixture);
+    std::thread::scope(|scope| {
+        let store = fixture.store();
+        let put = |number: u32| store.put_blob(format!("blob {number}").as_bytes()).unwrap();
+        scope.spawn(|| give_back(&fixture.repository).unwrap());
+        for number in 0..200 {
+            put(number);
+            if number % 10 == 0 {
+                store.sync().unwrap();
+            }
+        }
+        store.sync().unwrap();
+    });
+    for number in 0..200 {
+        let blob = ObjectKind::Blob.id(format!("blob {number}").as_bytes());
+        assert!(has(&fixture, ObjectKind::Blob, &blob));
+    }
+    assert_sound(&fixture);
+}
+
+#[test]
+fn a_database_that_was_not_made_for_it_keeps_its_room_and_says_so() {
+    let fixture = Fixture::new();
+    let database = rusqlite::Connection::open(fixture.repository.path().join("objects.db")).unwrap();
+    database.execute_batch("PRAGMA auto_vacuum = NONE; VACUUM").unwrap();
+    fill_and_delete(&fixture);
+    collect(&fixture);
+    let before = database_size(&fixture);
+    let spare = give_back(&fixture.repository).unwrap();
+    assert!(spare.given_back == 0 && spare.kept > 3_000_000, "{spare:?}");
+    assert_eq!(database_size(&fixture), before);
+    // What `gc` advises.
+    database.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; VACUUM").unwrap();
+    fill_and_delete(&fixture);
+    collect(&fixture);
+    assert!(give_back(&fixture.repository).unwrap().given_back > 3_000_000);
+    assert_sound(&fixture);
 }

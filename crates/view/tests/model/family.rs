@@ -5,7 +5,7 @@ use super::line::Line;
 use super::op::Step;
 use super::support::{Base, Bench, lock};
 use selvedge_store::gc::Marked;
-use selvedge_store::{Entry, LayerId, ObjectId};
+use selvedge_store::{Entry, ObjectId};
 use selvedge_view::{objects_of_layer, remove_layers, remove_unneeded_layers};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl Family {
     /// Removes what nothing needs: what is needed is as it was, and snapshots that no thread comes from are gone.
     fn collect(&mut self, bench: &Bench) {
         let repo = bench.repo();
-        let layer_objects = |layer: LayerId| objects_of_layer(&repo, layer).map_err(Into::into);
+        let layer_objects = |layer| objects_of_layer(&repo, layer).map_err(Into::into);
         Marked::mark(&repo, &layer_objects).unwrap().sweep(PATIENCE, &mut |_| ()).unwrap();
         remove_unneeded_layers(&repo);
         let (needed, unneeded) =
