@@ -9,6 +9,7 @@ mod attributes;
 pub mod backend;
 mod beneath;
 mod blob;
+mod blob_check;
 mod codec;
 pub mod compare;
 mod disk_use;
@@ -38,6 +39,7 @@ mod tree;
 mod xattrs;
 
 pub use blob::{BlobReader, BlobWriter, Later, WrittenBlob};
+pub use blob_check::BlobCheck;
 pub use disk_use::disk_use;
 pub use entry::{Content, Entry, MODE_BITS, Meta};
 pub use error::{DecodeError, StoreError};

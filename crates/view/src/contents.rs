@@ -324,7 +324,14 @@ impl State {
     fn copy_bytes(&self, node: &Node, from: &Content, to: &File, keep: u64) -> Result<()> {
         let size = self.attr(node)?.size;
         let end = size.min(keep);
-        for extent in self.data_of(node, from, size)? {
+        let data = self.data_of(node, from, size)?;
+        if let (Content::Blob(blob), Body::Blob { id, .. }) = (from, &node.inode.body)
+            && end == size
+        {
+            // Bytes that are no longer what they were must not become the thread's own, which nobody can tell from a change.
+            blob.verify(*id, size, &data)?;
+        }
+        for extent in data {
             let stop = extent.end().min(end);
             if copy_range(from, to, extent.offset, stop)? < stop {
                 let why = "its bytes end before the length it has".to_owned();

@@ -7,7 +7,7 @@ use crate::open_table::Content;
 use crate::tables::Node as ViewNode;
 use crate::view::View;
 use selvedge_store::export::{FileReader, Node, Shape, Source, SourceError};
-use selvedge_store::{Content as Stored, Extent, FileKind, Ino};
+use selvedge_store::{BlobCheck, Content as Stored, Extent, FileKind, Ino, ObjectId};
 use std::io;
 use std::sync::Arc;
 
@@ -54,9 +54,10 @@ pub(crate) fn unless_gone<T>(found: crate::error::Result<T>) -> crate::error::Re
 impl View {
     pub(crate) fn open_source(&self, ino: Ino) -> crate::error::Result<OpenSource> {
         let state = self.state();
-        let node = state.node(ino)?;
         // Bytes may be written while they are exported: whoever has the file open shares the state that is read.
         let held = state.hold(ino)?;
+        let node = state.node(ino)?;
+        // While it is held its content becomes another only by being its own: a blob is the one that the node names.
         let content = held.file.content();
         let attr = state.attr(&node)?;
         if attr.nlink == 0 {
@@ -65,7 +66,11 @@ impl View {
         }
         let size = attr.size;
         let data = state.data_of(&node, &content, size)?;
-        Ok(OpenSource { content, size, data })
+        let blob = match &node.inode.body {
+            Body::Blob { id, size: whole, .. } if *whole == size => Some(*id),
+            _ => None,
+        };
+        Ok(OpenSource { content, blob, size, data })
     }
 
     pub(crate) fn export_node(&self, node: &ViewNode) -> crate::error::Result<Node> {
@@ -94,6 +99,8 @@ impl View {
 
 pub(crate) struct OpenSource {
     content: Arc<Content>,
+    /// What the node's bytes are in the store, if they are there.
+    blob: Option<ObjectId>,
     size: u64,
     data: Vec<Extent>,
 }
@@ -109,5 +116,12 @@ impl FileReader for OpenSource {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.content.read_at(buffer, offset)
+    }
+
+    fn check(&self) -> Option<BlobCheck> {
+        match (&*self.content, self.blob) {
+            (Content::Blob(blob), Some(id)) => BlobCheck::begin(blob, id, self.size, &self.data),
+            _ => None,
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Altered, truncated and missing parts of a repository: each is named, with what to do.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 use rustix::process::Signal;
@@ -188,17 +188,57 @@ fn a_layer_that_is_damaged_or_missing_is_named_with_what_to_do() {
     }
 }
 
+/// Changes a byte of a file, which is as long as before.
+fn alter(file: &Path) {
+    fs::File::options().write(true).open(file).unwrap().write_all_at(b"!", 150_000).unwrap();
+}
+
 #[test]
-fn what_is_missing_or_cut_comes_back_by_importing_into_a_new_thread() {
+fn an_altered_large_blob_is_named_by_whoever_reads_all_of_it() {
+    let sandbox = sandbox();
+    let blob = blob_file(&sandbox);
+    let held = sandbox.mount("main", "m");
+    let exported = |words: [&str; 4]| {
+        let refused =
+            sandbox.run(words).fails(1).saying(&format!("blob {}", blob.file_name().unwrap().display()));
+        refused.saying("large").saying("is damaged").saying("hint: ").saying("selvedge fsck");
+    };
+    sandbox.run(["export", "main", "../out"]).ok();
+    alter(&blob);
+    // Through the worker, and over a file that has the right bytes, or the same wrong ones.
+    exported(["export", "main", "../other", "--delete"]);
+    assert!(!sandbox.path("other/large").exists(), "no altered file is left");
+    exported(["export", "main", "../out", "--delete"]);
+    assert_eq!(fs::read(sandbox.path("out/large")).unwrap(), vec![b'l'; 200_000], "the good one stays");
+    alter(&sandbox.path("out/large"));
+    exported(["export", "main", "../out", "--delete"]);
+    let open = fs::File::options().write(true).open(sandbox.path("m/large")).unwrap();
+    let error = open.write_all_at(b"?", 0).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO), "altered bytes do not become the thread's own");
+    assert_eq!(sandbox.json(["status", "main"]), serde_json::json!([]));
+    // All bytes are going to be others.
+    open.set_len(0).unwrap();
+    open.write_all_at(b"new", 0).unwrap();
+    drop(open);
+    held.stop(Signal::TERM).ok();
+    sandbox.run(["export", "main", "../out", "--delete"]).ok();
+    let snapshot = sandbox.json(["thread", "show", "main"])["snapshot"].as_str().unwrap().to_owned();
+    exported(["export", &snapshot, "../out", "--delete"]);
+}
+
+#[test]
+fn what_is_missing_cut_or_altered_comes_back_by_importing_into_a_new_thread() {
     let sandbox = sandbox();
     let file = blob_file(&sandbox);
     let cut = || fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(7).unwrap();
+    let altered = || alter(&file);
     let remove = || fs::remove_file(&file).unwrap();
     let remove_small = || {
         let small = objects(&sandbox).execute("DELETE FROM objects WHERE kind = ?1", [BLOB]).unwrap();
         assert!(small > 0);
     };
-    let damages: [(&str, &dyn Fn()); 3] = [("cut", &cut), ("gone", &remove), ("small", &remove_small)];
+    let damages: [(&str, &dyn Fn()); 4] =
+        [("cut", &cut), ("altered", &altered), ("gone", &remove), ("small", &remove_small)];
     for (thread, damage) in damages {
         damage();
         let said = sandbox.run(["fsck"]).saying("import DIR --thread NAME");

@@ -5,7 +5,7 @@ use std::io;
 
 use selvedge_mountpoint::{MountError, MountpointError};
 use selvedge_store::export::ExportError;
-use selvedge_store::{LockError, RefsError, RepositoryError};
+use selvedge_store::{LockError, RefsError, RepositoryError, StoreError};
 use selvedge_view::ViewError;
 use selvedge_worker_proto::{ErrorKind, Failure, advice};
 
@@ -154,8 +154,11 @@ impl From<ExportError> for Refusal {
                 "choose an empty directory, or make the destination equal to the tree with --delete, which removes what is not in it",
             ),
             ExportError::Destination { source, .. } => (kind_of_io(source), advice(source)),
-            ExportError::Source { .. } => {
-                (ErrorKind::Failed, "look at the disk that holds .selvedge, then try again")
+            ExportError::Source { source, .. } => {
+                let in_store = source.downcast_ref::<StoreError>().is_some_and(StoreError::is_damage);
+                let in_view = source.downcast_ref::<ViewError>().is_some_and(ViewError::is_damage);
+                let advice = "look at the disk that holds .selvedge, then try again";
+                (ErrorKind::Failed, if in_store || in_view { DAMAGED } else { advice })
             }
         };
         Self::new(kind, sentence(&error), hint)

@@ -1,7 +1,7 @@
 //! The bytes of regular files.
 
 use super::FileReader;
-use crate::Extent;
+use crate::{Extent, StoreError};
 use rustix::fs::SeekFrom;
 use std::fs::File;
 use std::io;
@@ -13,6 +13,8 @@ const BUFFER: usize = 256 * 1024;
 /// Why a file could not be written or compared.
 pub(super) enum Failure {
     Source(io::Error),
+    /// All of it was read, and it is not what the store has it for.
+    Altered(StoreError),
     Destination(&'static str, io::Error),
 }
 
@@ -22,6 +24,7 @@ pub(super) fn copy(reader: &dyn FileReader, file: &File, tick: &mut dyn FnMut())
     let written = |error| Failure::Destination("cannot write the file", error);
     let size = reader.size();
     let mut buffer = vec![0; BUFFER.min(usize::try_from(size).unwrap_or(BUFFER))];
+    let mut check = reader.check();
     for extent in reader.data().map_err(Failure::Source)? {
         let mut at = extent.offset;
         while at < extent.end() {
@@ -32,11 +35,15 @@ pub(super) fn copy(reader: &dyn FileReader, file: &File, tick: &mut dyn FnMut())
                 break;
             }
             file.write_all_at(&piece[..read], at).map_err(written)?;
+            if let Some(check) = &mut check {
+                check.read(&piece[..read], at);
+            }
             at += read as u64;
             tick();
         }
     }
-    file.set_len(size).map_err(written)
+    file.set_len(size).map_err(written)?;
+    check.map_or(Ok(()), |check| check.end().map_err(Failure::Altered))
 }
 
 /// Whether `file` has the bytes and the holes that `reader` has. Calls `tick` after each piece.
@@ -48,6 +55,7 @@ pub(super) fn is_same(reader: &dyn FileReader, file: &File, tick: &mut dyn FnMut
         return Ok(false);
     }
     let mut buffers = [vec![0; BUFFER], vec![0; BUFFER]];
+    let mut check = reader.check();
     for extent in data {
         let mut at = extent.offset;
         while at < extent.end() {
@@ -57,7 +65,12 @@ pub(super) fn is_same(reader: &dyn FileReader, file: &File, tick: &mut dyn FnMut
             let theirs = &mut theirs[..len];
             // A file that became shorter is another.
             match file.read_exact_at(theirs, at) {
-                Ok(()) if len > 0 && ours[..len] == *theirs => at += len as u64,
+                Ok(()) if len > 0 && ours[..len] == *theirs => {
+                    if let Some(check) = &mut check {
+                        check.read(theirs, at);
+                    }
+                    at += len as u64;
+                }
                 Ok(()) => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
                 Err(error) => return Err(read(error)),
@@ -65,6 +78,7 @@ pub(super) fn is_same(reader: &dyn FileReader, file: &File, tick: &mut dyn FnMut
             tick();
         }
     }
+    check.map_or(Ok(()), |check| check.end().map_err(Failure::Altered))?;
     Ok(true)
 }
 

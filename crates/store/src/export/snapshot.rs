@@ -1,7 +1,7 @@
 //! A snapshot as something to export.
 
 use super::source::{FileReader, Node, Shape, Source, SourceError};
-use crate::{BlobReader, Content, Entry, Extent, ObjectId, Store, StoreError, holes};
+use crate::{BlobCheck, BlobReader, Content, Entry, Extent, ObjectId, Store, StoreError, holes};
 use std::io;
 
 /// A snapshot as a [`Source`].
@@ -56,6 +56,7 @@ impl Source for SnapshotSource {
 #[derive(Debug)]
 pub struct StoredFile {
     blob: BlobReader,
+    id: ObjectId,
     size: u64,
     data: Vec<Extent>,
 }
@@ -69,6 +70,7 @@ impl StoredFile {
         let holes = holes.map(|id| store.holes(&id)).transpose()?.unwrap_or_default();
         Ok(Self {
             blob: store.open_blob(blob, *size)?,
+            id: *blob,
             size: *size,
             data: holes::between_holes(&holes, *size),
         })
@@ -86,5 +88,9 @@ impl FileReader for StoredFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.blob.read_at(buffer, offset)
+    }
+
+    fn check(&self) -> Option<BlobCheck> {
+        BlobCheck::begin(&self.blob, self.id, self.size, &self.data)
     }
 }

@@ -1,6 +1,6 @@
 //! What can be exported.
 
-use crate::{Content, Extent, FileKind, Meta};
+use crate::{BlobCheck, Content, Extent, FileKind, Meta};
 use std::io;
 
 /// Why a source cannot be read: whatever the implementation's own error is.
@@ -92,4 +92,10 @@ pub trait FileReader {
 
     /// Reads at `offset` as pread(2) does.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Compares what is read with the name that the store has it by, if it is to be and was not yet: whoever reads all of
+    /// the file, front to back, tells it each piece.
+    fn check(&self) -> Option<BlobCheck> {
+        None
+    }
 }

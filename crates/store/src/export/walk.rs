@@ -380,6 +380,7 @@ impl<'a> Walk<'a> {
 fn content_error(path: &[u8], failure: Failure) -> ExportError {
     match failure {
         Failure::Source(error) => unreadable(path, error.into()),
+        Failure::Altered(error) => unreadable(path, error.into()),
         Failure::Destination(what, error) => destination(path, what, error),
     }
 }
