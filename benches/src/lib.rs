@@ -6,9 +6,11 @@ mod live;
 pub mod perf;
 mod placement;
 mod programs;
+mod threads;
 
 pub use figures::Figures;
 pub use large_tree::LargeTree;
 pub use live::{Live, Wire};
 pub use placement::Placement;
 pub use programs::{built, run};
+pub use threads::Threads;
