@@ -27,6 +27,7 @@ mod special;
 #[expect(unsafe_code, reason = "mappings and what else only C can say; argued there")]
 mod sys;
 mod unprivileged;
+mod writeback;
 mod xattrs;
 
 use selvedge_test_support::{Mounted, Repo};

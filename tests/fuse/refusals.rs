@@ -130,3 +130,13 @@ fn an_unknown_crash_point_is_named() {
     let mounting = repo.mounting(WORKER).env("SELVEDGE_FUSE_WORKER_CRASH_AT", "nowhere");
     assert_refused(mounting, ErrorKind::Usage, "nowhere");
 }
+
+#[test]
+fn what_no_mount_can_have_at_once_is_refused() {
+    let repo = Repo::empty();
+    let held_back = || repo.mounting(WORKER).option("--writeback");
+    assert_refused(held_back().option("--direct-io"), ErrorKind::Usage, "direct_io");
+    let passing = held_back().option("--passthrough").option("on");
+    assert_refused(passing, ErrorKind::Usage, "passes no files through");
+    assert_no_mount(&repo.mountpoint());
+}

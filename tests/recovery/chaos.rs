@@ -193,6 +193,24 @@ fn databases_git_and_archives_notice_no_death() {
     Chaos { longest: 400, ..Chaos::default() }.upon("programs");
 }
 
+/// What the kernel holds back comes to the successor.
+#[test]
+fn nobody_notices_that_workers_die_where_writes_are_held_back() {
+    let repo = repo();
+    Chaos { longest: 1000, ..Chaos::default() }.run(mounting(&repo).option("--writeback"), |mount| {
+        vec![Application::start("system calls", mount.path(), seed())]
+    });
+}
+
+#[test]
+fn databases_git_and_archives_notice_no_death_where_writes_are_held_back() {
+    let repo = repo();
+    let chaos = Chaos { kills: kills(KILLS / 2), longest: 400, ..Chaos::default() };
+    chaos.run(mounting(&repo).option("--writeback"), |mount| {
+        vec![Application::start("programs", mount.path(), seed())]
+    });
+}
+
 #[test]
 fn compilers_notice_no_death() {
     Chaos { kills: kills(KILLS / 2), longest: 800, ..Chaos::default() }.upon("builds");

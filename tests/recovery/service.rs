@@ -1,6 +1,8 @@
 //! Mounts in the background, whose service and workers are killed: one at a time, which nobody notices, and together,
 //! which ends the mounts and loses nothing.
 
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -150,6 +152,42 @@ fn what_was_acknowledged_is_there_when_service_and_worker_are_killed_together() 
             known.check(&Model::scan(at), &format!("round {round}, {}", at.display()))
         };
         known = directories.iter().zip(&ended).map(check).collect();
+    }
+    sandbox.run(["unmount", "main"]).ok();
+}
+
+/// Blocks of a file that are written over and over.
+const BLOCKS: usize = 64;
+const BLOCK: usize = 4096;
+
+#[test]
+fn what_was_synced_is_there_when_service_and_worker_are_killed_together_and_writes_were_held_back() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("m").join("blocks");
+    let mounted = sandbox.json(["mount", "main", "../m", "--set", "mount.writeback=true"]);
+    assert_eq!(mounted["writeback"], json!(true));
+    let mut random = Random::new(seed());
+    for round in 0..u8::try_from(kills(4)).unwrap_or(250) {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        let overwrite =
+            |byte| (0..BLOCKS).for_each(|at| file.write_all_at(&[byte; BLOCK], (at * BLOCK) as u64).unwrap());
+        overwrite(round);
+        file.sync_all().unwrap();
+        let (synced, renamed) = (path.with_extension("synced"), path.with_extension(format!("{round}")));
+        fs::write(&synced, [round; 100]).unwrap();
+        File::open(&synced).unwrap().sync_all().unwrap();
+        fs::rename(&synced, &renamed).unwrap();
+        overwrite(round + 1);
+        std::thread::sleep(Duration::from_millis(random.below(300) as u64));
+        sandbox.kill_all();
+        assert!(file.sync_all().is_err(), "nobody says that what is lost is durable");
+        drop(file);
+        sandbox.run(["service", "start"]).ok();
+        eventually("the mount is there again", || processes(&sandbox).is_some());
+        let blocks = fs::read(&path).unwrap();
+        assert_eq!(blocks.len(), BLOCKS * BLOCK);
+        assert!(blocks.iter().all(|byte| (round..=round + 1).contains(byte)), "round {round}");
+        assert_eq!(fs::read(&renamed).unwrap(), [round; 100]);
     }
     sandbox.run(["unmount", "main"]).ok();
 }

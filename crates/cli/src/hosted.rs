@@ -159,6 +159,7 @@ impl Hosted {
             worker_pid: self.supervisor.worker_pid(),
             supervisor_pid: Some(self.record.supervisor.pid),
             passthrough: self.mount.passthrough.clone(),
+            writeback: self.mount.writeback,
             repo: self.record.repo.clone(),
             state,
             restarts: self.supervisor.restarts(),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::{absolute, is_vouched_for};
 use crate::environment::Environment;
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::record::{Holder, MountId, Record};
 use crate::settings::{ServiceSettings, Settings};
 
@@ -98,6 +98,12 @@ impl Plan {
         mountpoint: PathBuf,
         make_directory: bool,
     ) -> Result<Self> {
+        let tuning = settings.tuning();
+        tuning.check().map_err(|clash| {
+            let origin = settings.get("mount.writeback").map(|setting| setting.origin.to_string());
+            CliError::usage(format!("{clash}, which is on by {}", origin.unwrap_or_default()))
+                .hint(clash.hint())
+        })?;
         Ok(Self {
             request: MountId::random()?,
             repo: repository.dir().into(),
@@ -113,7 +119,7 @@ impl Plan {
                 dev: false,
                 trust_repository: is_vouched_for(repository.dir()),
                 on_crash: OnCrash::Recover,
-                tuning: settings.tuning(),
+                tuning,
             },
             worker: environment
                 .worker_bin

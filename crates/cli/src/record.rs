@@ -89,6 +89,9 @@ pub struct MountRecord {
     pub since_ms: u64,
     /// Whether the kernel reads and writes files past the worker.
     pub passthrough: Passthrough,
+    /// Whether the kernel holds back what programs write.
+    #[serde(default)]
+    pub writeback: bool,
 }
 
 /// A mount's name: 16 hexadecimal digits, made at random.
@@ -152,6 +155,7 @@ impl MountRecord {
             device: (ready.device.major, ready.device.minor),
             since_ms: u64::try_from(since_boot().as_millis()).unwrap_or(u64::MAX),
             passthrough: ready.passthrough.clone(),
+            writeback: ready.writeback,
         }
     }
 

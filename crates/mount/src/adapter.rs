@@ -6,7 +6,7 @@
 //! | operation | answer | why |
 //! |---|---|---|
 //! | lookup … create | the view | |
-//! | flush | `ENOSYS` | nothing is held back per descriptor that could fail at close(2); the kernel still writes out what was stored through mappings, and asks no more |
+//! | flush | `ENOSYS` | nothing is held back per descriptor that could fail at close(2); the kernel still writes out what it holds of the file, and asks no more |
 //! | opendir, releasedir | `ENOSYS` | the kernel then opens directories by itself, keeps their listings, and asks for them by number. One that cannot (before Linux 5.1) is given handles |
 //! | `copy_file_range` | `ENOSYS` | the kernel then copies through its page cache, without asking first each time |
 //! | poll | `ENOSYS` | the kernel then calls every file ready, as regular files are |
@@ -36,7 +36,7 @@ use selvedge_view::{
     View, ViewError, XattrMode, crash,
 };
 
-use crate::attr::{absent, file_attr, file_type, kind_of_mode, set_time};
+use crate::attr::{absent, file_attr, file_type, kind_of_mode, set_time, timestamp};
 use crate::backings::Backings;
 use crate::caller;
 use crate::errno::errno_of;
@@ -58,8 +58,8 @@ const RESENT: u64 = 1 << 63;
 /// What is asked of the kernel beyond what fuser asks by itself (asynchronous reads, large writes).
 ///
 /// Left out on purpose: `ATOMIC_O_TRUNC` (a truncation must be an operation of its own), `POSIX_LOCKS` and
-/// `FLOCK_LOCKS` (the kernel's locks outlive a worker), `WRITEBACK_CACHE` (acknowledged means kept), `ASYNC_DIO`
-/// (overlapping writes in flight at once could not be sent again in any order).
+/// `FLOCK_LOCKS` (the kernel's locks outlive a worker), `ASYNC_DIO` (overlapping writes in flight at once could not be
+/// sent again in any order). `WRITEBACK_CACHE` is asked for only where it is set: without it acknowledged means kept.
 ///
 /// `DO_READDIRPLUS`: whoever lists a directory mostly asks for each entry's attributes next, which then come in the
 /// same reply; `READDIRPLUS_AUTO` leaves that to what the kernel sees them do.
@@ -259,7 +259,8 @@ fn set_id((mode, group): (u32, u32), asked: &SetAttr, pid: u32, caller_gid: u32)
     let owner_changes = asked.uid.is_some() || asked.gid.is_some();
     let written = match asked.size {
         Some(_) => !caller::may_set_id(pid),
-        None => *asked == SetAttr::default(),
+        // A time of change that the kernel keeps changes nothing by itself.
+        None => SetAttr { ctime: None, ..*asked } == SetAttr::default(),
     };
     if owner_changes || written {
         SetId::Clear { keep_group: caller::may_set_group(pid, caller_gid, group) }
@@ -314,6 +315,9 @@ impl Filesystem for Adapter {
         if self.tuning.direct_io {
             // Without it, shared mappings of files that are opened past the page cache are refused.
             wanted |= InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
+        }
+        if self.tuning.writeback {
+            wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
         }
         let offered = config.capabilities() & wanted;
         let refused = config.add_capabilities(offered).err().unwrap_or(InitFlags::empty());
@@ -378,8 +382,8 @@ impl Filesystem for Adapter {
         size: Option<u64>,
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
-        // Sent only by kernels that cache writes and keep times themselves.
-        _ctime: Option<SystemTime>,
+        // Sent only where the kernel holds writes back, and keeps the times of files itself.
+        ctime: Option<SystemTime>,
         _fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
@@ -401,6 +405,7 @@ impl Filesystem for Adapter {
                     size,
                     atime: atime.map(set_time),
                     mtime: mtime.map(set_time),
+                    ctime: ctime.map(timestamp),
                     set_id: SetId::Keep,
                 };
                 let set =
@@ -590,7 +595,7 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
@@ -603,7 +608,12 @@ impl Filesystem for Adapter {
             from,
             op::WRITE,
             reply,
-            |view, _| view.write(Handle(fh.0), offset, data),
+            |view, _| {
+                if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+                    return view.write_back(Handle(fh.0), offset, data);
+                }
+                view.write(Handle(fh.0), offset, data)
+            },
             ReplyWrite::written,
         );
     }

@@ -81,7 +81,7 @@ pub(crate) fn kind_of_mode(mode: u32) -> Option<FileKind> {
 pub(crate) fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::At(timestamp_from_fuser(time)),
+        TimeOrNow::SpecificTime(time) => SetTime::At(timestamp(time)),
     }
 }
 
@@ -95,7 +95,7 @@ fn system_time(time: Timestamp) -> SystemTime {
 ///
 /// fuser forms a time before 1970 by subtracting the nanoseconds too, where the kernel means seconds rounded
 /// down plus nanoseconds; taking the same two numbers apart again gives back what the kernel sent.
-fn timestamp_from_fuser(time: SystemTime) -> Timestamp {
+pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => {
             Timestamp { sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX), nsec: after.subsec_nanos() }
@@ -116,7 +116,7 @@ mod tests {
     fn times_before_1970_keep_their_nanoseconds() {
         // 1.2 s before 1970 is -2 s plus 800 ms; fuser reads the pair as -2.8 s.
         let from_fuser = UNIX_EPOCH - Duration::new(2, 800_000_000);
-        let time = timestamp_from_fuser(from_fuser);
+        let time = timestamp(from_fuser);
         assert_eq!(time, Timestamp { sec: -2, nsec: 800_000_000 });
         assert_eq!(system_time(time), UNIX_EPOCH - Duration::new(1, 200_000_000));
     }
@@ -124,10 +124,10 @@ mod tests {
     #[test]
     fn the_first_and_last_second_that_can_be_said_pass_unchanged() {
         for time in [Timestamp { sec: i64::MAX, nsec: 999_999_999 }, Timestamp { sec: 0, nsec: 1 }] {
-            assert_eq!(timestamp_from_fuser(system_time(time)), time);
+            assert_eq!(timestamp(system_time(time)), time);
         }
         let first = Timestamp { sec: i64::MIN, nsec: 0 };
-        assert_eq!(timestamp_from_fuser(system_time(first)), first);
+        assert_eq!(timestamp(system_time(first)), first);
     }
 
     #[test]

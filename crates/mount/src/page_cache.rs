@@ -1,30 +1,40 @@
-//! What programs stored through shared mappings and the kernel has not written to us yet.
+//! What programs wrote or stored through shared mappings, and the kernel has not written to us yet.
 //!
-//! Stores reach a worker only at msync(2), fsync(2), close or when the kernel sees fit; until then a page that is
-//! full of data in the kernel may be a hole in the working file. So whoever asks where a file's data is while it
-//! may be mapped has the kernel write its pages first, by invalidating them.
+//! Stores reach a worker only at msync(2), fsync(2), close or when the kernel sees fit, and so do all writes where the
+//! kernel holds them back; until then a page that is full of data in the kernel may be a hole in the working file. So
+//! whoever asks where a file's data is while it may be mapped has the kernel write its pages first, by invalidating them,
+//! one after the other. Where writes are held back there are many: the whole mount is synced first (`syncfs`), which
+//! sends large pieces, and the times of the files with them, and waits for no answer; the invalidation does.
 //!
 //! That is another process's work: this program again, with the connection as its standard input. The kernel waits
 //! for our answers to its writes, and lets nothing interrupt that wait. A worker that waited so in a thread of its own
 //! could not die, and so could not be replaced by one that answers.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use fuser::INodeNo;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use selvedge_mountpoint::{Device, MountIdentity, covering_mount};
 
 /// The first argument of the program as the other process; the nodes follow.
 const ROLE: &str = "--write-back";
 
+/// The argument before the device number and the directory of a mount that is to be synced.
+const SYNC: &str = "--sync";
+
 /// How long a caller waits for the kernel to write a file's pages. When every dispatch thread is in this wait nobody
 /// answers until it is over.
 const DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long a caller waits at most for a mount to be synced: longer, since that is one answer for all of its files.
+const SYNC_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Nodes for one process: far fewer than there is room for on a command line.
 const BATCH: usize = 1000;
@@ -65,7 +75,8 @@ impl PageCache {
     pub(crate) fn write_back(&self, nodes: &[INodeNo]) -> Vec<INodeNo> {
         let mut left = Vec::new();
         for batch in nodes.chunks(BATCH) {
-            let said = self.have_written(batch).unwrap_or_else(|error| {
+            let words = batch.iter().map(|node| node.0.to_string().into()).collect();
+            let said = self.have_done(words, batch.len(), DEADLINE).unwrap_or_else(|error| {
                 tracing::warn!("the kernel cannot be asked to write its pages: {error}");
                 Vec::new()
             });
@@ -75,16 +86,29 @@ impl PageCache {
         left
     }
 
-    fn have_written(&self, nodes: &[INodeNo]) -> io::Result<Vec<u8>> {
+    /// Has the kernel begin to write what it holds of all files of the mount, and tell their times; waits for the times,
+    /// `patience` or some seconds at most.
+    pub(crate) fn sync(&self, mount: &MountIdentity, patience: Duration) {
+        let Device { major, minor } = mount.device;
+        let words = vec![SYNC.into(), format!("{major}:{minor}").into(), mount.path.clone().into()];
+        match self.have_done(words, 1, patience.min(SYNC_DEADLINE)) {
+            Ok(said) if said == [DONE] => {}
+            Ok(_) => tracing::warn!("the kernel takes long to write what it holds back"),
+            Err(error) => tracing::warn!("the kernel cannot be asked to write what it holds back: {error}"),
+        }
+    }
+
+    /// Has the other process do what `words` say; tells its answers, each of which has so much time.
+    fn have_done(&self, words: Vec<OsString>, answers: usize, each: Duration) -> io::Result<Vec<u8>> {
         let connection = self.connection.get().ok_or(io::ErrorKind::NotConnected)?;
         let mut child = Command::new("/proc/self/exe")
             .arg(ROLE)
-            .args(nodes.iter().map(|node| node.0.to_string()))
+            .args(words)
             .stdin(Stdio::from(connection.try_clone()?))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
-        let said = child.stdout.take().map_or(Ok(Vec::new()), |answers| hear(answers, nodes.len()));
+        let said = child.stdout.take().map_or(Ok(Vec::new()), |from| hear(from, answers, each));
         // It ends as soon as the kernel lets it, and nobody has to wait for that.
         let _ = child.kill();
         reap(child);
@@ -93,16 +117,16 @@ impl PageCache {
 }
 
 /// Reads an answer for each node, as long as they keep coming.
-fn hear(mut answers: ChildStdout, count: usize) -> io::Result<Vec<u8>> {
+fn hear(mut answers: ChildStdout, count: usize, each: Duration) -> io::Result<Vec<u8>> {
     let mut said = vec![0; count];
     let mut heard = 0;
-    let mut deadline = Instant::now() + DEADLINE;
+    let mut deadline = Instant::now() + each;
     while heard < count && readable(answers.as_fd(), deadline)? {
         match answers.read(&mut said[heard..])? {
             0 => break,
             more => heard += more,
         }
-        deadline = Instant::now() + DEADLINE;
+        deadline = Instant::now() + each;
     }
     said.truncate(heard);
     Ok(said)
@@ -126,23 +150,48 @@ fn reap(mut child: Child) {
     }
 }
 
-/// The other process, if this is it: has the kernel write the pages of the nodes named by the arguments.
+/// The other process, if this is it: has the kernel write the pages of the nodes named by the arguments, or those of a
+/// mount.
 pub(crate) fn other_process(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     if arguments.next().is_none_or(|first| first != ROLE) {
         return None;
     }
     let connection = io::stdin();
-    for node in arguments.filter_map(|node| node.to_str()?.parse().ok()) {
-        let answer = match invalidate(connection.as_fd(), node, PAGES) {
-            // A node the kernel has forgotten has no pages.
-            Ok(()) | Err(Errno::NOENT) => DONE,
-            Err(_) => FAILED,
+    while let Some(word) = arguments.next() {
+        let outcome = if word == SYNC {
+            let mut next = || arguments.next().unwrap_or_default();
+            sync(&next(), &next())
+        } else {
+            drop_pages(connection.as_fd(), &word)
         };
+        let answer = if outcome.is_ok() { DONE } else { FAILED };
         if rustix::io::write(io::stdout(), &[answer]).is_err() {
             return Some(ExitCode::FAILURE);
         }
     }
     Some(ExitCode::SUCCESS)
+}
+
+fn drop_pages(connection: BorrowedFd<'_>, node: &OsStr) -> Result<(), Errno> {
+    let node = node.to_str().and_then(|node| node.parse().ok()).ok_or(Errno::INVAL)?;
+    match invalidate(connection, node, PAGES) {
+        // A node the kernel has forgotten has no pages.
+        Err(Errno::NOENT) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Syncs the mount of `device` on `directory`. Any other that is there by now is not asked anything.
+fn sync(device: &OsStr, directory: &OsStr) -> Result<(), Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let there = rustix::fs::open(directory, flags | OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+    let Device { major, minor } = covering_mount(there.as_fd())?.device;
+    if device != OsStr::new(&format!("{major}:{minor}")) {
+        return Err(Errno::XDEV);
+    }
+    let path = format!("/proc/self/fd/{}", there.as_raw_fd());
+    let root = rustix::fs::open(path, flags | OFlags::RDONLY, Mode::empty())?;
+    rustix::fs::syncfs(root)
 }
 
 /// `FUSE_NOTIFY_INVAL_INODE` of a node's attributes, and of all its pages unless `from` is negative: a `fuse_out_header` with the notification's number where replies

@@ -73,6 +73,16 @@ pub struct InitExchange {
 }
 
 impl InitExchange {
+    /// Whether kernel and worker agreed that the kernel holds back what programs write.
+    pub fn writeback(&self) -> bool {
+        /// Behind 16 bytes of header, the first word of flags of `fuse_init_out`.
+        const FLAGS: std::ops::Range<usize> = 28..32;
+        /// `FUSE_WRITEBACK_CACHE`.
+        const WRITEBACK_CACHE: u32 = 1 << 16;
+        let word = self.reply.get(FLAGS).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        word.is_some_and(|flags| flags & WRITEBACK_CACHE != 0)
+    }
+
     /// How deep file systems may be stacked below, if kernel and worker agreed that files may be passed through.
     pub fn stack_depth(&self) -> Option<u32> {
         /// Behind 16 bytes of header, the second word of flags and the depth of `fuse_init_out`.

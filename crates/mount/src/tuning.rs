@@ -64,6 +64,8 @@ pub struct Tuning {
     pub negative_ttl_ms: u64,
     /// Whether it reads and writes files itself, where it can.
     pub passthrough: Passing,
+    /// Whether it holds back what programs write, and sends it when it sees fit or is asked to.
+    pub writeback: bool,
     /// Whether it keeps no content of files in its page cache.
     pub direct_io: bool,
     /// Bytes of one write request at most, within [`WRITE_SIZES`].
@@ -88,6 +90,7 @@ impl Default for Tuning {
             attr_ttl_ms: TTL_MS,
             negative_ttl_ms: TTL_MS,
             passthrough: Passing::Off,
+            writeback: false,
             direct_io: false,
             max_write: WRITE_SIZES.1,
             max_background: 16,
@@ -109,7 +112,40 @@ pub struct BadTuning {
     pub value: OsString,
 }
 
+/// What excludes that the kernel holds back what programs write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Clash {
+    /// Passthrough, if it has to be.
+    #[error("the kernel passes no files through on a mount where it holds writes back (writeback)")]
+    Passthrough,
+    /// Files past the page cache.
+    #[error("writes that all go to the worker at once (direct_io) cannot be held back (writeback)")]
+    DirectIo,
+}
+
+impl Clash {
+    /// What to do about it.
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::Passthrough => "set mount.passthrough to auto or off, or mount.writeback to false",
+            Self::DirectIo => "set one of mount.direct_io and mount.writeback to false",
+        }
+    }
+}
+
 impl Tuning {
+    /// Refuses what the kernel could not do on one mount.
+    ///
+    /// # Errors
+    /// The one of two settings that excludes the other, [`writeback`](Self::writeback).
+    pub const fn check(&self) -> Result<(), Clash> {
+        match (self.writeback, self.direct_io, self.passthrough) {
+            (true, true, _) => Err(Clash::DirectIo),
+            (true, _, Passing::On) => Err(Clash::Passthrough),
+            _ => Ok(()),
+        }
+    }
+
     /// The worker's options that say so.
     pub fn arguments(&self) -> Vec<OsString> {
         let usual = Self::default();
@@ -131,7 +167,11 @@ impl Tuning {
         if self.passthrough != usual.passthrough {
             words.extend(["--passthrough".into(), self.passthrough.as_str().into()]);
         }
-        let switches = [("--direct-io", self.direct_io), ("--trace-writes", self.trace_writes)];
+        let switches = [
+            ("--writeback", self.writeback),
+            ("--direct-io", self.direct_io),
+            ("--trace-writes", self.trace_writes),
+        ];
         words.extend(switches.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.into()));
         words
     }
@@ -163,6 +203,7 @@ impl Tuning {
                 let found = Passing::ALL.into_iter().find(|it| it.as_str() == value);
                 self.passthrough = found.ok_or(BadTuning { option: "--passthrough", value })?;
             }
+            Some("--writeback") => self.writeback = true,
             Some("--direct-io") => self.direct_io = true,
             Some("--trace-writes") => self.trace_writes = true,
             _ => return Ok(false),
@@ -215,6 +256,7 @@ mod tests {
             attr_ttl_ms: 1,
             negative_ttl_ms: 2,
             passthrough: Passing::On,
+            writeback: true,
             direct_io: true,
             max_write: 8192,
             max_background: 3,
@@ -225,6 +267,16 @@ mod tests {
         };
         assert_eq!(read(&tuning.arguments()).unwrap(), tuning);
         assert_eq!(read(&Tuning::default().arguments()).unwrap(), Tuning::default());
+    }
+
+    #[test]
+    fn what_no_mount_can_have_at_once_is_refused() {
+        let held_back = Tuning { writeback: true, ..Tuning::default() };
+        assert_eq!(held_back.check(), Ok(()));
+        assert_eq!(Tuning { passthrough: Passing::Auto, ..held_back }.check(), Ok(()));
+        assert_eq!(Tuning { passthrough: Passing::On, ..held_back }.check(), Err(Clash::Passthrough));
+        assert_eq!(Tuning { direct_io: true, ..held_back }.check(), Err(Clash::DirectIo));
+        assert_eq!(Tuning { direct_io: true, writeback: false, ..held_back }.check(), Ok(()));
     }
 
     #[test]

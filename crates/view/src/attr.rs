@@ -64,6 +64,8 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// New modification time.
     pub mtime: Option<SetTime>,
+    /// The time of this change, where the kernel keeps it; else it is the time at which the request is carried out.
+    pub ctime: Option<Timestamp>,
     /// What becomes of set-id bits.
     pub set_id: SetId,
 }

@@ -202,10 +202,15 @@ fn set_row(change: &mut Change<'_>, ino: Ino, set: &SetAttr) -> Result<()> {
     row.uid = set.uid.unwrap_or(row.uid);
     row.gid = set.gid.unwrap_or(row.gid);
     row.atime = set.atime.map_or(row.atime, time);
-    if let Some(mtime) = set.mtime.map(time) {
+    let told = &change.state.told;
+    let known = set.ctime.and_then(|_| told.mtime(ino));
+    if let Some(mtime) = set.mtime.map(time).or(known) {
         set_mtime(change, &mut row, mtime)?;
     }
-    row.ctime = now;
+    row.ctime = set.ctime.unwrap_or(now);
+    if set.ctime.is_some() && row.kind == FileKind::Regular && change.state.open.in_use(ino) {
+        told.tell(ino, row.mtime, row.ctime);
+    }
     change.commit.put(row);
     Ok(())
 }
@@ -229,7 +234,7 @@ fn set_mode(row: &mut Inode, mode: u32) -> Result<()> {
 }
 
 /// Sets the modification time where it counts: on the working file, if the upper has one.
-fn set_mtime(change: &Change<'_>, row: &mut Inode, mtime: Timestamp) -> Result<()> {
+pub(crate) fn set_mtime(change: &Change<'_>, row: &mut Inode, mtime: Timestamp) -> Result<()> {
     row.mtime = mtime;
     if let Some(layer) = row.body.layer()
         && layer == change.upper

@@ -89,6 +89,19 @@ impl View {
         u32::try_from(written).map_err(|_| ViewError::FileTooBig)
     }
 
+    /// Writes all of what the kernel has held back. It looks at errors only, and takes a short answer for a whole one: so
+    /// a disk that takes a part is asked for the rest, until it says why not.
+    pub fn write_back(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
+        let mut done = 0;
+        while done < data.len() {
+            match self.write(handle, offset + done as u64, &data[done..])? {
+                0 => return Err(ViewError::host("write")(rustix::io::Errno::NOSPC)),
+                some => done += some as usize,
+            }
+        }
+        u32::try_from(done).map_err(|_| ViewError::FileTooBig)
+    }
+
     /// Makes the file's bytes, attributes and name durable.
     pub fn fsync(&self, handle: Handle, data_only: bool) -> Result<()> {
         let state = self.state();
@@ -110,6 +123,9 @@ impl View {
     pub fn release(&self, handle: Handle) -> Option<Ino> {
         let state = self.state();
         let removed = state.open.remove(handle)?;
+        if removed.unused {
+            state.let_times_be(removed.ino);
+        }
         if removed.unused && state.work.was_forgotten(removed.ino) {
             state.work.reap(removed.ino);
         }
@@ -202,6 +218,7 @@ impl State {
             if let Some(own) = content.own(&layers) {
                 let changed = change(own);
                 self.volatile.mark(file.ino, false);
+                self.told.overtake(file.ino);
                 if let Own::Patched(_) = own {
                     self.patched.changed(file.ino);
                 }

@@ -59,6 +59,7 @@ mod state;
 #[expect(unsafe_code, reason = "what SQLite knows of the host's error numbers, and leases; argued there")]
 mod sys;
 mod tables;
+mod told_times;
 mod upkeep;
 mod view;
 mod volatile;

@@ -14,6 +14,7 @@ use crate::listings::Listings;
 use crate::open_table::OpenTable;
 use crate::patched::{PatchedFiles, Patching};
 use crate::tables::{Node, Origin, Tables};
+use crate::told_times::ToldTimes;
 use crate::upkeep::Work;
 use crate::volatile::{Volatile, Volatility};
 use crate::working_files::{HostStat, WorkingFiles};
@@ -41,6 +42,8 @@ pub(crate) struct State {
     pub(crate) listings: Listings,
     pub(crate) latch: Latch,
     pub(crate) clock: Clock,
+    /// Times of open files that the kernel keeps.
+    pub(crate) told: ToldTimes,
     pub(crate) work: Work,
     /// Files of the upper written since their last sync.
     pub(crate) volatile: Volatile,
@@ -94,6 +97,7 @@ impl State {
             listings: Listings::default(),
             latch: Latch::default(),
             clock: Clock::default(),
+            told: ToldTimes::default(),
             work: Work::default(),
             volatile: Volatile::default(),
             all_dirty: AtomicBool::new(parts.all_dirty),

@@ -181,6 +181,9 @@ impl View {
         if state.read_only {
             return Ok(());
         }
+        if let Err(error) = state.settle_all_times() {
+            tracing::warn!("files keep the times at which their bytes came: {error}");
+        }
         self.sync()?;
         state.reap_orphans();
         state.reap_queued()?;

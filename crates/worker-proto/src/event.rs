@@ -91,6 +91,9 @@ pub struct MountReady {
     pub device: Device,
     /// Whether the kernel reads and writes files past the worker.
     pub passthrough: Passthrough,
+    /// Whether the kernel holds back what programs write, until it is synced, closed, or the kernel sees fit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub writeback: bool,
 }
 
 /// A device number, taken apart as `/proc/self/mountinfo` shows it.

@@ -44,6 +44,7 @@ fn ready() -> MountReady {
         unique_mount_id: Some(2_147_483_690),
         device: Device { major: 0, minor: 39 },
         passthrough: Passthrough { active: false, reason: Some("needs CAP_SYS_ADMIN".to_owned()) },
+        writeback: false,
     }
 }
 

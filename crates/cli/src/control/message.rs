@@ -211,6 +211,9 @@ pub struct MountDocument {
     pub supervisor_pid: Option<u32>,
     /// Whether the kernel reads and writes files past the worker.
     pub passthrough: Passthrough,
+    /// Whether the kernel holds back what programs write.
+    #[serde(default)]
+    pub writeback: bool,
     /// The directory that holds `.selvedge`.
     pub repo: WirePath,
     /// How it is.

@@ -142,6 +142,15 @@ pub static KNOBS: &[Knob] = &[
     },
     Knob {
         section: MOUNT,
+        name: "writeback",
+        kind: Kind::Switch,
+        default: Fallback::Text("false"),
+        unit: "",
+        scope: Scope::Repository,
+        effect: "the kernel holds back what programs write until a file is synced or closed, or for seconds; what it holds is lost if worker and service die together; excludes passthrough and direct_io",
+    },
+    Knob {
+        section: MOUNT,
         name: "direct_io",
         kind: Kind::Switch,
         default: Fallback::Text("false"),

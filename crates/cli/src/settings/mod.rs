@@ -136,6 +136,7 @@ pub struct MountSettings {
     #[serde(deserialize_with = "seconds")]
     pub negative_ttl: Duration,
     pub passthrough: Passing,
+    pub writeback: bool,
     pub direct_io: bool,
     pub max_write: u64,
     pub max_background: u16,
@@ -279,6 +280,8 @@ impl Settings {
             attr_ttl_ms: millis(mount.attr_ttl),
             negative_ttl_ms: millis(mount.negative_ttl),
             passthrough: mount.passthrough,
+            // Where nobody writes, nothing is held back.
+            writeback: mount.writeback && !mount.read_only,
             direct_io: mount.direct_io,
             max_write: mount.max_write,
             max_background: mount.max_background,

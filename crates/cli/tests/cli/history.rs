@@ -1,8 +1,10 @@
 //! What became of a thread: `log`, `status`, `diff`.
 
 use std::fs::{self, File, Permissions};
+use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::XattrFlags;
@@ -115,6 +117,27 @@ fn status_tells_every_change_of_a_thread_mounted_or_not() {
     sandbox.run(["status", "t", "--exit-code"]).answers(1);
     sandbox.run(["status", "main", "--exit-code"]).answers(0);
     sandbox.run(["status", "nothing"]).fails(3).saying("no thread");
+}
+
+#[test]
+fn status_and_diff_tell_what_the_kernel_holds_back() {
+    let sandbox = Sandbox::new();
+    let held = sandbox.mount_with("main", "mnt", &["--set", "mount.writeback=true"]);
+    assert_eq!(held.ready["writeback"], json!(true));
+    assert_eq!(sandbox.json(["list"])[0]["writeback"], json!(true));
+    // Another process, since this one starts others, which close its files as they start.
+    let script = "exec 3>>file; printf 'held back\\n' >&3; echo; read line";
+    let mut writer = sandbox.program("sh");
+    writer.current_dir(sandbox.path("mnt")).args(["-c", script]);
+    let mut writer = writer.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = [0];
+    writer.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(sandbox.json(["status", "main"]), json!([{ "status": "M", "path": "file", "from": null }]));
+    let diff = sandbox.run(["diff", "main"]).ok().stdout;
+    assert!(diff.ends_with("+held back\n"), "{diff}");
+    drop(writer.stdin.take());
+    assert!(writer.wait().unwrap().success());
+    held.stop(Signal::TERM).ok();
 }
 
 /// What git prints for exports of two targets.

@@ -38,6 +38,7 @@ fn nobody_is_adopted_in_the_place_of_a_mounts_worker() {
         unique_mount_id: mount.unique_mount_id,
         device: Device { major: mount.device.0, minor: mount.device.1 },
         passthrough: mount.passthrough.clone(),
+        writeback: false,
     };
     let own = ProcessId::own().unwrap();
     let another = |id: ProcessId| ProcessId { start: id.start + 1, ..id };

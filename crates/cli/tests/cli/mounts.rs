@@ -15,7 +15,7 @@ use crate::sandbox::{
     SELVEDGE, Sandbox, Stray, eventually, fields, finish, kill_both, orphan_stopped, runs, signal,
 };
 
-const MOUNT_FIELDS: [&str; 15] = [
+const MOUNT_FIELDS: [&str; 16] = [
     "id",
     "last_crash",
     "memory",
@@ -31,6 +31,7 @@ const MOUNT_FIELDS: [&str; 15] = [
     "thread",
     "uptime_s",
     "worker_pid",
+    "writeback",
 ];
 
 /// The test's operations go to the mount, and not to the directory beneath it.

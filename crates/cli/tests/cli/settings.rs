@@ -249,3 +249,22 @@ fn hanging_up_changes_what_holds_for_the_service_and_for_new_mounts() {
     signal(service, Signal::HUP);
     eventually("it ends for want of mounts", || sandbox.processes().is_empty());
 }
+
+#[test]
+fn settings_that_exclude_each_other_are_refused_before_anything_is_done() {
+    let sandbox = Sandbox::new();
+    let own = user(&sandbox, "[mount]\nwriteback = true\n");
+    for (other, word) in [("mount.passthrough=on", "passes no files"), ("mount.direct_io=true", "direct_io")]
+    {
+        let outcome = sandbox.run(["mount", "main", "../m", "--set", other]);
+        outcome.fails(2).saying(word).saying(&format!("{own}:2")).saying("mount.writeback");
+        assert!(!sandbox.path("m").exists() && sandbox.records().is_empty());
+    }
+    let mounted = sandbox.json(["mount", "main", "../m", "--set", "mount.passthrough=auto"]);
+    assert_eq!((&mounted["writeback"], &mounted["passthrough"]["active"]), (&json!(true), &json!(false)));
+    assert!(mounted["passthrough"]["reason"].as_str().unwrap().contains("writeback"));
+    sandbox.run(["unmount", "main"]).ok();
+    let mounted = sandbox.json(["mount", "main", "../m", "--read-only"]);
+    assert_eq!(mounted["writeback"], json!(false), "nobody writes");
+    sandbox.run(["unmount", "main"]).ok();
+}

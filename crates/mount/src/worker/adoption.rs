@@ -141,6 +141,7 @@ mod tests {
             unique_mount_id: None,
             device: Device { major: 0, minor: 1 },
             passthrough: Passthrough { active: false, reason: None },
+            writeback: false,
         };
         let adopter = Arc::new(Listed(Mutex::new(answers)));
         Search { adopter, ready, last_id: 7, escrow: Arc::default() }.run()

@@ -75,6 +75,8 @@ impl Args {
                 _ => return Err(ArgsError::Unknown(argument)),
             }
         }
+        // Nobody writes.
+        tuning.writeback &= !read_only;
         Ok(Self {
             repo: repo.ok_or(ArgsError::Missing("--repo"))?,
             thread: thread.ok_or(ArgsError::Missing("--thread"))?,
@@ -116,6 +118,12 @@ mod tests {
         let args = parse(&[&switches[..], &values].concat()).unwrap();
         assert!(args.read_only && args.allow_other && args.suid && args.dev && args.trust_repository);
         assert_eq!((args.tuning.threads, args.adopt_as), (2, Some("x".into())));
+    }
+
+    #[test]
+    fn nothing_is_held_back_where_nobody_writes() {
+        assert!(parse(&["--writeback"]).unwrap().tuning.writeback);
+        assert!(!parse(&["--writeback", "--read-only"]).unwrap().tuning.writeback);
     }
 
     #[test]

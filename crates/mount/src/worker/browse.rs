@@ -15,6 +15,7 @@ use selvedge_worker_proto::{
 };
 
 use super::PEER_DEADLINE;
+use super::held_back::HeldBack;
 use super::refusal::{Refusal, sentence};
 
 /// How long an asker may ask nothing, while it reads a file for instance.
@@ -30,7 +31,7 @@ pub(crate) struct Askers(Arc<AtomicUsize>);
 impl Askers {
     /// Answers what is asked on `socket`, in a thread of its own, until its end or that of the view. The view ends
     /// in order all the same: it is held only while a question is being answered.
-    pub(crate) fn admit(&self, view: &Arc<View>, socket: OwnedFd) -> Result<(), Refusal> {
+    pub(crate) fn admit(&self, view: &Arc<View>, held: HeldBack, socket: OwnedFd) -> Result<(), Refusal> {
         let seat = Seat::take(&self.0);
         if self.0.load(Ordering::Acquire) > MAX_ASKERS {
             return Err(Refusal::new(
@@ -42,7 +43,7 @@ impl Askers {
         let view = Arc::downgrade(view);
         let answer = move || {
             let _seat = seat;
-            serve(&view, socket);
+            serve(&view, &held, socket);
         };
         match thread::Builder::new().name("browse".into()).spawn(answer) {
             Ok(_) => Ok(()),
@@ -67,14 +68,14 @@ impl Drop for Seat {
     }
 }
 
-fn serve(view: &Weak<View>, socket: OwnedFd) {
+fn serve(view: &Weak<View>, held: &HeldBack, socket: OwnedFd) {
     let (sender, mut receiver) = channel::<TreeReply, TreeRequest>(socket);
     let mut changed = None;
     loop {
         match receiver.recv(Some(Instant::now() + IDLE)) {
             Ok(Received { envelope: Envelope { id, msg, .. }, .. }) => {
                 let answered = match view.upgrade() {
-                    Some(view) => Answer { view: &view, sender: &sender, id }.give(&msg, &mut changed),
+                    Some(view) => Answer { view: &view, held, sender: &sender, id }.give(&msg, &mut changed),
                     None => false,
                 };
                 if !answered {
@@ -90,6 +91,7 @@ fn serve(view: &Weak<View>, socket: OwnedFd) {
 /// The way back to the asker, for one question.
 struct Answer<'a> {
     view: &'a View,
+    held: &'a HeldBack,
     sender: &'a Sender<TreeReply>,
     id: u64,
 }
@@ -115,6 +117,7 @@ impl Answer<'_> {
     fn root(&self, changed: &mut Option<Changed>) -> Result<bool, Problem> {
         // From here on: a tree that is looked at again is looked at as it is by then.
         *changed = None;
+        self.held.bring_in_writes(self.view);
         let node = wire_node(&self.view.root_item(self.changed(changed)?)?);
         Ok(self.send(TreeReply::Node { node }, None))
     }

@@ -14,6 +14,7 @@ use selvedge_worker_proto::{
 };
 
 use super::PEER_DEADLINE;
+use super::held_back::HeldBack;
 use super::refusal::Refusal;
 use super::serve::Happening;
 
@@ -25,6 +26,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) struct Export {
     /// What to export.
     pub(crate) view: Arc<View>,
+    /// What the kernel may hold of its files.
+    pub(crate) held: HeldBack,
     /// The destination.
     pub(crate) dest: OwnedFd,
     /// Make the destination equal to the tree.
@@ -74,6 +77,7 @@ fn outcome(job: Export, answers: &Answers) -> Event {
             answers.tell(Event::ExportProgress(ExportProgress { files, bytes }));
         }
     };
+    job.held.bring_in_writes(&job.view);
     match export(&*job.view, job.dest, &ExportOptions { delete: job.delete }, &mut progress) {
         Ok(report) => done(report, answers),
         Err(error) => Event::Failed(Refusal::from(error).into()),

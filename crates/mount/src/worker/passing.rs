@@ -25,6 +25,8 @@ impl Wish {
         let passing = tuning.passthrough;
         let obstacle = if passing == Passing::Off {
             Some("it is switched off")
+        } else if tuning.writeback {
+            Some("the kernel holds back what is written (writeback)")
         } else if tuning.direct_io {
             Some("every read and write is to go to the worker (direct_io)")
         } else if tuning.trace_writes {

@@ -105,13 +105,14 @@ pub(crate) fn resume(
         backings.inherit(&view, left);
         Ok(())
     };
+    let writeback = header.init.writeback();
     let session = session::resume(adapter, &device, &header.init, &args.tuning, joined)?;
     crash::point("resume.joined");
     let escrow = setup::escrow(device, &state, &view)?;
     setup::run(session, events)?;
     let identity = header.identity;
     let read_only = args.read_only;
-    Ok(Mounted { view, identity, load, pages, backings, read_only, escrow, resumed: true })
+    Ok(Mounted { view, identity, load, pages, backings, read_only, writeback, escrow, resumed: true })
 }
 
 fn tell_fruitless(supervisor: &Channel<Event>, fruitless: u64, header: &Header, read_only: bool) {

@@ -21,6 +21,7 @@ use signal_hook::iterator::Signals;
 use super::adoption::{self, Adopted, Adopter, Search};
 use super::browse::Askers;
 use super::export::{self, Export};
+use super::held_back::HeldBack;
 use super::refusal::Refusal;
 use super::setup::Mounted;
 use super::snapshot::{self, Job, Wish};
@@ -36,6 +37,9 @@ const SETTLE: Duration = Duration::from_millis(700);
 /// How long an attempt to unmount may take where the end must come anyway. An unmount waits for what is still to be
 /// written, so a request that hangs makes it hang, and without a supervisor nobody else would end it.
 const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// How long an unmount by force waits for what the kernel holds back: less than whoever asked for it waits.
+const RESCUE: Duration = Duration::from_millis(800);
 
 /// How long the end may take to make everything durable. A worker that is ended here has lost nothing: all it
 /// acknowledged is where a successor finds it.
@@ -402,7 +406,14 @@ impl Service {
 
     fn unmount(&mut self, ending: Ending, forced: bool) {
         self.phase = Phase::Unmounting { ending, forced, until: Instant::now() + ATTEMPT };
-        unmount::start(&self.mounted.identity, forced, &self.events);
+        let (held, view) = (self.held_back(), Arc::downgrade(&self.mounted.view));
+        // Force cuts the kernel off with what it holds.
+        let rescue = move || {
+            if let Some(view) = view.upgrade().filter(|_| forced) {
+                held.rescue(&view, RESCUE);
+            }
+        };
+        unmount::start(&self.mounted.identity, forced, rescue, &self.events);
     }
 
     fn unmounted(&mut self, attempt: Attempt) -> Option<End> {
@@ -520,7 +531,7 @@ impl Service {
                 "use a selvedge and a selvedge-fuse-worker that were installed together",
             ));
         };
-        self.askers.admit(&self.mounted.view, socket)
+        self.askers.admit(&self.mounted.view, self.held_back(), socket)
     }
 
     fn export(&mut self, id: u64, delete: bool, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
@@ -539,8 +550,8 @@ impl Service {
             ));
         };
         export::check_destination(&dest, &self.mounted.identity)?;
-        let view = Arc::clone(&self.mounted.view);
-        export::start(Export { view, dest, delete, id }, self.sender.clone(), self.events.clone())?;
+        let (view, held) = (Arc::clone(&self.mounted.view), self.held_back());
+        export::start(Export { view, held, dest, delete, id }, self.sender.clone(), self.events.clone())?;
         self.exporting = true;
         Ok(())
     }
@@ -569,13 +580,17 @@ impl Service {
                 "try again when it is there",
             ))
         } else {
-            let (view, pages) = (Arc::clone(&self.mounted.view), Arc::clone(&self.mounted.pages));
-            snapshot::start(Job { view, pages, wish, id }, self.sender.clone(), self.events.clone())
+            let (view, held) = (Arc::clone(&self.mounted.view), self.held_back());
+            snapshot::start(Job { view, held, wish, id }, self.sender.clone(), self.events.clone())
         };
         match started {
             Ok(()) => self.snapshotting = true,
             Err(refusal) => self.tell(id, Event::Failed(refusal.into())),
         }
+    }
+
+    fn held_back(&self) -> HeldBack {
+        HeldBack::new(&self.mounted.pages, &self.mounted.identity, self.mounted.writeback)
     }
 
     fn ready(&self) -> MountReady {
@@ -588,6 +603,7 @@ impl Service {
             unique_mount_id: identity.unique_id,
             device: Device { major: identity.device.major, minor: identity.device.minor },
             passthrough: self.passthrough(),
+            writeback: self.mounted.writeback,
         }
     }
 

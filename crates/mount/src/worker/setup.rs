@@ -64,6 +64,8 @@ pub(crate) struct Mounted {
     pub(crate) backings: Arc<Backings>,
     /// Whether it refuses changes.
     pub(crate) read_only: bool,
+    /// Whether the kernel holds back what programs write.
+    pub(crate) writeback: bool,
     /// What a supervisor is to keep for a successor; empty if there can be none.
     pub(crate) escrow: Vec<OwnedFd>,
     /// Whether an earlier worker has served the mount.
@@ -73,6 +75,7 @@ pub(crate) struct Mounted {
 /// Opens the thread and mounts it; `events` learns of the session's end.
 pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Result<Mounted, Refusal> {
     check_protocol(protocol)?;
+    args.tuning.check().map_err(|clash| Refusal::new(ErrorKind::Usage, clash.to_string(), clash.hint()))?;
     arm_crash_points()?;
     check_own_files()?;
     let name = thread_name(args)?;
@@ -105,6 +108,8 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     let (pages, backings) = (adapter.pages(), adapter.backings());
     let (session, init) = session::start(adapter, &mounted.device, &args.tuning)?;
     wish.begin(&backings, &view, &init)?;
+    let writeback = init.writeback();
+    check_writeback(args.tuning.writeback, writeback)?;
     state.begin(&Header { epoch, identity: mounted.identity.clone(), init })?;
     // What is not handed over is closed here, so that the connection ends with the session.
     let escrow = if session::can_be_resumed(mounted.device.as_fd()) {
@@ -117,7 +122,18 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     check_in_place(&mounted.identity)?;
     let identity = undo.keep(mounted.identity);
     let read_only = args.read_only;
-    Ok(Mounted { view, identity, load, pages, backings, read_only, escrow, resumed: false })
+    Ok(Mounted { view, identity, load, pages, backings, read_only, writeback, escrow, resumed: false })
+}
+
+fn check_writeback(wanted: bool, agreed: bool) -> Result<(), Refusal> {
+    if wanted && !agreed {
+        return Err(Refusal::new(
+            ErrorKind::Failed,
+            "the kernel (before Linux 3.15) cannot hold back what is written (writeback)",
+            "set mount.writeback to false",
+        ));
+    }
+    Ok(())
 }
 
 /// What a successor needs, in the order in which it looks for it: the connection, its state, the thread's lock.

@@ -8,16 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fuser::INodeNo;
 use selvedge_mountpoint::shown;
 use selvedge_store::export::Progress;
 use selvedge_view::View;
 use selvedge_worker_proto::{Envelope, Event, Sender, SnapshotDone, SnapshotProgress, WirePath};
 
 use super::PEER_DEADLINE;
+use super::held_back::HeldBack;
 use super::refusal::Refusal;
 use super::serve::Happening;
-use crate::page_cache::PageCache;
 
 /// How often the supervisor hears how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -37,7 +36,7 @@ pub(crate) struct Job {
     /// Of what.
     pub(crate) view: Arc<View>,
     /// What the kernel may hold of its files.
-    pub(crate) pages: Arc<PageCache>,
+    pub(crate) held: HeldBack,
     /// What of it.
     pub(crate) wish: Wish,
     /// The command's number.
@@ -61,7 +60,7 @@ pub(crate) fn start(job: Job, sender: Sender<Event>, events: mpsc::Sender<Happen
 }
 
 fn outcome(job: &Job, sender: &Sender<Event>) -> Result<Event, Refusal> {
-    let mapped = draw_out(job);
+    let mapped = job.held.bring_in(&job.view);
     match &job.wish {
         Wish::Freeze => {
             job.view.freeze().map_err(|error| Refusal::of_view("the thread cannot be frozen", &error))?;
@@ -102,16 +101,6 @@ fn moving(paths: Vec<Vec<u8>>) -> Vec<WirePath> {
         (*bytes <= SnapshotDone::MAX_MOVING).then_some(WirePath(path))
     });
     fitting.collect()
-}
-
-/// Has the kernel write what programs stored through mappings; tells of how many files it did not in time.
-fn draw_out(job: &Job) -> u64 {
-    let writers: Vec<_> = job.view.writers().into_iter().map(|ino| INodeNo(ino.0)).collect();
-    let slow = job.pages.write_back(&writers);
-    for node in &slow {
-        tracing::warn!(ino = node.0, "the kernel takes long to write what was stored through mappings");
-    }
-    slow.len() as u64
 }
 
 fn tell(sender: &Sender<Event>, id: u64, event: Event) {

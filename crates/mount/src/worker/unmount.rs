@@ -32,11 +32,17 @@ pub(crate) enum Outcome {
     Failed(UnmountError),
 }
 
-/// Tries once, if need be by force; `events` gets the [`Attempt`].
-pub(crate) fn start(identity: &MountIdentity, forced: bool, events: &Sender<Happening>) {
+/// Tries once, if need be by force, after `first`; `events` gets the [`Attempt`].
+pub(crate) fn start(
+    identity: &MountIdentity,
+    forced: bool,
+    first: impl FnOnce() + Send + 'static,
+    events: &Sender<Happening>,
+) {
     let (identity, sender) = (identity.clone(), events.clone());
     let mode = if forced { UnmountMode::Force } else { UnmountMode::Plain };
     let attempt = move || {
+        first();
         // Nobody listens only when the process is ending.
         let outcome = attempt(&identity, mode);
         let _ = sender.send(Happening::Unmounted(Attempt { forced, outcome }));

@@ -137,6 +137,7 @@ fn converse(role: &str, dir: &Path, socket: OwnedFd) {
         unique_mount_id: mounted.identity.unique_id,
         device: Device { major: mounted.identity.device.major, minor: mounted.identity.device.minor },
         passthrough: Passthrough { active: false, reason: None },
+        writeback: false,
     };
     match role {
         "speaks another version" => ready.protocol += 1,
