@@ -73,10 +73,15 @@ impl PageCache {
 
     /// Has the kernel write what it holds of these files; tells of which it has not, in time or at all.
     pub(crate) fn write_back(&self, nodes: &[INodeNo]) -> Vec<INodeNo> {
+        self.write_back_within(nodes, DEADLINE)
+    }
+
+    /// The same, for a caller who waits no longer than `each` for the next file.
+    pub(crate) fn write_back_within(&self, nodes: &[INodeNo], each: Duration) -> Vec<INodeNo> {
         let mut left = Vec::new();
         for batch in nodes.chunks(BATCH) {
             let words = batch.iter().map(|node| node.0.to_string().into()).collect();
-            let said = self.have_done(words, batch.len(), DEADLINE).unwrap_or_else(|error| {
+            let said = self.have_done(words, batch.len(), each).unwrap_or_else(|error| {
                 tracing::warn!("the kernel cannot be asked to write its pages: {error}");
                 Vec::new()
             });

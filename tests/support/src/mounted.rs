@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a mount of a test may live, unless the test says otherwise.
 const LIFETIME: Duration = Duration::from_mins(3);
 
+/// Further options for every worker, so that somebody can have all tests run with a setting, for instance `--writeback`.
+const OPTIONS: &str = "SELVEDGE_TEST_WORKER_OPTIONS";
+
 /// How long until it is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -148,7 +151,9 @@ impl Mounting {
     /// Starts the worker and waits for the mount.
     pub fn try_start(self) -> Result<Mounted, SpawnError> {
         let mut spec = SpawnSpec::new(WorkerProgram::Path(self.program), self.mountpoint);
-        spec.args = self.before.into_iter().chain(self.args).collect();
+        let further = std::env::var(OPTIONS).unwrap_or_default();
+        let further = further.split_whitespace().map(OsString::from);
+        spec.args = self.before.into_iter().chain(self.args).chain(further).collect();
         spec.env = self.env;
         spec.handshake_deadline = self.handshake;
         spec.stop_grace = self.grace;

@@ -25,7 +25,7 @@ impl HeldBack {
 
     /// Has the kernel write everything; tells of how many files it did not, in time.
     pub(crate) fn bring_in(&self, view: &View) -> u64 {
-        let writers: Vec<_> = view.writers().into_iter().map(|ino| INodeNo(ino.0)).collect();
+        let writers = writers(view);
         if let Some(mount) = self.mount.as_ref().filter(|_| !writers.is_empty()) {
             self.pages.sync(mount, Duration::MAX);
         }
@@ -48,19 +48,20 @@ impl HeldBack {
 
     /// Has the kernel write as much as it can within `patience`, where writes are held back: the mount is about to be cut off.
     pub(crate) fn rescue(&self, view: &View, patience: Duration) {
-        let Some(mount) = &self.mount else { return };
-        let until = Instant::now() + patience;
-        if view.writers().is_empty() {
+        let (Some(mount), writers) = (&self.mount, writers(view)) else { return };
+        if writers.is_empty() {
             return;
         }
+        let until = Instant::now() + patience;
         self.pages.sync(mount, patience);
-        for ino in view.writers() {
-            if Instant::now() >= until || !self.pages.write_back(&[INodeNo(ino.0)]).is_empty() {
-                tracing::warn!(
-                    "not all that programs wrote could be written out before the mount ends by force"
-                );
-                return;
-            }
+        let left = until.saturating_duration_since(Instant::now());
+        if !self.pages.write_back_within(&writers, left).is_empty() {
+            tracing::warn!("not all that programs wrote could be written out before the mount ends by force");
         }
     }
+}
+
+/// The files that somebody has open for writing, as the kernel knows them: what is held back is theirs.
+fn writers(view: &View) -> Vec<INodeNo> {
+    view.writers().into_iter().map(|ino| INodeNo(ino.0)).collect()
 }
