@@ -92,15 +92,16 @@ impl PageCache {
     }
 
     /// Has the kernel begin to write what it holds of all files of the mount, and tell their times; waits for the times,
-    /// `patience` or some seconds at most.
-    pub(crate) fn sync(&self, mount: &MountIdentity, patience: Duration) {
+    /// `patience` or some seconds at most. Tells whether it has told them.
+    pub(crate) fn sync(&self, mount: &MountIdentity, patience: Duration) -> bool {
         let Device { major, minor } = mount.device;
         let words = vec![SYNC.into(), format!("{major}:{minor}").into(), mount.path.clone().into()];
         match self.have_done(words, 1, patience.min(SYNC_DEADLINE)) {
-            Ok(said) if said == [DONE] => {}
+            Ok(said) if said == [DONE] => return true,
             Ok(_) => tracing::warn!("the kernel takes long to write what it holds back"),
             Err(error) => tracing::warn!("the kernel cannot be asked to write what it holds back: {error}"),
         }
+        false
     }
 
     /// Has the other process do what `words` say; tells its answers, each of which has so much time.

@@ -74,6 +74,7 @@ impl View {
         if !flags.write {
             return Err(ViewError::BadHandle);
         }
+        state.keep_times(file.ino)?;
         let write = |own: Own<'_>| {
             crash::point("write.before");
             own.write_at(data, offset)

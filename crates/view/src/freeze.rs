@@ -60,7 +60,6 @@ impl State {
     /// view without a pause.
     pub(crate) fn freeze(&self) -> Result<(ThreadRef, Vec<Ino>)> {
         self.check_writable()?;
-        self.settle_all_times()?;
         let mut guard = self.thread();
         loop {
             let Some(thread) = guard.as_mut() else { return Err(ViewError::ReadOnly) };

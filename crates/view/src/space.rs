@@ -22,6 +22,7 @@ impl View {
         if !flags.write {
             return Err(ViewError::BadHandle);
         }
+        state.keep_times(file.ino)?;
         let allocate = |own: Own<'_>| {
             crash::point("allocate.before");
             own.allocate(how, offset, len)

@@ -84,6 +84,8 @@ pub(crate) struct Parts {
     pub(crate) deepest: usize,
     pub(crate) patching: Patching,
     pub(crate) all_dirty: bool,
+    /// The kernel keeps the times of files.
+    pub(crate) kernel_times: bool,
 }
 
 impl State {
@@ -97,7 +99,7 @@ impl State {
             listings: Listings::default(),
             latch: Latch::default(),
             clock: Clock::default(),
-            told: ToldTimes::default(),
+            told: ToldTimes::new(parts.kernel_times),
             work: Work::default(),
             volatile: Volatile::default(),
             all_dirty: AtomicBool::new(parts.all_dirty),

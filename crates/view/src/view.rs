@@ -23,6 +23,8 @@ pub struct ViewOptions {
     pub epoch: u64,
     /// An earlier worker has served this connection, and what it had open is open still.
     pub resumed: bool,
+    /// The kernel holds back what programs write, and keeps the times of files itself.
+    pub kernel_times: bool,
     /// Stands for the running kernel's boot id, which tells a crash of processes from a loss of power. Only
     /// tests set it.
     pub boot_id: Option<String>,
@@ -81,6 +83,7 @@ impl View {
             deepest: options.deepest.unwrap_or(DEEPEST),
             patching: options.patching.unwrap_or_default(),
             all_dirty: !clean,
+            kernel_times: options.kernel_times,
         }));
         if !clean {
             state.suspect_patched()?;
@@ -129,6 +132,7 @@ impl View {
             deepest: DEEPEST,
             patching: options.patching.unwrap_or_default(),
             all_dirty: false,
+            kernel_times: false,
         }));
         Ok(Self { upkeep: None, state })
     }
@@ -180,9 +184,6 @@ impl View {
         let state = &self.state;
         if state.read_only {
             return Ok(());
-        }
-        if let Err(error) = state.settle_all_times() {
-            tracing::warn!("files keep the times at which their bytes came: {error}");
         }
         self.sync()?;
         state.reap_orphans();

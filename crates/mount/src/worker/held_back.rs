@@ -26,10 +26,12 @@ impl HeldBack {
     /// Has the kernel write everything; tells of how many files it did not, in time.
     pub(crate) fn bring_in(&self, view: &View) -> u64 {
         let writers = writers(view);
-        if let Some(mount) = self.mount.as_ref().filter(|_| !writers.is_empty()) {
-            self.pages.sync(mount, Duration::MAX);
-        }
+        let mount = self.mount.as_ref().filter(|_| !writers.is_empty());
+        let told = mount.is_some_and(|mount| self.pages.sync(mount, Duration::MAX));
         let slow = self.pages.write_back(&writers);
+        if told && let Err(error) = view.settle_times() {
+            tracing::warn!("times of files that are open may be later than they are: {error}");
+        }
         for node in &slow {
             tracing::warn!(ino = node.0, "the kernel takes long to write what it holds of a file");
         }
@@ -40,9 +42,6 @@ impl HeldBack {
     pub(crate) fn bring_in_writes(&self, view: &View) {
         if self.mount.is_some() {
             self.bring_in(view);
-            if let Err(error) = view.settle_times() {
-                tracing::warn!("times of files that are open may be later than they are: {error}");
-            }
         }
     }
 

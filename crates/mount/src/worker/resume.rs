@@ -82,6 +82,7 @@ pub(crate) fn resume(
         read_only: args.read_only,
         epoch: header.epoch,
         resumed: true,
+        kernel_times: args.tuning.writeback,
         boot_id: setup::boot_id(),
         ..ViewOptions::default()
     };

@@ -84,8 +84,13 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     let point = Mountpoint::open(&args.mountpoint)?;
     check_outside(point.path(), &repository)?;
     let epoch = session::new_epoch()?;
-    let options =
-        ViewOptions { read_only: args.read_only, epoch, boot_id: boot_id(), ..ViewOptions::default() };
+    let options = ViewOptions {
+        read_only: args.read_only,
+        epoch,
+        kernel_times: args.tuning.writeback,
+        boot_id: boot_id(),
+        ..ViewOptions::default()
+    };
     let view = View::open(repository, &name, lock, options)?;
     let options = MountOptions {
         thread: name.to_string(),
