@@ -65,13 +65,14 @@ fn what_programs_write_is_held_back_until_the_file_is_closed_and_seen_by_all() {
         (0..1000)
             .for_each(|at| file.write_all_at(&[u8::try_from(at % 251).unwrap(); 100], at * 100).unwrap());
     });
+    // It may send some of it earlier, where much is dirty on the machine.
     assert!(served < 100, "{served} requests for 1000 writes");
-    assert_eq!(writes(&mount), before);
     let expected: Vec<u8> = (0..1000).flat_map(|at| [u8::try_from(at % 251).unwrap(); 100]).collect();
     assert!(fs::read(&path).unwrap() == expected, "through another descriptor");
     assert_eq!(fs::metadata(&path).unwrap().len(), 100_000);
     drop(file);
-    assert!(writes(&mount) > before, "closing it sends everything");
+    let sent = writes(&mount) - before;
+    assert!((1..100).contains(&sent), "closing it sends everything, in {sent} requests");
     mount.stop();
     assert!(mounted_again(&repo, "file") == expected);
 }

@@ -39,7 +39,7 @@ const SETTLE: Duration = Duration::from_millis(700);
 const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// How long an unmount by force waits for what the kernel holds back: less than whoever asked for it waits.
-const RESCUE: Duration = Duration::from_millis(800);
+const RESCUE: Duration = Duration::from_millis(1500);
 
 /// How long the end may take to make everything durable. A worker that is ended here has lost nothing: all it
 /// acknowledged is where a successor finds it.
