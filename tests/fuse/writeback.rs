@@ -149,7 +149,9 @@ fn shown(path: &Path) -> (u64, u32, (i64, i64), (i64, i64)) {
 fn times_are_those_of_the_writes_and_not_of_their_arrival() {
     let names = ["slow", "set", "mode", "cut", "renamed", "linked", "made"];
     let repo = Repo::with_tree(|source| {
-        names.iter().for_each(|name| fs::write(source.join(name), [1; 100_000]).unwrap());
+        for name in names {
+            fs::write(source.join(name), vec![1; 100_000]).unwrap();
+        }
     });
     let mount = holding_back(&repo);
     let at = |name: &str| mount.path().join(name);
