@@ -45,6 +45,12 @@ const CLOSED: Duration = Duration::from_secs(3);
 /// The pause between two looks whether everything that was begun is answered.
 const ROUND: Duration = Duration::from_millis(1);
 
+/// What counts of the time of a request that makes system calls and moves nothing by them: they may be long ones.
+const IN_CALLS: u32 = 4;
+
+/// Who is back in the program for less than this part of the time is in one long system call.
+const LEAST_OWN: u64 = 50;
+
 /// Below this age nothing counts as stuck, and nobody looks.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -166,7 +172,8 @@ impl Load {
 
     /// For how long the oldest request has been seen to spin: its thread has not rested, was in the
     /// program itself and not in one long system call, and has moved not a single byte. That is known from the first
-    /// question on that found it old.
+    /// question on that found it old. A thread that was mostly in system calls, many of them, has to go on so for
+    /// [`IN_CALLS`] times as long.
     fn spinning(&self) -> Option<Duration> {
         let mut before = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut now, mut longest) = (HashMap::new(), None);
@@ -280,7 +287,9 @@ impl Busy {
         let awake = later.awake.saturating_sub(self.awake);
         let (user, system) = (later.user - self.user, later.system - self.system);
         let never_rests = awake.saturating_mul(10) >= nanoseconds(passed).saturating_mul(9);
-        (never_rests && user > 0 && 2 * user >= system).then_some(passed)
+        let calls_apart = user > 0 && LEAST_OWN * user >= system;
+        let mostly_own = 2 * user >= system;
+        (never_rests && calls_apart).then_some(if mostly_own { passed } else { passed / IN_CALLS })
     }
 }
 
@@ -351,31 +360,38 @@ mod tests {
         assert!(begun.elapsed() > CLOSED / 2, "it goes on if the end does not come");
     }
 
+    /// What is told of a request that does `work` again and again.
+    fn stuck_at(work: impl Fn() + Sync, looks: u32) -> Option<Duration> {
+        use std::sync::atomic::AtomicBool;
+        let (load, ended) = (Load::new(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _request = load.enter(op::LOOKUP);
+                while !ended.load(Ordering::Relaxed) {
+                    work();
+                }
+            });
+            let (begun, mut stuck) = (Instant::now(), None);
+            while stuck.is_none() && begun.elapsed() < PATIENCE * looks {
+                std::thread::sleep(Duration::from_millis(50));
+                stuck = load.stuck();
+            }
+            ended.store(true, Ordering::Relaxed);
+            stuck
+        })
+    }
+
     #[test]
     fn a_request_that_spins_is_stuck_and_one_that_moves_bytes_is_not() {
-        use std::sync::atomic::AtomicBool;
-        for (moves, spins) in [(false, true), (true, false)] {
-            let (load, ended) = (Load::new(), AtomicBool::new(false));
-            std::thread::scope(|scope| {
-                let (load, ended) = (&load, &ended);
-                scope.spawn(move || {
-                    let _request = load.enter(op::LOOKUP);
-                    let (mut zeros, mut bytes) = (std::fs::File::open("/dev/zero").unwrap(), [0; 4096]);
-                    while !ended.load(Ordering::Relaxed) {
-                        if moves {
-                            std::io::Read::read_exact(&mut zeros, &mut bytes).unwrap();
-                        }
-                    }
-                });
-                let (begun, mut stuck) = (Instant::now(), None);
-                while stuck.is_none() && begun.elapsed() < 4 * PATIENCE * if spins { 10 } else { 1 } {
-                    std::thread::sleep(Duration::from_millis(50));
-                    stuck = load.stuck();
-                }
-                ended.store(true, Ordering::Relaxed);
-                assert_eq!(stuck.is_some(), spins, "{stuck:?}");
-            });
-        }
+        assert!(stuck_at(std::hint::spin_loop, 40).is_some());
+        let zeros = std::fs::File::open("/dev/zero").unwrap();
+        let moves = || std::io::Read::read_exact(&mut &zeros, &mut [0; 4096]).unwrap();
+        assert_eq!(stuck_at(moves, 4), None);
+    }
+
+    #[test]
+    fn a_request_that_calls_the_kernel_for_ever_and_moves_nothing_is_stuck() {
+        assert!(stuck_at(|| drop(std::fs::metadata("/proc/self")), 80).is_some());
     }
 
     #[test]
