@@ -1,5 +1,6 @@
 //! Operations on the bytes of regular files: open, read, write, truncate, fsync, release; copy-up.
 
+use crate::change::Change;
 use crate::coverage::Coverage;
 use crate::crash;
 use crate::error::{Result, ViewError};
@@ -14,6 +15,7 @@ use crate::tables::{Node, Origin};
 use crate::view::View;
 use crate::working_files::stat_open;
 use selvedge_store::{BlobReader, Extent, FileKind, Ino, between_holes};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -21,6 +23,9 @@ use std::sync::{Arc, PoisonError};
 
 /// Bytes moved at once when a copy cannot be left to the kernel.
 const COPY_BLOCK: usize = 128 * 1024;
+
+/// Rows that are written in one commit when many files have become durable: it holds the tables, and others wait for them.
+const CONFIRMED_AT_ONCE: usize = 256;
 
 impl View {
     /// Opens a regular file.
@@ -409,20 +414,37 @@ impl State {
                 // Frozen just now, and made durable with its layer.
                 return Ok(());
             }
-            let node = match change.node(ino) {
-                // Removed while the names were synced, and with it whatever could have fallen back.
-                Err(ViewError::NotFound) => return Ok(()),
-                node => node?,
-            };
-            if node.origin == Origin::Layer(upper.id) {
-                let body = node.inode.body.durable_as(coverage);
-                if node.inode.fallback.is_some() || body != node.inode.body {
-                    change.commit.put(Inode { fallback: None, body, ..(*node.inode).clone() });
-                }
+            if change.note_durable(ino, coverage)? {
+                change.settle_sources(&HashSet::from([ino]));
             }
-            change.settle_source(ino);
             Ok(())
         })?;
+        self.work.wake_soon();
+        Ok(())
+    }
+
+    /// Says in the catalog that these working files of the upper are durable, except for those that are patched.
+    pub(crate) fn confirm_synced(&self, upper: &Upper, synced: &[Ino]) -> Result<()> {
+        if synced.is_empty() {
+            return Ok(());
+        }
+        self.latch.guard("fsync", upper.files.sync_names())?;
+        for batch in synced.chunks(CONFIRMED_AT_ONCE) {
+            self.change(|change| {
+                if change.upper != upper.id {
+                    // Frozen just now, and made durable with its layer.
+                    return Ok(());
+                }
+                let mut durable = HashSet::new();
+                for ino in batch {
+                    if change.note_durable(*ino, None)? {
+                        durable.insert(*ino);
+                    }
+                }
+                change.settle_sources(&durable);
+                Ok(())
+            })?;
+        }
         self.work.wake_soon();
         Ok(())
     }
@@ -437,6 +459,29 @@ impl State {
         let Some(upper) = self.layers().upper.clone() else { return Ok(()) };
         self.latch.guard("fsync", upper.files.sync_names())?;
         self.latch.guard("fsync", upper.log.sync())
+    }
+}
+
+impl Change<'_> {
+    /// Has a file's row say that its bytes are durable; of a patched file those that `coverage` tells of. Tells whether
+    /// that is so.
+    fn note_durable(&mut self, ino: Ino, coverage: Option<Coverage>) -> Result<bool> {
+        let node = match self.node(ino) {
+            // Removed while it was synced, and with it whatever could have fallen back.
+            Err(ViewError::NotFound) => return Ok(false),
+            node => node?,
+        };
+        if node.origin != Origin::Layer(self.upper) {
+            return Ok(true);
+        }
+        if coverage.is_none() && matches!(node.inode.body, Body::Patched(_)) {
+            return Ok(false);
+        }
+        let body = node.inode.body.durable_as(coverage);
+        if node.inode.fallback.is_some() || body != node.inode.body {
+            self.commit.put(Inode { fallback: None, body, ..(*node.inode).clone() });
+        }
+        Ok(true)
     }
 }
 

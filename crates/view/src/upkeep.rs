@@ -153,10 +153,10 @@ impl std::fmt::Debug for State {
 }
 
 impl Change<'_> {
-    /// Settles every name that `source` replaced.
-    pub(crate) fn settle_source(&mut self, source: Ino) {
+    /// Settles every name that one of these replaced.
+    pub(crate) fn settle_sources(&mut self, sources: &HashSet<Ino>) {
         let settled: Vec<_> = (self.tables.unsettled().iter())
-            .filter(|(_, replaced)| replaced.source == source)
+            .filter(|(_, replaced)| sources.contains(&replaced.source))
             .map(|((parent, name), replaced)| (*parent, name.clone(), replaced.old))
             .collect();
         for (parent, name, old) in settled {
@@ -212,11 +212,34 @@ impl State {
     /// Makes whatever a worker that died may have left volatile durable.
     fn settle_suspects(&self) -> Result<()> {
         if self.all_dirty.load(Ordering::Acquire) {
-            let upper = self.upper()?;
-            self.latch.guard("syncfs", upper.files.sync_disk())?;
+            self.sync_disk()?;
             self.all_dirty.store(false, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Whether rows wait for their working files to be durable.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let tables = self.tables();
+        !tables.fallbacks().is_empty() || !tables.unsettled().is_empty()
+    }
+
+    /// Makes all working files durable at once, which takes no longer for many than for few, and says so in the catalog of
+    /// those whose rows wait for it.
+    pub(crate) fn sync_disk(&self) -> Result<()> {
+        let upper = self.upper()?;
+        let waiting: HashSet<Ino> = {
+            let tables = self.tables();
+            let waiting = tables.fallbacks().iter().copied();
+            let sources = tables.unsettled().values().map(|replaced| replaced.source);
+            waiting.chain(sources).collect()
+        };
+        let seen = self.volatile.look_at_all();
+        self.latch.guard("syncfs", upper.files.sync_disk())?;
+        for (ino, mark) in seen {
+            self.volatile.synced(ino, Some(mark));
+        }
+        self.confirm_synced(&upper, &waiting.into_iter().collect::<Vec<_>>())
     }
 
     /// Makes copies and the sources of replaced names durable, then says so in the catalog.

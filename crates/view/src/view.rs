@@ -155,14 +155,12 @@ impl View {
             return Ok(());
         }
         state.latch.check()?;
-        let Some(upper) = state.layers().upper.clone() else { return state.seal() };
-        let seen = state.volatile.look_at_all();
-        let passed = !state.open.passed().is_empty();
-        if !seen.is_empty() || passed || state.all_dirty.load(Ordering::Acquire) {
-            state.latch.guard("syncfs", upper.files.sync_disk())?;
-            for (ino, mark) in seen {
-                state.volatile.synced(ino, Some(mark));
-            }
+        if state.layers().upper.is_none() {
+            return state.seal();
+        }
+        let written = state.volatile.any() || !state.open.passed().is_empty();
+        if written || state.is_waiting() || state.all_dirty.load(Ordering::Acquire) {
+            state.sync_disk()?;
         }
         state.confirm_copies()?;
         state.sync_log()

@@ -54,6 +54,11 @@ impl Volatile {
         self.inner().entries.get(&ino).map(|entry| entry.mark)
     }
 
+    /// Whether there are any.
+    pub(crate) fn any(&self) -> bool {
+        !self.inner().entries.is_empty()
+    }
+
     /// All marks, as [`look`](Self::look) gives one.
     pub(crate) fn look_at_all(&self) -> Vec<(Ino, Mark)> {
         self.inner().entries.iter().map(|(ino, entry)| (*ino, entry.mark)).collect()
