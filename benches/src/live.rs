@@ -15,6 +15,9 @@ use selvedge_worker_proto::{Command, Envelope, Event, PROTOCOL_VERSION, Receiver
 
 use crate::{built, run};
 
+/// A file of every tree.
+const HELLO: &str = "hello";
+
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -43,7 +46,8 @@ impl Live {
         let source = live.repo();
         fs::create_dir(&source)?;
         fs::create_dir(live.mountpoint()?)?;
-        fs::write(source.join("hello"), "hello\n")?;
+        fs::write(source.join(HELLO), "hello\n")?;
+        fs::write(live.trace(), "")?;
         for number in 0..files {
             let directory = source.join(format!("{}", number / 100));
             if number % 100 == 0 {
@@ -55,6 +59,31 @@ impl Live {
             run(Program::new(built("selvedge")?).args(command).current_dir(&source))?;
         }
         Ok(live)
+    }
+
+    /// The name of the last file of a tree of so many more.
+    pub fn last_of(files: usize) -> PathBuf {
+        match files.checked_sub(1) {
+            None => HELLO.into(),
+            Some(last) => format!("{}/{last}", last / 100).into(),
+        }
+    }
+
+    /// When the worker with this number reached which step of taking the mount over, in nanoseconds of the monotonic
+    /// clock.
+    pub fn steps(&self, pid: u32) -> Result<Vec<(String, u64)>> {
+        let said = fs::read_to_string(self.trace())?;
+        let pid = pid.to_string();
+        let step = |line: &str| {
+            let mut words = line.split(' ');
+            (words.next()? == pid).then_some(())?;
+            Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
+        };
+        Ok(said.lines().filter_map(step).collect())
+    }
+
+    fn trace(&self) -> PathBuf {
+        self.dir.path().join("trace")
     }
 
     fn repo(&self) -> PathBuf {
@@ -93,6 +122,7 @@ impl Live {
         let mut spec = SpawnSpec::new(WorkerProgram::Path(self.worker.clone()), self.mountpoint()?);
         spec.args = self.arguments()?;
         spec.on_crash = on_crash;
+        spec.env.push(("SELVEDGE_TEST_TAKEOVER_TRACE".into(), self.trace().into()));
         if ballast > 0 {
             spec.env.push(("SELVEDGE_TEST_BALLAST_MIB".into(), ballast.to_string().into()));
         }

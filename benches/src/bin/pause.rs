@@ -2,8 +2,9 @@
 //!
 //! `pause [KILLS [FILES]...]` prints the median, the 99th percentile and the longest of each situation: nobody else at
 //! work; four programs at work; so many files known to the kernel (10, 10 000 and 1 000 000, or those that are given);
-//! workers with 64 and 256 MiB of memory resident. Behind each stands where the median goes: until the dead worker is
-//! reaped, until its successor serves, until the answer. With a release build, on an idle machine.
+//! workers with 64 and 256 MiB of memory resident. The request asks for the attributes of a file that nobody changed,
+//! which the kernel knows by its number. Beneath each stands where the median goes, step by step. With a release build, on an
+//! idle machine.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -11,8 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, statx};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::time::{ClockId, clock_gettime};
 use selvedge_bench::{Figures, Live};
 use selvedge_supervisor::{State, Supervisor};
 
@@ -27,6 +29,12 @@ const SETTLE: Duration = Duration::from_millis(50);
 
 /// How long a pause may take at all.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The steps of a takeover, in their order: until the dead worker is reaped, its successor's program begins, it has the
+/// escrow, has read the session's state, has opened the repository and then the view, has joined the connection and asked for
+/// what was left unanswered, has answered a first request; and until whoever asked has its answer.
+const STEPS: [&str; 9] =
+    ["reaped", "started", "greeted", "state", "repository", "view", "joined", "answered", "heard"];
 
 /// What a program at work does, in a directory of its own.
 const WORK: &str = "mkdir -p $1; cd $1; while :; do echo some text > a; cat a > b; mv b c; rm a c; done";
@@ -73,19 +81,19 @@ impl Drop for Working {
     }
 }
 
-/// A pause, and its parts.
-struct Pause {
-    reaped: Duration,
-    served: Duration,
-    answered: Duration,
-}
+/// When each step was reached after the death, in their order; a step that is not known took no time.
+type Pause = [Duration; STEPS.len()];
 
 fn measure(name: &str, kills: usize, situation: Situation) -> Result<()> {
     let live = Live::with_files(situation.files)?;
     let mount = live.recovering_with(situation.resident)?;
     let place = mount.mount().path.clone();
     // Known by its path alone: a process that starts workers must not have a file of the mount open.
-    let directory = rustix::fs::open(&place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let file = rustix::fs::open(
+        place.join(Live::last_of(situation.files)),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let known = Command::new("find").arg(&place).args(["-type", "f", "-size", "-1"]).output()?;
     ensure!(known.status.success(), "find: {known:?}");
     let working: Vec<Working> = (0..situation.programs)
@@ -104,20 +112,27 @@ fn measure(name: &str, kills: usize, situation: Situation) -> Result<()> {
         std::thread::sleep(SETTLE);
         wait_ready(&mount, situation.resident)?;
         resident.push(resident_of(&mount));
-        pauses.push(pause(&mount, &directory)?);
+        pauses.push(pause(&mount, &live, &file)?);
     }
     ensure!(mount.restarts() as usize == kills, "{} restarts, {kills} kills", mount.restarts());
     drop(working);
-    drop(directory);
-    let median = |part: fn(&Pause) -> Duration| Figures::of(pauses.iter().map(part).collect()).median;
-    let (reaped, served) = (median(|pause| pause.reaped), median(|pause| pause.served));
-    let answered = median(|pause| pause.answered);
+    drop(file);
     resident.sort_unstable();
     println!(
-        "{name:22} {kills} kills   {}   reaped {reaped:.1?}, served {served:.1?}, answered {answered:.1?}, {} MiB resident",
-        Figures::of(pauses.iter().map(|pause| pause.reaped + pause.served + pause.answered).collect()),
+        "{name:22} {kills} kills   {}   {} MiB resident",
+        Figures::of(pauses.iter().map(|pause| pause[STEPS.len() - 1]).collect()),
         resident.get(resident.len() / 2).copied().unwrap_or_default(),
     );
+    let parts: Vec<String> = STEPS
+        .iter()
+        .enumerate()
+        .map(|(step, name)| {
+            let since = |pause: &Pause| if step == 0 { Duration::ZERO } else { pause[step - 1] };
+            let took = pauses.iter().map(|pause| pause[step].saturating_sub(since(pause)));
+            format!("{name} {:.1?}", Figures::of(took.collect()).median)
+        })
+        .collect();
+    println!("{:22} {}", "", parts.join(", "));
     Ok(())
 }
 
@@ -138,31 +153,39 @@ fn wait_ready(mount: &Supervisor, resident: usize) -> Result<()> {
     Ok(())
 }
 
+/// Nanoseconds of the monotonic clock.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)).unwrap_or_default()
+}
+
 /// From the death of the worker to the answer of its successor.
-fn pause(mount: &Supervisor, directory: &OwnedFd) -> Result<Pause> {
+fn pause(mount: &Supervisor, live: &Live, file: &OwnedFd) -> Result<Pause> {
     let worker = mount.pid();
     let pid = i32::try_from(worker).ok().and_then(Pid::from_raw).context("the worker's pid")?;
-    let begun = Instant::now();
+    let begun = now();
     kill_process(pid, Signal::KILL)?;
     // A worker that is dying may still answer; one that is reaped does not.
     while mount.worker_pid() == Some(worker) {
-        std::thread::sleep(Duration::from_micros(100));
+        std::thread::sleep(Duration::from_micros(50));
     }
-    let reaped = begun.elapsed();
+    let reaped = now();
     // The kernel answers this from nothing that it knows.
-    let answer = std::thread::scope(|scope| {
-        let asker = scope.spawn(|| rustix::fs::fstatvfs(directory).map(|_| begun.elapsed()));
-        let mut served = None;
-        while !asker.is_finished() {
-            if served.is_none() && mount.state() == State::Ready {
-                served = Some(begun.elapsed());
-            }
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        asker.join().map(|answered| (answered, served))
-    });
-    let Ok((answered, served)) = answer else { anyhow::bail!("the asker panicked") };
-    let answered = answered?;
-    let served = served.unwrap_or(answered).clamp(reaped, answered);
-    Ok(Pause { reaped, served: served.saturating_sub(reaped), answered: answered.saturating_sub(served) })
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    statx(file, "", flags, StatxFlags::BASIC_STATS)?;
+    let heard = now();
+    wait_ready(mount, 0)?;
+    let reached = live.steps(mount.pid())?;
+    let mut pause = Pause::default();
+    let mut last = begun;
+    for (at, step) in STEPS.iter().enumerate() {
+        let time = match *step {
+            "reaped" => Some(reaped),
+            "heard" => Some(heard),
+            step => reached.iter().find(|(name, _)| name == step).map(|(_, time)| *time),
+        };
+        last = last.max(time.unwrap_or(last)).min(heard);
+        pause[at] = Duration::from_nanos(last - begun);
+    }
+    Ok(pause)
 }

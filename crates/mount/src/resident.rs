@@ -1,5 +1,7 @@
 //! The allocator that keeps request buffers in memory.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 /// Bytes of file content in one request at most: the kernel's own limit (`fs.fuse.max_pages_limit` pages).
 pub(crate) const MAX_WRITE: u32 = 1 << 20;
 
@@ -17,3 +19,20 @@ pub(crate) const USED: usize = MAX_WRITE as usize + 8192;
 /// Replies need no such care: they are written by this process before it hands them over.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ResidentBuffers;
+
+/// Set while buffers are made that no request of the kernel comes to.
+static SPARED: AtomicBool = AtomicBool::new(false);
+
+/// Runs `body`, whose buffers the kernel never sees: making them resident would take callers' time for nothing. No other
+/// thread may make request buffers meanwhile.
+pub(crate) fn without<T>(body: impl FnOnce() -> T) -> T {
+    SPARED.store(true, Ordering::Relaxed);
+    let done = body();
+    SPARED.store(false, Ordering::Relaxed);
+    done
+}
+
+/// Whether buffers that are made now are to be resident.
+pub(crate) fn is_wanted() -> bool {
+    !SPARED.load(Ordering::Relaxed)
+}

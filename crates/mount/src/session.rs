@@ -15,8 +15,8 @@ use rustix::io::{DupFlags, Errno};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::adapter::Adapter;
-use crate::sys;
 use crate::tuning::Tuning;
+use crate::{resident, sys};
 
 /// How long the kernel may take to send INIT. It queues it before mount(2) returns.
 const INIT_DEADLINE: Duration = Duration::from_secs(5);
@@ -215,8 +215,9 @@ fn shake_hands(
     write_whole(ours.as_fd(), request).map_err(failed("pass INIT on"))?;
     let mut config = Config::default();
     config.n_threads = usize::try_from(tuning.threads).ok();
-    let session =
-        Session::from_fd(adapter, theirs, SessionACL::All, config).map_err(failed("start the session"))?;
+    // fuser reads this one request into a buffer of its own.
+    let session = resident::without(|| Session::from_fd(adapter, theirs, SessionACL::All, config));
+    let session = session.map_err(failed("start the session"))?;
     let mut reply = vec![0; READ_BUFFER];
     let length = rustix::io::read(&ours, &mut reply).map_err(failed("read the answer to INIT"))?;
     reply.truncate(length);

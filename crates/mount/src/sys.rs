@@ -10,7 +10,7 @@ use fuser::{BackingId, FileAttr, FileHandle, FopenFlags, ReplyCreate, ReplyOpen}
 use rustix::io::DupFlags;
 use rustix::mm::{Advice, madvise};
 
-use crate::resident::{BUFFER, ResidentBuffers, USED};
+use crate::resident::{self, BUFFER, ResidentBuffers, USED};
 
 /// Makes the number of `target` name what `source` names, atomically, as dup3(2) does with `flags`. What
 /// `target` named before is closed.
@@ -52,7 +52,7 @@ unsafe impl GlobalAlloc for ResidentBuffers {
 
 /// Makes the used part of a request buffer resident. A kernel that cannot (before 5.14) leaves it as it was.
 fn populate(start: *mut u8, layout: Layout) {
-    if start.is_null() || layout.size() < BUFFER {
+    if start.is_null() || layout.size() < BUFFER || !resident::is_wanted() {
         return;
     }
     let page = rustix::param::page_size();
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     /// Which pages of `[start, start + length)` are resident.
-    fn resident(start: *mut u8, length: usize) -> Vec<bool> {
+    fn pages_in_memory(start: *mut u8, length: usize) -> Vec<bool> {
         let page = rustix::param::page_size();
         let before = start.addr() % page;
         let mut pages = vec![0_u8; (length + before).div_ceil(page)];
@@ -254,8 +254,8 @@ mod tests {
         let layout = Layout::from_size_align(BUFFER + 4096, 1).unwrap();
         // SAFETY: the layout is not empty, and each allocation is freed with the layout it was made with.
         let (plain, ours) = unsafe { (System.alloc_zeroed(layout), ResidentBuffers.alloc_zeroed(layout)) };
-        let (plain_pages, our_pages) = (resident(plain, USED), resident(ours, USED));
-        let beyond = resident(ours.wrapping_add(2 * USED), USED);
+        let (plain_pages, our_pages) = (pages_in_memory(plain, USED), pages_in_memory(ours, USED));
+        let beyond = pages_in_memory(ours.wrapping_add(2 * USED), USED);
         // SAFETY: as above.
         unsafe {
             System.dealloc(plain, layout);

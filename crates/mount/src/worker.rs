@@ -16,6 +16,7 @@ mod resume;
 mod serve;
 mod setup;
 mod snapshot;
+mod trace;
 mod unmount;
 
 use std::ffi::OsStr;
@@ -74,6 +75,7 @@ fn abort_on_panic() {
 
 fn run(adopter: fn(&OsStr) -> Option<Arc<dyn Adopter>>) -> ExitCode {
     let started = Instant::now();
+    trace::reached("started");
     if let Some(code) = page_cache::other_process(std::env::args_os().skip(1)) {
         return code;
     }
@@ -97,6 +99,7 @@ fn run(adopter: fn(&OsStr) -> Option<Arc<dyn Adopter>>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    trace::reached("greeted");
     let (events, happenings) = mpsc::channel();
     let mounted = match hello.escrow {
         None => setup::mount(&args, hello.protocol, events.clone()),

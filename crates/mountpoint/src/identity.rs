@@ -17,6 +17,14 @@ pub struct Device {
     pub minor: u32,
 }
 
+impl Device {
+    /// Whether it is of a file system that lies on a disk of this machine: neither on a network nor of ours. The mount
+    /// table, which is long where there are many mounts, need not be read to know that.
+    pub const fn is_of_a_disk(self) -> bool {
+        self.major != 0
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major, self.minor)

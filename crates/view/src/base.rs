@@ -1,11 +1,13 @@
 //! Reading the base: the snapshot beneath a thread's layers, a directory at a time.
 //!
-//! A node of the base that no layer mentions is known by number only. Where it stands is a hint, remembered when
-//! its directory is read, checked against the directory's tree when used, and found again by a walk when missing.
+//! A node of the base that no layer mentions is known by number only. Where it stands is a hint ([`crate::parents`]),
+//! remembered when its directory is read, checked against the directory's tree when used, and found again by a walk
+//! when missing.
 
 use crate::error::{Result, ViewError};
 use crate::inode::Inode;
 use crate::links::Links;
+use crate::parents::Parents;
 use selvedge_store::{Entry, Ino, ObjectId, Store, Tree};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +17,10 @@ const CACHE_BYTES: usize = 16 << 20;
 
 /// Nodes kept decoded: an open follows a lookup closely, and finding a number in a large tree takes a scan.
 const RECENT_NODES: usize = 8192;
+
+/// How far up a directory's place is looked for: hints that lead in a circle lead nowhere. Paths that a system call takes
+/// have no more names than that.
+const DEEPEST: usize = 2048;
 
 /// The snapshot beneath a thread's layers.
 pub(crate) struct Base {
@@ -33,7 +39,7 @@ impl std::fmt::Debug for Base {
 #[derive(Default)]
 struct Known {
     /// Node → directory whose tree holds it.
-    parents: HashMap<Ino, Ino>,
+    parents: Parents,
     /// Directory → its tree.
     trees: HashMap<Ino, ObjectId>,
     cache: HashMap<ObjectId, Arc<Tree>>,
@@ -80,6 +86,12 @@ impl Base {
         Ok(next)
     }
 
+    /// Keeps in `memory` where nodes stand, and knows what is there of it. Whatever fails costs whoever serves this
+    /// connection next a search.
+    pub(crate) fn remember_in(&self, memory: std::fs::File) -> std::io::Result<()> {
+        self.known().parents.keep_in(memory)
+    }
+
     /// The root directory as the snapshot has it.
     pub(crate) fn root_entry(&self) -> &Entry {
         &self.root
@@ -100,7 +112,7 @@ impl Base {
             return Ok(Some(Arc::clone(inode)));
         }
         loop {
-            let parent = self.known().parents.get(&ino).copied();
+            let parent = self.known().parents.get(ino);
             if let Some(parent) = parent
                 && let Some(tree) = self.tree_of(parent)?
                 && let Some((_, entry)) = tree.find_ino(ino)
@@ -118,7 +130,7 @@ impl Base {
     pub(crate) fn inode_nearby(&self, ino: Ino) -> Result<Option<Arc<Inode>>> {
         let known = ino == self.root() || {
             let known = self.known();
-            known.complete || known.parents.contains_key(&ino)
+            known.complete || known.parents.get(ino).is_some()
         };
         if known { self.inode(ino) } else { Ok(None) }
     }
@@ -157,7 +169,7 @@ impl Base {
 
     /// Where a node stood when it was last looked at.
     pub(crate) fn parent_hint(&self, ino: Ino) -> Option<Ino> {
-        self.known().parents.get(&ino).copied()
+        self.known().parents.get(ino)
     }
 
     /// Takes note of where a directory stands.
@@ -174,13 +186,28 @@ impl Base {
         &self.store
     }
 
+    /// The listing of a directory, if it is known where it stands, and all directories above it.
     fn tree_of(&self, directory: Ino) -> Result<Option<Arc<Tree>>> {
-        let id = if directory == self.root() {
-            Some(self.root_tree)
-        } else {
-            self.known().trees.get(&directory).copied()
+        let mut below = Vec::new();
+        let mut at = directory;
+        let known = loop {
+            let known = self.known();
+            if let Some(id) = known.trees.get(&at) {
+                break *id;
+            }
+            let Some(parent) = known.parents.get(at).filter(|_| below.len() < DEEPEST) else {
+                return Ok(None);
+            };
+            below.push(at);
+            at = parent;
         };
-        id.map(|id| self.tree(id)).transpose()
+        let mut tree = self.tree(known)?;
+        while let Some(child) = below.pop() {
+            let Some((_, entry)) = tree.find_ino(child) else { return Ok(None) };
+            let Some(id) = self.remember(at, &entry).tree() else { return Ok(None) };
+            (at, tree) = (child, self.tree(id)?);
+        }
+        Ok(Some(tree))
     }
 
     fn remember(&self, parent: Ino, entry: &Entry) -> Arc<Inode> {

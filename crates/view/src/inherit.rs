@@ -3,11 +3,14 @@
 use crate::error::Result;
 use crate::open_flags::OpenFlags;
 use crate::open_table::{FileHandle, OpenFile};
+use crate::parents;
 use crate::passthrough::Way;
 use crate::request::Handle;
 use crate::state::State;
 use crate::view::View;
 use selvedge_store::Ino;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 /// What a handle was opened on, and for what: all that is needed to use it again.
@@ -34,6 +37,33 @@ impl View {
             Opened::Passed(ino, flags) => open.inherit_file(handle, ino, flags, Way::Passed),
             Opened::Directory(ino) => open.add_dir(handle, ino),
         }
+    }
+
+    /// A memory file for [`remember_in`](Self::remember_in).
+    ///
+    /// # Errors
+    /// When the system gives none.
+    pub fn memory_of_places() -> io::Result<File> {
+        parents::memory()
+    }
+
+    /// Keeps in `memory` where unchanged nodes stand, which numbers do not tell, and knows what an earlier worker kept
+    /// there: a node that the kernel knows is then found as fast as before, however large the tree is.
+    ///
+    /// # Errors
+    /// When it is no such file, or the system gives no memory. Nodes are then searched for, as far as they are asked for.
+    pub fn remember_in(&self, memory: File) -> io::Result<()> {
+        self.state().base().remember_in(memory)
+    }
+
+    /// Nodes that have no name any more, and are kept as long as somebody may use them.
+    pub fn nameless(&self) -> Vec<Ino> {
+        self.state().tables().orphans().iter().copied().collect()
+    }
+
+    /// The handles of a node.
+    pub fn handles_of(&self, ino: Ino) -> Vec<Handle> {
+        self.state().open.handles_of(ino)
     }
 
     /// Takes over that a file was passed through by an earlier worker: mappings of it may be left.

@@ -45,6 +45,7 @@ mod merge;
 mod names;
 mod open_flags;
 mod open_table;
+mod parents;
 mod passthrough;
 mod patched;
 mod recovery;
@@ -56,7 +57,10 @@ mod snapshot;
 mod source;
 mod space;
 mod state;
-#[expect(unsafe_code, reason = "what SQLite knows of the host's error numbers, and leases; argued there")]
+#[expect(
+    unsafe_code,
+    reason = "what SQLite knows of the host's error numbers, leases, and shared memory; argued there"
+)]
 mod sys;
 mod tables;
 mod told_times;
@@ -75,6 +79,7 @@ pub use error::{Result, ViewError};
 pub use inherit::Opened;
 pub use layers::{remove_layers, remove_unneeded_layers};
 pub use open_flags::OpenFlags;
+pub use parents::FORMAT as PARENTS_FORMAT;
 pub use passthrough::{HostFile, OpenedFile};
 pub use patched::Patching;
 pub use request::{Handle, Request, RequestKey, Stream};

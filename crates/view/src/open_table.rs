@@ -414,6 +414,13 @@ impl OpenTable {
         writers
     }
 
+    /// The handles of a node.
+    pub(crate) fn handles_of(&self, ino: Ino) -> Vec<Handle> {
+        let inner = self.inner();
+        let handles = inner.handles.iter();
+        handles.filter(|(_, open)| open.ino() == ino).map(|(handle, _)| *handle).collect()
+    }
+
     /// Whether anybody has the node open.
     pub(crate) fn in_use(&self, ino: Ino) -> bool {
         self.inner().uses.contains_key(&ino)
@@ -426,6 +433,14 @@ impl OpenTable {
 }
 
 impl Open {
+    fn ino(&self) -> Ino {
+        match self {
+            Self::File(file, ..) => file.ino,
+            Self::Inherited(ino, ..) => *ino,
+            Self::Dir(dir) => dir.ino,
+        }
+    }
+
     fn served_writer(&self) -> Option<Ino> {
         match self {
             Self::File(file, flags, Way::Served) => flags.write.then_some(file.ino),

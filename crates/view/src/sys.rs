@@ -1,9 +1,12 @@
 //! The unsafe calls of this crate.
 
 use rusqlite::{Connection, ffi};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 /// Names the signal that tells of somebody who opens a leased file (`F_SETSIG` of fcntl(2), which the C library's
 /// bindings leave out).
@@ -38,6 +41,44 @@ fn fcntl(file: &File, command: libc::c_int, argument: libc::c_int) -> io::Result
 pub(crate) fn system_errno(db: &Connection) -> i32 {
     // SAFETY: the connection is open for as long as it is borrowed, and the call only reads a number of it.
     unsafe { ffi::sqlite3_system_errno(db.handle()) }
+}
+
+/// Words of a memory file, shared with whoever maps it too.
+#[derive(Debug)]
+pub(crate) struct Words {
+    first: NonNull<AtomicU64>,
+    count: usize,
+}
+
+// SAFETY: the memory is the value's own until it is dropped, whichever thread has it, and consists of atomics.
+unsafe impl Send for Words {}
+// SAFETY: as above; all access is through shared references to atomics.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// Maps `count` words of `memory`, from the byte `offset` on, which begins a page. The file must have them all, and be
+    /// sealed against getting shorter.
+    pub(crate) fn map(memory: &File, offset: u64, count: usize) -> io::Result<Self> {
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: the kernel chooses a place where nothing is mapped.
+        let place =
+            unsafe { mmap(std::ptr::null_mut(), count * size_of::<u64>(), access, flags, memory, offset) }?;
+        let first = NonNull::new(place.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { first, count })
+    }
+
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping begins a page, is as long as that, readable and writable, and stays until the value is
+        // dropped. Any bytes are words. Whoever else has the file may store into it at any time, which atomics allow.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this length, and nobody borrows from it any more.
+        let _ = unsafe { munmap(self.first.as_ptr().cast(), self.count * size_of::<u64>()) };
+    }
 }
 
 #[cfg(test)]

@@ -108,6 +108,32 @@ fn a_file_without_a_name_is_kept_as_long_as_the_kernel_may_know_it() {
 }
 
 #[test]
+fn where_a_dead_worker_found_a_file_its_successor_finds_it_without_a_search() {
+    let file = |ino| Base::File { ino, nlink: 1, bytes: b"content".to_vec() };
+    let below = Base::Dir { ino: 31, entries: vec![("file", file(32))] };
+    let deep = Base::Dir { ino: 30, entries: vec![("below", below)] };
+    let other = Base::Dir { ino: 40, entries: vec![("unrelated", file(41))] };
+    let mut bench = Bench::new(&Base::Dir { ino: 2, entries: vec![("deep", deep), ("other", other)] });
+    let memory = View::memory_of_places().unwrap();
+    let view = bench.open();
+    view.remember_in(memory.try_clone().unwrap()).unwrap();
+    for (parent, name) in [(view.root(), &b"deep"[..]), (Ino(30), b"below"), (Ino(31), b"file")] {
+        view.lookup(parent, name).unwrap();
+    }
+    bench.kill(view);
+    // A search of everything comes upon this directory.
+    let objects = rusqlite::Connection::open(bench.repo().path().join("objects.db")).unwrap();
+    assert_eq!(objects.execute("DELETE FROM objects WHERE instr(bytes, 'unrelated')", []).unwrap(), 1);
+    drop(objects);
+    let view = bench.resume(&[]);
+    assert!(view.getattr(Ino(32)).is_err(), "it was found without a search and without help");
+    view.remember_in(memory).unwrap();
+    assert_eq!(view.getattr(Ino(32)).unwrap().size, 7);
+    assert_eq!(view.lookup(Ino(31), b"file").unwrap().ino, Ino(32));
+    bench.kill(view);
+}
+
+#[test]
 fn an_opening_that_is_sent_again_is_the_same_handle() {
     let mut bench = Bench::new(&base());
     let view = bench.open();

@@ -20,7 +20,7 @@ use super::passing::Wish;
 use super::refusal::Refusal;
 use super::serve::Happening;
 use super::setup::{self, Mounted};
-use super::{PEER_DEADLINE, check_protocol};
+use super::{PEER_DEADLINE, check_protocol, trace};
 use crate::adapter::Adapter;
 use crate::load::Load;
 use crate::session;
@@ -31,7 +31,7 @@ use crate::session_state::{Header, Resumed, SessionState};
 const CRASH_AT: &str = "SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT";
 
 /// How many descriptors a worker leaves.
-const LEFT: usize = 3;
+const LEFT: usize = 4;
 
 /// Where the worker that has left `escrow` is there still, and about to be killed, its process comes last: its end is waited
 /// for.
@@ -58,7 +58,7 @@ pub(crate) fn resume(
 ) -> Result<Mounted, Refusal> {
     check_protocol(protocol)?;
     setup::check_own_files()?;
-    let Ok([device, memory, lock]) = <[_; LEFT]>::try_from(escrow) else {
+    let Ok([device, memory, lock, places]) = <[_; LEFT]>::try_from(escrow) else {
         return Err(Refusal::new(
             ErrorKind::Failed,
             "what the dead worker left is not complete",
@@ -74,10 +74,12 @@ pub(crate) fn resume(
     tell_fruitless(supervisor, state.fruitless(takeover)?, &header, args.read_only);
     arm_crash_points(takeover)?;
     crash::point("resume.read");
+    trace::reached("state");
     let name = setup::thread_name(args)?;
     let repository = setup::open_repository(args)?;
     let thread = repository.refs().thread(&name)?;
     let lock = ThreadLock::inherit(&repository, &thread.id, lock)?;
+    trace::reached("repository");
     let options = ViewOptions {
         read_only: args.read_only,
         epoch: header.epoch,
@@ -87,10 +89,14 @@ pub(crate) fn resume(
         ..ViewOptions::default()
     };
     let view = View::open(repository, &name, lock, options)?;
+    if let Err(error) = setup::remember_in(&view, &places) {
+        tracing::warn!("where unchanged files stand is not known: {error}");
+    }
     for (handle, opened) in open {
         view.inherit(handle, opened);
     }
     crash::point("resume.opened");
+    trace::reached("view");
     let (view, load, state) = (Arc::new(view), Arc::new(Load::new()), Arc::new(state));
     let adapter =
         Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), poison, header.epoch)
@@ -109,7 +115,8 @@ pub(crate) fn resume(
     let writeback = header.init.writeback();
     let session = session::resume(adapter, &device, &header.init, &args.tuning, joined)?;
     crash::point("resume.joined");
-    let escrow = setup::escrow(device, &state, &view)?;
+    trace::reached("joined");
+    let escrow = setup::escrow(device, &state, &view, places)?;
     setup::run(session, events)?;
     let identity = header.identity;
     let read_only = args.read_only;

@@ -26,7 +26,7 @@ use super::refusal::Refusal;
 use super::setup::Mounted;
 use super::snapshot::{self, Job, Wish};
 use super::unmount::{self, Attempt, Outcome};
-use super::{PEER_DEADLINE, refusal};
+use super::{PEER_DEADLINE, refusal, trace};
 use crate::sys;
 
 /// How long after an unmount the connection may take to end. It ends with the unmount itself, unless something
@@ -568,7 +568,10 @@ impl Service {
         if self.mounted.resumed {
             // A supervisor gives up on successors that never get that far.
             let events = self.events.clone();
-            self.mounted.load.when_served(move || drop(events.send(Happening::Proved)));
+            self.mounted.load.when_served(move || {
+                trace::reached("answered");
+                drop(events.send(Happening::Proved));
+            });
         }
     }
 

@@ -118,7 +118,12 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     state.begin(&Header { epoch, identity: mounted.identity.clone(), init })?;
     // What is not handed over is closed here, so that the connection ends with the session.
     let escrow = if session::can_be_resumed(mounted.device.as_fd()) {
-        escrow(mounted.device, &state, &view)?
+        let places = View::memory_of_places()
+            .map_err(|error| Refusal::system("cannot make room for what a successor has to know", &error))?;
+        let places = OwnedFd::from(places);
+        remember_in(&view, &places)
+            .map_err(|error| Refusal::system("cannot map what a successor has to know", &error))?;
+        escrow(mounted.device, &state, &view, places)?
     } else {
         tracing::warn!("the kernel (before Linux 6.9) lets no successor take the mount over");
         Vec::new()
@@ -141,8 +146,19 @@ fn check_writeback(wanted: bool, agreed: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a successor needs, in the order in which it looks for it: the connection, its state, the thread's lock.
-pub(super) fn escrow(device: OwnedFd, state: &SessionState, view: &View) -> Result<Vec<OwnedFd>, Refusal> {
+/// Keeps in `places` where unchanged files stand.
+pub(super) fn remember_in(view: &View, places: &OwnedFd) -> io::Result<()> {
+    view.remember_in(places.try_clone()?.into())
+}
+
+/// What a successor needs, in the order in which it looks for it: the connection, its state, the thread's lock, and where
+/// unchanged files stand.
+pub(super) fn escrow(
+    device: OwnedFd,
+    state: &SessionState,
+    view: &View,
+    places: OwnedFd,
+) -> Result<Vec<OwnedFd>, Refusal> {
     let duplicate = |fd: BorrowedFd<'_>| {
         fd.try_clone_to_owned().map_err(|error| {
             Refusal::new(
@@ -152,7 +168,7 @@ pub(super) fn escrow(device: OwnedFd, state: &SessionState, view: &View) -> Resu
             )
         })
     };
-    Ok(vec![device, duplicate(state.memory().as_fd())?, duplicate(view.lock_fd())?])
+    Ok(vec![device, duplicate(state.memory().as_fd())?, duplicate(view.lock_fd())?, places])
 }
 
 /// Makes as many MiB of memory resident as a measurement wants ([`BALLAST`]), beside everything else and for good: a large
@@ -226,8 +242,8 @@ pub(super) fn check_own_files() -> Result<(), Refusal> {
 }
 
 fn check_not_ours(fd: BorrowedFd<'_>, what: &str) -> Result<(), Refusal> {
-    let entry =
-        covering_mount(fd).ok().and_then(|covering| mountinfo::by_id(covering.mount_id).ok().flatten());
+    let covering = covering_mount(fd).ok().filter(|covering| !covering.device.is_of_a_disk());
+    let entry = covering.and_then(|covering| mountinfo::by_id(covering.mount_id).ok().flatten());
     match entry.filter(mountinfo::MountEntry::is_selvedge) {
         None => Ok(()),
         Some(entry) => Err(Refusal::new(

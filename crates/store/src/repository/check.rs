@@ -84,6 +84,9 @@ fn is_listed(parent: &Path, safe: &[PathBuf]) -> bool {
 /// By the mount table, which answers even where the file system does not.
 fn check_file_system(fd: impl AsFd, path: &Path) -> Result<(), RepositoryError> {
     let covering = covering_mount(fd).map_err(|error| io_error(path, "cannot tell the mount", error))?;
+    if covering.device.is_of_a_disk() {
+        return Ok(());
+    }
     let mount = mountinfo::by_id(covering.mount_id).map_err(|source| RepositoryError::Io {
         path: PathBuf::from("/proc/self/mountinfo"),
         what: "cannot read the mount table",
