@@ -40,6 +40,7 @@ const ROLES: &[(&str, Role)] = &[
     ("system calls", crate::load::system_calls),
     ("programs", crate::load::programs),
     ("builds", crate::load::builds),
+    ("forgotten", crate::forgotten::files_without_a_name),
     ("passed", crate::passthrough::passed_files_go_on),
     ("passes", crate::passthrough::passes_files),
     ("poisoned", crate::poison::poisoned),

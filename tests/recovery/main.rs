@@ -16,6 +16,7 @@
 mod application;
 mod chaos;
 mod ending;
+mod forgotten;
 mod hanging;
 mod load;
 #[path = "../crash/model.rs"]

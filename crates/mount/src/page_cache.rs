@@ -71,6 +71,17 @@ impl PageCache {
         Ok(invalidate(connection, node, ATTRIBUTES)?)
     }
 
+    /// Whether the kernel knows the node: by a name, an open file, a mapping, as somebody's working directory. This waits for
+    /// nobody.
+    pub(crate) fn knows(&self, node: u64) -> io::Result<bool> {
+        let connection = self.connection().ok_or(io::ErrorKind::NotConnected)?;
+        match invalidate(connection, node, ATTRIBUTES) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// Has the kernel write what it holds of these files; tells of which it has not, in time or at all.
     pub(crate) fn write_back(&self, nodes: &[INodeNo]) -> Vec<INodeNo> {
         self.write_back_within(nodes, DEADLINE)

@@ -8,6 +8,7 @@ mod args;
 mod browse;
 mod export;
 mod following;
+mod forgotten;
 mod held_back;
 mod log;
 mod passing;

@@ -20,7 +20,7 @@ use super::passing::Wish;
 use super::refusal::Refusal;
 use super::serve::Happening;
 use super::setup::{self, Mounted};
-use super::{PEER_DEADLINE, check_protocol, trace};
+use super::{PEER_DEADLINE, check_protocol, forgotten, trace};
 use crate::adapter::Adapter;
 use crate::load::Load;
 use crate::session;
@@ -118,6 +118,7 @@ pub(crate) fn resume(
     trace::reached("joined");
     let escrow = setup::escrow(device, &state, &view, places)?;
     setup::run(session, events)?;
+    forgotten::start(&view, &pages, &backings);
     let identity = header.identity;
     let read_only = args.read_only;
     Ok(Mounted { view, identity, load, pages, backings, read_only, writeback, escrow, resumed: true })
