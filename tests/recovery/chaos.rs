@@ -121,7 +121,9 @@ impl Chaos<'_> {
             eprintln!("seed {seed}: {} kills in {:?}, {calls} calls verified", self.kills, begun.elapsed());
         });
         assert_eq!(mount.restarts(), self.kills);
+        let ended = Instant::now();
         mount.stop();
+        eprintln!("unmounted in {:?}", ended.elapsed());
     }
 
     /// Has it happen to programs that play `role`.
@@ -214,6 +216,20 @@ fn databases_git_and_archives_notice_no_death_where_writes_are_held_back() {
 #[test]
 fn compilers_notice_no_death() {
     Chaos { kills: kills(KILLS / 2), longest: 800, ..Chaos::default() }.upon("builds");
+}
+
+/// What the kernel reads and writes itself goes on while nobody serves, and comes back to a worker that has never heard of
+/// it.
+#[test]
+fn nobody_notices_deaths_while_files_are_passed_through() {
+    let repo = repo();
+    let mounting = mounting(&repo).option("--passthrough").option("on");
+    Chaos { longest: 400, ..Chaos::default() }.run(mounting, |mount| {
+        ["system calls", "programs"]
+            .into_iter()
+            .map(|role| Application::start(role, mount.path(), seed()))
+            .collect()
+    });
 }
 
 /// As another user, whose mounts a helper makes.
