@@ -111,7 +111,7 @@ impl Progress {
     /// Shows how far it is: entries and bytes of content.
     pub fn set(&self, files: u64, bytes: u64) {
         if let Some(bar) = &self.bar {
-            bar.set_message(format!("{files} files, {}", human_bytes(bytes)));
+            bar.set_message(format!("{}, {}", counted(files, "file"), human_bytes(bytes)));
         }
     }
 }
@@ -151,6 +151,12 @@ pub fn show(path: &Path) -> String {
 /// `text` for people, escaped as [`show`] does.
 pub fn show_os(text: &OsStr) -> String {
     escape_for_print(text.as_bytes())
+}
+
+/// So many of something whose plural ends in s, for people.
+pub fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 /// A size for people, in binary units.
@@ -206,6 +212,11 @@ mod tests {
     #[test]
     fn names_cannot_act_on_the_terminal() {
         assert_eq!(show_os(OsStr::from_bytes(b"a\x1b[2J\xffz")), "a\\u{1b}[2J\\xffz");
+    }
+
+    #[test]
+    fn one_of_them_is_not_many() {
+        assert_eq!([0, 1, 2].map(|number| counted(number, "file")), ["0 files", "1 file", "2 files"]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::error::{CliError, Result};
 use crate::mounted::{nonsense, reach};
 use crate::runtime::file_system_type;
 use crate::target::{Target, is_dirty};
-use crate::ui::{Ui, human_bytes, show};
+use crate::ui::{Ui, counted, human_bytes, show};
 
 /// How long a mounted thread's worker may show no progress.
 const IDLE: Duration = Duration::from_secs(40);
@@ -60,8 +60,8 @@ pub fn run(context: &Context, args: &ExportArgs) -> Result<()> {
     mention(context.ui, &destination.path, &report);
     context.ui.result(&Document { files: report.files, bytes: report.bytes }, || {
         format!(
-            "exported {} files, {} to {}\n",
-            report.files,
+            "exported {}, {} to {}\n",
+            counted(report.files, "file"),
             human_bytes(report.bytes),
             show(&destination.path)
         )

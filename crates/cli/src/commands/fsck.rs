@@ -16,7 +16,7 @@ use crate::error::{CliError, Result};
 use crate::side;
 use crate::sorting::from_source;
 use crate::target::Target;
-use crate::ui::human_bytes;
+use crate::ui::{counted, human_bytes};
 
 /// Check the repository for damage
 ///
@@ -61,14 +61,11 @@ fn document(problem: &Problem) -> Document<'_> {
 
 fn text(report: &Report) -> String {
     if report.problems.is_empty() {
-        let threads = match report.threads.len() {
-            1 => "1 thread".to_owned(),
-            threads => format!("{threads} threads"),
-        };
         return format!(
-            "checked {} objects, {}, and {threads}: all is as it should be\n",
-            report.objects,
-            human_bytes(report.bytes)
+            "checked {}, {}, and {}: all is as it should be\n",
+            counted(report.objects, "object"),
+            human_bytes(report.bytes),
+            counted(report.threads.len() as u64, "thread")
         );
     }
     report.problems.iter().fold(String::new(), |mut text, problem| {

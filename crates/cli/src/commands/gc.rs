@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::ui::{human_bytes, show};
+use crate::ui::{counted, human_bytes, show};
 
 /// How long running imports, exports and their like are waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,9 +51,9 @@ pub fn run(context: &Context, GcArgs {}: GcArgs) -> Result<()> {
     context.ui.result(&document, || match document.removed {
         0 => "everything there is is needed\n".to_owned(),
         _ => format!(
-            "removed {} objects and {} layers, {}\n",
-            objects.count,
-            layers.count,
+            "removed {} and {}, {}\n",
+            counted(objects.count, "object"),
+            counted(layers.count, "layer"),
             human_bytes(document.bytes)
         ),
     })

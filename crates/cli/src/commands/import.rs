@@ -14,7 +14,7 @@ use crate::changes::has_changes;
 use crate::context::{Context, absolute, refuse_selvedge_mount, refuse_way_into_repository};
 use crate::error::{CliError, Result};
 use crate::standing::lock_thread;
-use crate::ui::{Ui, human_bytes, show, show_os};
+use crate::ui::{Ui, counted, human_bytes, show, show_os};
 
 /// Capture a directory tree as a snapshot and point a thread at it
 ///
@@ -80,8 +80,8 @@ pub fn run(context: &Context, args: &ImportArgs) -> Result<()> {
     };
     context.ui.result(&document, || {
         format!(
-            "imported {} files, {} ({} new) into thread {name}\nsnapshot {}\n",
-            report.files,
+            "imported {}, {} ({} new) into thread {name}\nsnapshot {}\n",
+            counted(report.files, "file"),
             human_bytes(report.bytes),
             human_bytes(report.new_bytes),
             report.snapshot

@@ -17,7 +17,7 @@ use crate::control::{Reply, Request};
 use crate::error::{CliError, Result};
 use crate::mounted;
 use crate::target::is_dirty;
-use crate::ui::Ui;
+use crate::ui::{Ui, counted};
 
 /// How long a mounted thread's worker may show no progress.
 const IDLE: Duration = Duration::from_secs(130);
@@ -78,8 +78,9 @@ pub fn run(context: &Context, args: &SnapshotArgs) -> Result<()> {
     context.ui.result(&document, || match (done.made, changed) {
         (false, _) => format!("thread {name} is as its snapshot {snapshot} has it\n"),
         (true, 0) => format!("snapshot {snapshot} of thread {name}: only times changed\n"),
-        (true, 1) => format!("snapshot {snapshot} of thread {name}: 1 path changed\n"),
-        (true, changed) => format!("snapshot {snapshot} of thread {name}: {changed} paths changed\n"),
+        (true, &changed) => {
+            format!("snapshot {snapshot} of thread {name}: {} changed\n", counted(changed, "path"))
+        }
     })
 }
 
