@@ -19,7 +19,7 @@ mod writer;
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use disk::{Machine, Power};
 use seed::Seed;
@@ -65,6 +65,11 @@ struct Cut {
     most: Vec<Ledger>,
 }
 
+/// Whether a writer has done enough for a cut to prove something of it.
+fn is_at_work(done: &Ledger) -> bool {
+    done.begun > 20 && done.durable > 0
+}
+
 /// Writes to a mount and cuts the power again and again.
 fn cut_while_writing(
     machine: &Machine,
@@ -87,6 +92,11 @@ fn cut_while_writing(
             scope.spawn(|| make_layers(&mount, &ledgers[0]));
         }
         let look = || ledgers.iter().map(writer::Shared::look).collect::<Vec<_>>();
+        // A disk may be slow: the cuts are to fall among work.
+        let deadline = Instant::now() + Duration::from_mins(2);
+        while Instant::now() < deadline && look().iter().any(|done| !is_at_work(done)) {
+            thread::sleep(Duration::from_millis(50));
+        }
         let cuts: Vec<_> = (0..count)
             .map(|at| {
                 thread::sleep(Duration::from_millis(200 + seed.below(900)));
@@ -102,7 +112,7 @@ fn cut_while_writing(
     });
     for ledger in &ledgers {
         let end = ledger.look();
-        assert!(end.begun > 20 && end.durable > 0, "a writer did too little: {end:?}");
+        assert!(is_at_work(&end), "a writer did too little: {end:?}");
     }
     mount.stop();
     cuts
