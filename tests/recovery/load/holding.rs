@@ -50,5 +50,5 @@ pub(crate) fn run(load: &mut Load<'_>) {
     fcntl_lock(&owned, FlockOperation::Unlock).unwrap();
     drop(described);
     // A child of another part of the load has it, too, until it executes its program.
-    wait_until("the lock is free", Duration::from_secs(60), || lock_description(&other).is_ok());
+    wait_until("the lock is free", Duration::from_mins(1), || lock_description(&other).is_ok());
 }
