@@ -107,6 +107,9 @@ impl State {
             return Ok(Outcome::Unchanged);
         }
         let is_needed = !tables.orphans().is_empty() || !self.open.passed().is_empty();
+        if is_needed {
+            self.renamed.store(true, Ordering::Release);
+        }
         let mut carried = Carried::default();
         let spare = match (spare, copies) {
             (None, _) if is_needed => return Ok(Outcome::NeedsUpper),

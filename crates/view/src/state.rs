@@ -55,6 +55,8 @@ pub(crate) struct State {
     pub(crate) patching: Patching,
     /// Effects committed since the last checkpoint: the measure of the log's length.
     pub(crate) logged: AtomicU64,
+    /// Working files have got another layer's name or lost one, which the host takes for changes of the files.
+    pub(crate) renamed: AtomicBool,
     pub(crate) boot_id: String,
     /// How long layers stay in use after a snapshot has them: a request that was carried out before may have its key in
     /// one of them until it is answered.
@@ -106,6 +108,7 @@ impl State {
             patched: PatchedFiles::default(),
             patching: parts.patching,
             logged: AtomicU64::new(0),
+            renamed: AtomicBool::new(false),
             boot_id: parts.boot_id,
             answered_after: parts.answered_after,
             deepest: parts.deepest,
@@ -256,6 +259,24 @@ impl State {
     /// What stat(2) shows of the node.
     pub(crate) fn attr(&self, node: &Node) -> Result<Attr> {
         self.attr_and_host(node).map(|(attr, _)| attr)
+    }
+
+    /// What stat(2) shows of a node that was looked up just now.
+    ///
+    /// Where its working file goes on in another layer, the host and the row do not say the same until the row has been
+    /// put right, which happens with the tables held: after that they do.
+    pub(crate) fn attr_now(&self, node: &Node) -> Result<Attr> {
+        let (attr, host) = self.attr_and_host(node)?;
+        let differ = host.is_some_and(|host| node.inode.host_ctime != Some(host.ctime));
+        if differ && self.renamed.load(Ordering::Acquire) {
+            return match self.node(node.inode.ino) {
+                Ok(node) => self.attr(&node),
+                // Removed meanwhile.
+                Err(ViewError::NotFound) => Ok(attr),
+                Err(error) => Err(error),
+            };
+        }
+        Ok(attr)
     }
 
     /// What stat(2) shows of the node, and what the host says of its working file at the same moment.
