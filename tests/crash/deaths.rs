@@ -85,7 +85,7 @@ fn exit_while_mounted_is_taken_down_and_reported() {
 
 #[test]
 fn exit_while_writers_are_at_work_loses_nothing_acknowledged() {
-    dies_at("exit@fuse.write.reply:60", ExitStatus::Exited(0), "");
+    dies_at("exit@fuse.rename.reply:30", ExitStatus::Exited(0), "");
 }
 
 #[test]

@@ -55,11 +55,10 @@ fn walk(share: usize) {
 fn die_at(point: &str, seed: u64) {
     let mut scene = Scene::new(2);
     let armed = format!("{point}:{}", passes(point));
-    let mut mounting = scene.mounting().env("SELVEDGE_FUSE_WORKER_CRASH_AT", &armed);
-    if point.starts_with("backing.") {
-        mounting = mounting.option("--passthrough").option("on");
-    }
-    let mount = mounting.start();
+    // What is read and written past the worker passes few other points.
+    let passthrough = if point.starts_with("backing.") { "on" } else { "off" };
+    let mounting = scene.mounting().option("--passthrough").option(passthrough);
+    let mount = mounting.env("SELVEDGE_FUSE_WORKER_CRASH_AT", &armed).start();
     let writers = scene.writers(mount.path(), seed);
     let known = writers.ended();
     Scene::assert_death(&mount, ExitStatus::Signaled { signal: libc::SIGABRT, core: false });

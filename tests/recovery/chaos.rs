@@ -325,26 +325,33 @@ fn walk(share: usize) {
     ];
     let points = points.filter(|point| !elsewhere.iter().any(|prefix| point.starts_with(prefix)));
     for (index, point) in points.enumerate().filter(|(index, _)| index % SHARES == share) {
-        let repo = repo();
-        // Killed, and not by a fault of its own: nobody is to blame a request for two of these deaths. What only
-        // successors do wants another death first.
-        let first = match *point {
-            "commit.again" => "commit.after",
-            point if point.starts_with("resume.") => "fuse.write.reply",
-            point => point,
-        };
-        // What is read and written past the worker passes no other points.
-        let passthrough = if point.starts_with("backing.") { "on" } else { "off" };
-        let mount = mounting(&repo)
-            .option("--passthrough")
-            .option(passthrough)
-            .env("SELVEDGE_FUSE_WORKER_CRASH_AT", &format!("kill@{first}"))
-            .env("SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT", &format!("1*kill@{point}"))
-            .start();
-        Application::start("operations", mount.path(), index as u64).serve(&mount);
-        assert_eq!(mount.restarts(), 2, "{point}: {:?}", mount.last_cause());
-        mount.stop();
+        // Who passes nothing through has nothing to give up.
+        for passthrough in ["off", "on"].into_iter().skip(usize::from(point.starts_with("backing."))) {
+            die_twice_at(point, passthrough, index as u64);
+        }
     }
+}
+
+/// The worker dies at the point, and its successor there again.
+fn die_twice_at(point: &str, passthrough: &str, seed: u64) {
+    let repo = repo();
+    // Killed, and not by a fault of its own: nobody is to blame a request for two of these deaths. What only
+    // successors do wants another death first.
+    let first = match point {
+        "commit.again" => "commit.after",
+        point if point.starts_with("resume.") => "fuse.write.reply",
+        point => point,
+    };
+    let mount = mounting(&repo)
+        .option("--passthrough")
+        .option(passthrough)
+        .env("SELVEDGE_FUSE_WORKER_CRASH_AT", &format!("kill@{first}"))
+        .env("SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT", &format!("1*kill@{point}"))
+        .start();
+    Application::start("operations", mount.path(), seed).serve(&mount);
+    let (restarts, cause) = (mount.restarts(), mount.last_cause());
+    assert_eq!(restarts, 2, "{point}, passthrough {passthrough}: {cause:?}");
+    mount.stop();
 }
 
 #[test]
