@@ -15,6 +15,7 @@ mod caches;
 mod contents;
 mod differential;
 mod ending;
+mod helper;
 mod listing;
 mod names;
 mod passthrough;

@@ -12,9 +12,9 @@ use selvedge_worker_proto::ErrorKind;
 use crate::WORKER;
 use selvedge_test_support::{Mounting, Repo, assert_no_mount, copy_program, mount_of};
 
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
-const AS_NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+pub(crate) const AS_NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 
 /// Lets every user open the device, as udev does wherever it runs. Where it does not (containers), the device is
 /// root's alone and no user could mount anything; so this set-up stands in for udev.
@@ -38,7 +38,7 @@ fn give(path: &Path) {
 }
 
 /// A repository that nobody (as a user) owns, and a worker that nobody may execute.
-fn nobodys(fill: impl FnOnce(&Path)) -> (Repo, String) {
+pub(crate) fn nobodys(fill: impl FnOnce(&Path)) -> (Repo, String) {
     open_the_device();
     let repo = Repo::with_tree(|source| {
         fill(source);
@@ -50,12 +50,12 @@ fn nobodys(fill: impl FnOnce(&Path)) -> (Repo, String) {
     (repo, worker.to_str().unwrap().to_owned())
 }
 
-fn as_nobody(mounting: Mounting) -> Mounting {
+pub(crate) fn as_nobody(mounting: Mounting) -> Mounting {
     mounting.through("setpriv", &AS_NOBODY)
 }
 
 /// Runs `script` with `$1` set to `path`, as nobody, and tells whether it succeeded.
-fn script(script: &str, path: &Path) -> bool {
+pub(crate) fn script(script: &str, path: &Path) -> bool {
     let shell = ["sh", "-c", script, "sh"];
     Command::new("setpriv").args(AS_NOBODY).args(shell).arg(path).status().unwrap().success()
 }

@@ -17,6 +17,8 @@ mod listing;
 mod mapped;
 mod positions;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -158,6 +160,22 @@ fn run(talk: &Talk, kinds: &[Kind]) {
     eprintln!("verified: {} ({})", all(), each.join(", "));
 }
 
+/// Reads and writes that come to the worker even where files are passed through: the first to open a file of the base is
+/// served, and goes on so when it has been copied.
+fn serve_some(dir: &std::path::Path) {
+    for number in 0..8 {
+        let path = dir.join(format!("many/{number}"));
+        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 0).unwrap();
+        assert_eq!(byte, [b'0' + number]);
+        file.write_all_at(b"served", 0).unwrap();
+        let mut bytes = [0; 6];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"served");
+    }
+}
+
 /// Every kind of operation at least once, and most of them often.
 pub(crate) fn operations(talk: &Talk) {
     let (ended, done) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -165,6 +183,7 @@ pub(crate) fn operations(talk: &Talk) {
         scope.spawn(|| {
             let random = Random::new(talk.seed);
             let load = Load { dir: &talk.dir, random, ended: &ended, done: &done, number: 0 };
+            serve_some(&talk.dir);
             exclusive::once(&load);
             churn::some(&load, 400);
             // What was unlinked and closed is removed a little later.

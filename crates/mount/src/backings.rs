@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
+use selvedge_backing::{BackingError, Registrar};
 use selvedge_store::Ino;
 use selvedge_view::{Attr, Handle, HostFile, OpenFlags, Opened, OpenedFile, Request, View, ViewError, crash};
 
 use crate::load::Load;
 use crate::page_cache::PageCache;
 use crate::session_state::{Backing, SessionState};
-use crate::sys;
 
 /// Files are kept apart by their numbers in so many parts, each with a lock: who opens or releases a file waits for
 /// nobody but those who do the same with that file, and a few others.
@@ -40,6 +40,8 @@ pub(crate) struct Backings {
     session: Arc<SessionState>,
     load: Arc<Load>,
     stripes: Vec<Mutex<Stripe>>,
+    /// Who tells the kernel.
+    registrar: OnceLock<Registrar>,
     /// Whether new files may be passed through; if not, why.
     force: OnceLock<Result<(), String>>,
     /// Whether the host's files may be opened for direct I/O.
@@ -64,14 +66,16 @@ impl Backings {
             session,
             load,
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            registrar: OnceLock::new(),
             force: OnceLock::new(),
             direct: AtomicBool::new(false),
             used: AtomicBool::new(false),
         }
     }
 
-    /// Passes files through from now on, if that can be done: a first one is tried. The connection is there.
-    pub(crate) fn begin(&self, view: &View) {
+    /// Passes files through from now on, if that can be done by `registrar`: a first one is tried. The connection is there.
+    pub(crate) fn begin(&self, view: &View, registrar: Registrar) {
+        let _ = self.registrar.set(registrar);
         let tried = self.try_out(view).map(drop);
         if let Err(why) = &tried {
             tracing::info!("files are not passed through: {why}");
@@ -88,7 +92,7 @@ impl Backings {
     /// Why files are not passed through, if they are not.
     pub(crate) fn reason(&self) -> Option<String> {
         match self.force.get() {
-            Some(Ok(())) => None,
+            Some(Ok(())) => self.registrar().trouble(),
             Some(Err(why)) => Some(why.clone()),
             None => Some("it has not been tried".to_owned()),
         }
@@ -102,12 +106,13 @@ impl Backings {
     fn try_out(&self, view: &View) -> Result<u32, String> {
         let file = view.try_out().map_err(|error| error.to_string())?;
         let connection = self.connection().map_err(|error| error.to_string())?;
-        let id = sys::open_backing(connection, file.as_fd()).map_err(|error| match error.raw_os_error() {
+        let registrar = self.registrar();
+        let id = registrar.open(connection, file.as_fd()).map_err(|error| match error.errno() {
             Some(libc::EPERM) => "it needs the capability CAP_SYS_ADMIN".to_owned(),
             Some(libc::ELOOP) => "the repository's disk is itself stacked on another".to_owned(),
-            _ => format!("the kernel refuses it: {error}"),
+            _ => error.to_string(),
         })?;
-        sys::close_backing(connection, id).map_err(|error| error.to_string())?;
+        registrar.close(connection, id).map_err(|error| error.to_string())?;
         self.direct.store(opens_direct(&file), Ordering::Release);
         Ok(id)
     }
@@ -136,7 +141,7 @@ impl Backings {
         // Numbers are given out in order, so those before the next one are the last that were.
         if let (true, Ok(next), Ok(connection)) = (self.in_force(), self.try_out(view), self.connection()) {
             for id in next.saturating_sub(UNNOTED).max(1)..next {
-                if !known.contains(&id) && sys::close_backing(connection, id).is_ok() {
+                if !known.contains(&id) && self.registrar().close(connection, id).is_ok() {
                     tracing::debug!(id, "let go of a file that a dead worker had registered");
                 }
             }
@@ -239,10 +244,10 @@ impl Backings {
     fn register(&self, stripe: &mut Stripe, ino: Ino, host: &HostFile) -> io::Result<u32> {
         let file = host.file().ok_or(io::ErrorKind::NotFound)?;
         let connection = self.connection()?;
-        let id = sys::open_backing(connection, file)?;
+        let id = self.registrar().open(connection, file).map_err(io::Error::other)?;
         crash::point("backing.registered");
         if let Err(error) = self.session.note_backing(ino, Backing::Open(id)) {
-            let _ = sys::close_backing(connection, id);
+            let _ = self.registrar().close(connection, id);
             return Err(error);
         }
         crash::point("backing.noted");
@@ -278,8 +283,8 @@ impl Backings {
         if let Some(Some(id)) = stripe.insert(ino, None) {
             self.note(ino, Backing::Closing(id));
             crash::point("backing.closing");
-            let closed = self.connection().and_then(|connection| sys::close_backing(connection, id));
-            if let Err(error) = closed {
+            let closed = self.connection().map_err(BackingError::Kernel);
+            if let Err(error) = closed.and_then(|connection| self.registrar().close(connection, id)) {
                 tracing::debug!(ino = ino.0, id, "a file was let go of already: {error}");
             }
             crash::point("backing.closed");
@@ -313,6 +318,11 @@ impl Backings {
     /// What a successor is to know.
     pub(crate) fn session(&self) -> &SessionState {
         &self.session
+    }
+
+    /// Numbers of an earlier worker are given up as this one would give up its own.
+    fn registrar(&self) -> &Registrar {
+        self.registrar.get_or_init(|| Registrar::Kernel)
     }
 
     fn connection(&self) -> io::Result<BorrowedFd<'_>> {

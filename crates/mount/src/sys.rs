@@ -6,7 +6,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
-use fuser::{BackingId, FileAttr, FileHandle, FopenFlags, ReplyCreate, ReplyOpen};
+use fuser::{FileAttr, FileHandle, FopenFlags, ReplyCreate, ReplyOpen};
 use rustix::io::DupFlags;
 use rustix::mm::{Advice, madvise};
 
@@ -61,22 +61,6 @@ fn populate(start: *mut u8, layout: Layout) {
     // allocation, because `USED` is smaller than `BUFFER`. Populating writes to no byte: it only breaks
     // copy-on-write, so a page that is shared with a neighbour keeps its content.
     let _ = unsafe { madvise(start.sub(before).cast(), USED + before, Advice::LinuxPopulateWrite) };
-}
-
-/// Has the kernel know an open file of the host by a number, under which replies on this connection may pass it through
-/// (`FUSE_DEV_IOC_BACKING_OPEN`).
-pub(crate) fn open_backing(connection: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<u32> {
-    BackingId::create_raw(connection, file)
-}
-
-/// Lets go of such a number (`FUSE_DEV_IOC_BACKING_CLOSE`). The kernel keeps the file for as long as it has it open.
-pub(crate) fn close_backing(connection: BorrowedFd<'_>, id: u32) -> io::Result<()> {
-    /// `_IOW(229, 2, uint32_t)`.
-    const BACKING_CLOSE: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<u32>(229, 2);
-    // SAFETY: the request takes a pointer to a 32-bit number, which the kernel only reads.
-    let close = unsafe { rustix::ioctl::Setter::<BACKING_CLOSE, u32>::new(id) };
-    // SAFETY: as above.
-    Ok(unsafe { rustix::ioctl::ioctl(connection, close) }?)
 }
 
 /// Answers an OPEN with a file that is passed through.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
+use selvedge_backing::Installed;
 use selvedge_mountpoint::{escape_for_print, mountinfo};
 use serde::Serialize;
 
@@ -80,7 +81,7 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Result<()> {
         device(Path::new("/dev/fuse")),
         helper(&context.environment, privileged),
         permission(&context.environment, privileged),
-        passthrough(privileged),
+        passthrough(&context.environment, privileged),
         worker(&context.environment),
         runtime_directory(&runtime),
         stale_mounts(&runtime),
@@ -121,7 +122,7 @@ fn may_mount_directly() -> bool {
 }
 
 /// Whether the kernel could read and write changed files itself. Without it mounts are slower, and nothing is wrong.
-fn passthrough(privileged: bool) -> Check {
+fn passthrough(environment: &Environment, privileged: bool) -> Check {
     let name = "passthrough";
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
@@ -130,12 +131,21 @@ fn passthrough(privileged: bool) -> Check {
         let served = format!("Linux {release} has none (since 6.9): file contents go through the worker");
         return Check::good(name, served);
     }
-    if !privileged {
-        let served =
-            "it needs the capability CAP_SYS_ADMIN: in mounts of yours, file contents go through the worker";
-        return Check::good(name, served);
+    if privileged {
+        return Check::good(name, "the kernel reads and writes changed files itself");
     }
-    Check::good(name, "the kernel can read and write changed files itself")
+    let helper = worker_program::find(environment).map(|worker| Installed::beside(&worker));
+    let why = match helper {
+        Ok(Installed::Capable(program)) => {
+            let by = format!("the kernel reads and writes changed files itself, through {}", show(&program));
+            return Check::good(name, by);
+        }
+        Ok(helper) => helper.obstacle().unwrap_or_default(),
+        // Said by the check of the worker.
+        Err(_) => "there is no worker".to_owned(),
+    };
+    let served = "in mounts of yours file contents go through the worker";
+    Check::good(name, format!("{served}, because it needs the capability CAP_SYS_ADMIN, and {why}"))
 }
 
 fn device(path: &Path) -> Check {

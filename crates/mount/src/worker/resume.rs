@@ -103,12 +103,10 @@ pub(crate) fn resume(
             .tuned(&args.tuning)
             .passing(header.init.stack_depth());
     let (pages, backings) = (adapter.pages(), adapter.backings());
+    let wish = Wish::of(&args.tuning, args.read_only);
     let joined = |connection: BorrowedFd<'_>| {
         pages.attach(connection)?;
-        match header.init.stack_depth() {
-            Some(_) => backings.begin(&view),
-            None => backings.refrain(Wish::of(&args.tuning).reason()),
-        }
+        wish.go_on(&backings, &view, &header.init);
         backings.inherit(&view, left);
         Ok(())
     };

@@ -106,7 +106,7 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     state.serve_alone()?;
     state.blame(0);
     let poison = Poison::default();
-    let wish = Wish::of(&args.tuning);
+    let wish = Wish::of(&args.tuning, args.read_only);
     let adapter = Adapter::new(Arc::clone(&view), Arc::clone(&load), Arc::clone(&state), poison, epoch)
         .tuned(&args.tuning)
         .passing(wish.depth(&view));
