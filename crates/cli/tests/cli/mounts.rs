@@ -348,7 +348,7 @@ fn a_worker_that_dies_is_replaced_and_the_replacement_is_listed() {
         // Nobody has to wait for anything: the file is there, and so is everything else. What is passed through does not
         // even wait for a successor.
         kept.write_all(b"1").unwrap();
-        fs::create_dir(sandbox.path(&format!("m/{round}"))).unwrap();
+        fs::create_dir(sandbox.path(format!("m/{round}"))).unwrap();
         let mount = &sandbox.json(["list"])[0];
         assert_eq!((&mount["state"], &mount["restarts"]), (&json!("ready"), &json!(round)), "{mount}");
         assert_ne!(mount["worker_pid"].as_u64(), Some(worker));
