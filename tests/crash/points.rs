@@ -25,7 +25,7 @@ fn passes(point: &str) -> u64 {
 
 /// Points that writers do not come by: those of a kernel that asks about every directory it opens; those before the mount
 /// is ready, those of a takeover and of what comes again after one, those of a freeze and those of large files have tests
-/// of their own, and the upper's log is brought into its file only now and then.
+/// of their own, and the upper's log is brought into its file, and its journal removed, only now and then.
 fn is_for_writers(point: &str) -> bool {
     let elsewhere = [
         "fuse.init.",
@@ -39,6 +39,7 @@ fn is_for_writers(point: &str) -> bool {
         "collapse.",
         "checkpoint.",
         "patch.",
+        "journal.before-remove",
     ];
     !elsewhere.iter().any(|prefix| point.starts_with(prefix))
 }

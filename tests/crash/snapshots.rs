@@ -84,7 +84,7 @@ fn points(prefixes: &'static [&str]) -> impl Iterator<Item = (u64, &'static str)
 
 #[test]
 fn nothing_is_lost_or_half_done_when_the_worker_dies_as_it_freezes_the_thread() {
-    for (seed, point) in points(&["freeze.", "seal."]) {
+    for (seed, point) in points(&["freeze.", "seal.", "journal.before-remove"]) {
         die_at(point, seed, snapshot);
     }
 }

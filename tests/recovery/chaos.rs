@@ -322,6 +322,7 @@ fn walk(share: usize) {
         "merge.",
         "checkpoint.",
         "patch.",
+        "journal.before-remove",
     ];
     let points = points.filter(|point| !elsewhere.iter().any(|prefix| point.starts_with(prefix)));
     for (index, point) in points.enumerate().filter(|(index, _)| index % SHARES == share) {

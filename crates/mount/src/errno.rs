@@ -30,6 +30,7 @@ pub fn errno_of(error: &ViewError) -> Errno {
         ViewError::Latched(_)
         | ViewError::Damaged { .. }
         | ViewError::CatalogFormat { .. }
+        | ViewError::Journal { .. }
         | ViewError::LayerLost { .. } => Errno::EIO,
         ViewError::Host { source, .. } => of_host(source),
         ViewError::Catalog(source) => of_catalog(source),

@@ -1,54 +1,41 @@
-//! A layer's durable metadata: nodes, names, whiteouts, orphans and replaced names, in one SQLite database.
+//! A layer's durable metadata: nodes, names, whiteouts, orphans and replaced names.
 //!
-//! Only the holder of the thread's lock opens the catalog of an upper, through one connection that locks the
-//! database exclusively: commits then cost no shared memory and no file locks. A commit is in the kernel's page
-//! cache when it returns, so the death of the process cannot lose it; [`crate::log_sync`] makes it durable.
+//! They are kept in a file, one `SQLite` database, and before it in a journal: a mutation is one record there, in the
+//! kernel when it is answered, and its rows are pending here until somebody brings them into the file. What is asked is
+//! answered from both. Only the holder of the thread's lock opens the catalog of an upper; that of a frozen layer is the
+//! file alone.
 
-use crate::body_codec;
 use crate::claim::Claim;
-use crate::commit::{Commit, Effect};
+use crate::commit::Commit;
 use crate::crash;
+use crate::database::{Database, Wanted};
 use crate::error::{Result, ViewError};
-use crate::inode::{Applied, Body, Inode, Patch};
-use crate::request::RequestKey;
+use crate::inode::{Body, Inode, Patch};
+use crate::journal::{Appended, Journal};
+use crate::pending::Batch;
+use crate::record;
 use crate::rows::Rows;
-use crate::sys::system_errno;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
-use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use selvedge_store::{FileKind, Ino};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-/// Version of a catalog's schema; another one is refused.
-pub const FORMAT: u32 = 1;
+/// A catalog's file, in a layer's directory.
+pub(crate) const FILE: &str = "catalog.db";
 
-/// Effects after which a commit itself checkpoints: the bound on what a successor has to read, some 14 MiB. The
-/// upkeep thread checkpoints long before. `SQLite` is not left to do it, as it keeps such a failure to itself.
-pub(crate) const LOG_LIMIT_EFFECTS: u64 = 8_000;
+/// The log of that file, there while it is written.
+pub(crate) const LOG: &str = "catalog.db-wal";
 
-/// Effects committed between two checkpoints: about 4 MiB of log. A checkpoint costs its length and some
-/// milliseconds, all of it while mutations wait; a longer log costs a successor's start.
-pub(crate) const CHECKPOINT_EFFECTS: u64 = 2_000;
+/// Effects brought in at once, while others who want to read the file wait.
+const SLICE: usize = 32;
 
-const SCHEMA: &str = "
-CREATE TABLE meta(key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE inodes(
-    ino INTEGER PRIMARY KEY, kind INTEGER NOT NULL, mode INTEGER NOT NULL, uid INTEGER NOT NULL,
-    gid INTEGER NOT NULL, nlink INTEGER NOT NULL, rdev INTEGER NOT NULL,
-    atime_s INTEGER NOT NULL, atime_ns INTEGER NOT NULL, mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    ctime_s INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, host_ctime_s INTEGER, host_ctime_ns INTEGER,
-    parent INTEGER, body BLOB NOT NULL, fallback BLOB, xattrs BLOB NOT NULL,
-    epoch INTEGER, request INTEGER, result INTEGER) STRICT;
-CREATE INDEX fallbacks ON inodes(ino) WHERE fallback IS NOT NULL;
-CREATE TABLE names(parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL, kind INTEGER NOT NULL,
-    PRIMARY KEY(parent, name)) STRICT, WITHOUT ROWID;
-CREATE TABLE orphans(ino INTEGER PRIMARY KEY) STRICT;
-CREATE TABLE unsettled(parent INTEGER NOT NULL, name BLOB NOT NULL, old INTEGER NOT NULL,
-    source INTEGER NOT NULL, from_parent INTEGER NOT NULL, from_name BLOB NOT NULL,
-    PRIMARY KEY(parent, name)) STRICT, WITHOUT ROWID;
-";
-
-const COLUMNS: &str = "ino, kind, mode, uid, gid, nlink, rdev, atime_s, atime_ns, mtime_s, mtime_ns, ctime_s, \
-    ctime_ns, host_ctime_s, host_ctime_ns, parent, body, fallback, xattrs, epoch, request, result";
+/// How long who brings effects in lets others read the file between two slices.
+const YIELD: Duration = Duration::from_micros(50);
 
 /// What a layer says of one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,48 +75,86 @@ pub(crate) struct Row {
 /// One layer's catalog.
 #[derive(Debug)]
 pub(crate) struct Catalog {
-    db: Connection,
+    file: Arc<CatalogFile>,
     /// Kept as long as the catalog is open for writing.
     claim: Option<Claim>,
+    /// The nodes that have a row; those of which it is gone may be among them.
     rows: Rows,
+    /// Made by the first who writes.
+    journal: Option<Journal>,
+    /// The journal has to begin anew before it is appended to.
+    torn: bool,
+    /// What the file lacks, but for what is being brought in.
+    pending: Batch,
+    /// What is being brought in, or has been: older than what is pending.
+    bringing: Option<Arc<Batch>>,
+}
+
+/// A catalog's file, shared with who brings the journal in.
+#[derive(Debug)]
+pub(crate) struct CatalogFile {
+    directory: PathBuf,
+    database: Mutex<Database>,
+    /// How many wait for the database, besides who brings effects in.
+    waiting: AtomicUsize,
+    /// The number of the last record that the file has, durable.
+    durable: AtomicU64,
+    log: OnceLock<OwnedFd>,
+}
+
+/// What is to be brought in, for a caller that keeps nobody from the catalog.
+#[derive(Debug)]
+pub(crate) struct Bringing {
+    file: Arc<CatalogFile>,
+    batch: Arc<Batch>,
+    /// Whether the journal is so long that its beginning is to be made free.
+    checkpoint: bool,
 }
 
 impl Catalog {
     /// Makes the catalog of a new layer.
-    pub(crate) fn create(path: &Path) -> Result<Self> {
-        let db = Connection::open(path)?;
-        configure(&db)?;
-        db.execute_batch(SCHEMA)?;
-        let catalog = Self { db, claim: None, rows: Rows::default() };
-        catalog.set_meta("format", i64::from(FORMAT))?;
-        Ok(catalog)
+    pub(crate) fn create(directory: &Path) -> Result<Self> {
+        Ok(Self::new(directory, Database::create(&directory.join(FILE))?))
     }
 
     /// Opens the catalog of a thread's upper, which only the holder of the thread's lock may do.
-    pub(crate) fn open_upper(path: &Path) -> Result<Self> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(path, flags)?;
-        configure(&db)?;
-        Self::checked(db)
+    pub(crate) fn open_upper(directory: &Path) -> Result<Self> {
+        let database = Database::open_upper(&directory.join(FILE))?;
+        let found = Journal::open(directory, database.brought_in())?;
+        let mut catalog = Self::new(directory, database);
+        if let Some(found) = found {
+            for (number, bytes) in found.records {
+                let effects = record::decode(&bytes).ok_or(ViewError::Journal { record: number })?;
+                catalog.pending.note(&effects, number);
+            }
+            catalog.torn = found.torn;
+            catalog.journal = Some(found.journal);
+        }
+        Ok(catalog)
     }
 
     /// Opens the catalog of a frozen layer: nobody writes it, so any number of processes may read it unlocked.
-    pub(crate) fn open_frozen(path: &Path) -> Result<Self> {
-        let mut uri = b"file:".to_vec();
-        for &byte in path.as_os_str().as_encoded_bytes() {
-            match byte {
-                b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(byte),
-                _ => uri.extend_from_slice(format!("%{byte:02X}").as_bytes()),
-            }
+    pub(crate) fn open_frozen(directory: &Path) -> Result<Self> {
+        Ok(Self::new(directory, Database::open_frozen(&directory.join(FILE))?))
+    }
+
+    fn new(directory: &Path, database: Database) -> Self {
+        let file = CatalogFile {
+            directory: directory.to_owned(),
+            database: Mutex::new(database),
+            waiting: AtomicUsize::new(0),
+            durable: AtomicU64::new(0),
+            log: OnceLock::new(),
+        };
+        Self {
+            file: Arc::new(file),
+            claim: None,
+            rows: Rows::default(),
+            journal: None,
+            torn: false,
+            pending: Batch::default(),
+            bringing: None,
         }
-        uri.extend_from_slice(b"?immutable=1");
-        let uri = String::from_utf8_lossy(&uri).into_owned();
-        let flags =
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(uri, flags)?;
-        db.pragma_update(None, "temp_store", "MEMORY")?;
-        db.set_prepared_statement_cache_capacity(32);
-        Self::checked(db)
     }
 
     /// Keeps others from opening it until it is closed.
@@ -137,62 +162,58 @@ impl Catalog {
         Self { claim: Some(claim), ..self }
     }
 
-    fn checked(db: Connection) -> Result<Self> {
-        let catalog = Self { db, claim: None, rows: Rows::default() };
-        match catalog.meta::<i64>("format")? {
-            Some(found) if found == i64::from(FORMAT) => Ok(catalog),
-            found => Err(ViewError::CatalogFormat { found, known: i64::from(FORMAT) }),
-        }
-    }
-
-    fn meta<T: rusqlite::types::FromSql>(&self, key: &str) -> Result<Option<T>> {
-        let mut statement = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-        Ok(statement.query_row([key], |row| row.get(0)).optional()?)
-    }
-
-    fn set_meta<T: rusqlite::ToSql>(&self, key: &str, value: T) -> Result<()> {
-        self.db.execute("INSERT OR REPLACE INTO meta(key, value) VALUES(?1, ?2)", params![key, value])?;
-        Ok(())
-    }
-
-    /// Marks the catalog as in use under this boot, which also brings its log into being.
-    pub(crate) fn begin_use(&self, boot_id: &str) -> Result<()> {
-        self.set_meta("boot", boot_id)?;
-        self.set_meta("orderly", 0)
+    /// Marks the catalog as in use under this boot, which also brings its journal into being.
+    pub(crate) fn begin_use(&mut self, boot_id: &str) -> Result<()> {
+        self.file.database().begin_use(boot_id)?;
+        self.journal().map(drop)
     }
 
     /// Marks the catalog as closed with everything durable.
-    pub(crate) fn end_use(&self) -> Result<()> {
-        self.set_meta("orderly", 1)
+    pub(crate) fn end_use(&mut self) -> Result<()> {
+        self.settled()?.set_meta("orderly", 1)
     }
 
     /// Whether its last user closed it with everything durable.
     pub(crate) fn ended_orderly(&self) -> Result<bool> {
-        Ok(self.meta::<i64>("orderly")? == Some(1))
+        // A loss of power may have taken the mark of a later use, but not what was committed then.
+        let is_used = self.torn || self.batches().any(|batch| !batch.is_empty());
+        Ok(!is_used && self.file.database().meta::<i64>("orderly")? == Some(1))
     }
 
-    /// Marks the layer as one that stands on layers which may not be durable, or takes the mark away.
-    pub(crate) fn set_unfounded(&self, unfounded: bool) -> Result<()> {
-        self.set_meta("unfounded", i64::from(unfounded))
+    /// Marks a new layer as one that stands on layers which may not be durable; `Effect::Found` takes the mark away.
+    pub(crate) fn set_unfounded(&self) -> Result<()> {
+        self.file.database().set_meta("unfounded", 1)
     }
 
     /// Whether the layer stands on layers which may not be durable.
     pub(crate) fn is_unfounded(&self) -> Result<bool> {
-        Ok(self.meta::<i64>("unfounded")? == Some(1))
+        let found = self.batches().any(Batch::is_found);
+        Ok(!found && self.file.database().meta::<i64>("unfounded")? == Some(1))
     }
 
     /// The boot under which it was last used.
     pub(crate) fn boot_id(&self) -> Result<Option<String>> {
-        self.meta("boot")
+        self.file.database().meta("boot")
     }
 
-    /// Whether there is a row of the node, if that is known without asking the database. Where a directory has none, no
+    /// Makes what the file has by now durable, with its log.
+    pub(crate) fn sync_file(&self) -> Result<()> {
+        self.file.sync_log()
+    }
+
+    /// What the file lacks, the newest first.
+    fn batches(&self) -> impl DoubleEndedIterator<Item = &Batch> {
+        // That it is brought in meanwhile changes nothing: the file says the same then, until another one is.
+        std::iter::once(&self.pending).chain(self.bringing.as_deref())
+    }
+
+    /// Whether there is a row of the node, if that is known without asking the file. Where a directory has none, no
     /// name in it is spoken of either: who changes a directory's names writes its row.
     fn may_speak_of(&self, ino: Ino) -> Result<bool> {
         self.rows.may_have(ino, |most| {
-            let mut statement = self.db.prepare_cached("SELECT ino FROM inodes LIMIT ?1")?;
-            let rows = statement.query_map([signed(most)], |row| row.get(0))?;
-            rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
+            let mut numbers = self.file.database().numbers(most)?;
+            numbers.extend(self.batches().flat_map(Batch::rows).map(|(ino, _)| ino));
+            Ok(numbers)
         })
     }
 
@@ -200,76 +221,54 @@ impl Catalog {
         if !self.may_speak_of(ino)? {
             return Ok(None);
         }
-        let mut statement =
-            self.db.prepare_cached(&format!("SELECT {COLUMNS} FROM inodes WHERE ino = ?1"))?;
-        let mut rows = statement.query([signed(ino.0)])?;
-        rows.next()?.map(read_inode).transpose()
+        match self.batches().find_map(|batch| batch.row(ino)) {
+            Some(row) => Ok(row.map(|row| (**row).clone())),
+            None => self.file.database().inode(ino),
+        }
     }
 
-    /// Rows whose bodies may speak of what is beneath this layer: directories, and files with working files.
-    pub(crate) fn rows_on_others(&self) -> Result<Vec<Inode>> {
-        let mut statement = self.db.prepare(&format!(
-            "SELECT {COLUMNS} FROM inodes WHERE kind = ?1 OR substr(body, 1, 1) IN (x'02', x'05') OR fallback IS NOT NULL"
-        ))?;
-        let mut rows = statement.query([FileKind::Directory.code()])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            found.push(read_inode(row)?);
+    /// The rows that say what is wanted.
+    pub(crate) fn inodes(&self, wanted: Wanted) -> Result<Vec<Inode>> {
+        let mut pending: HashMap<Ino, Option<&Arc<Inode>>> = HashMap::new();
+        for (ino, row) in self.batches().rev().flat_map(Batch::rows) {
+            pending.insert(ino, row);
         }
+        let mut found = self.file.database().inodes(wanted)?;
+        found.retain(|row| !pending.contains_key(&row.ino));
+        let rows = pending.into_values().flatten().filter(|row| wanted.is(row));
+        found.extend(rows.map(|row| (**row).clone()));
         Ok(found)
     }
 
-    /// The rows of patched files.
+    /// The patched files.
     pub(crate) fn patched(&self) -> Result<Vec<(Ino, Patch)>> {
-        let mut statement =
-            self.db.prepare("SELECT ino, body FROM inodes WHERE substr(body, 1, 1) = x'05'")?;
-        let mut rows = statement.query([])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            let ino = Ino(unsigned(row.get(0)?));
-            let bytes: Vec<u8> = row.get(1)?;
-            match body_codec::decode(&bytes) {
-                Some(Body::Patched(patch)) => found.push((ino, *patch)),
-                _ => return Err(ViewError::Damaged { ino, why: "unreadable body".to_owned() }),
-            }
-        }
-        Ok(found)
+        let rows = self.inodes(Wanted::Patched)?.into_iter();
+        Ok(rows
+            .filter_map(|row| match row.body {
+                Body::Patched(patch) => Some((row.ino, *patch)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Nodes that have a fallback.
+    pub(crate) fn with_fallback(&self) -> Result<Vec<Ino>> {
+        Ok(self.inodes(Wanted::WithFallback)?.into_iter().map(|row| row.ino).collect())
     }
 
     pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
         if !self.may_speak_of(parent)? {
             return Ok(None);
         }
-        let mut statement =
-            self.db.prepare_cached("SELECT ino, kind FROM names WHERE parent = ?1 AND name = ?2")?;
-        let mut rows = statement.query(params![signed(parent.0), name])?;
-        rows.next()?.map(|row| read_name(parent, row, 0)).transpose()
-    }
-
-    /// Whether this layer says anything of the names in `parent`.
-    pub(crate) fn speaks_of(&self, parent: Ino) -> Result<bool> {
-        let mut statement =
-            self.db.prepare_cached("SELECT EXISTS (SELECT 1 FROM names WHERE parent = ?1)")?;
-        Ok(statement.query_row([signed(parent.0)], |row| row.get(0))?)
-    }
-
-    /// The nodes that this layer has a row of.
-    pub(crate) fn numbers(&self) -> Result<Vec<Ino>> {
-        let mut statement = self.db.prepare("SELECT ino FROM inodes")?;
-        let rows = statement.query_map([], |row| row.get(0))?;
-        rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
-    }
-
-    /// Everything this layer says of names.
-    pub(crate) fn all_names(&self) -> Result<Vec<(Ino, Vec<u8>, NameRow)>> {
-        let mut statement = self.db.prepare("SELECT parent, name, ino, kind FROM names")?;
-        let mut rows = statement.query([])?;
-        let mut names = Vec::new();
-        while let Some(row) = rows.next()? {
-            let parent = Ino(unsigned(row.get(0)?));
-            names.push((parent, row.get(1)?, read_name(parent, row, 2)?));
+        match self.batches().find_map(|batch| batch.name(parent, name)) {
+            Some(said) => Ok(said),
+            None => self.file.database().name(parent, name),
         }
-        Ok(names)
+    }
+
+    /// Whether this layer may say anything of the names in `parent`.
+    pub(crate) fn speaks_of(&self, parent: Ino) -> Result<bool> {
+        Ok(self.batches().any(|batch| batch.speaks_of(parent)) || self.file.database().speaks_of(parent)?)
     }
 
     /// Everything this layer says of the names in `parent`.
@@ -277,315 +276,545 @@ impl Catalog {
         if !self.may_speak_of(parent)? {
             return Ok(Vec::new());
         }
-        let mut statement = self.db.prepare_cached("SELECT name, ino, kind FROM names WHERE parent = ?1")?;
-        let mut rows = statement.query([signed(parent.0)])?;
-        let mut names = Vec::new();
-        while let Some(row) = rows.next()? {
-            names.push((row.get(0)?, read_name(parent, row, 1)?));
+        let names = self.file.database().names(parent)?;
+        if !self.batches().any(|batch| batch.speaks_of(parent)) {
+            return Ok(names);
         }
-        Ok(names)
+        let mut names: BTreeMap<Vec<u8>, NameRow> = names.into_iter().collect();
+        for batch in self.batches().rev() {
+            batch.amend_names(parent, &mut names);
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// Everything this layer says of names.
+    pub(crate) fn all_names(&mut self) -> Result<Vec<(Ino, Vec<u8>, NameRow)>> {
+        self.settled()?.all_names()
+    }
+
+    /// The nodes that this layer has a row of.
+    pub(crate) fn numbers(&mut self) -> Result<HashSet<Ino>> {
+        self.settled()?.numbers(u64::MAX)
     }
 
     /// Adds what this layer says where no layer above it has said it.
-    pub(crate) fn scan(&self, scan: &mut Scan) -> Result<()> {
-        let mut statement = self.db.prepare_cached("SELECT ino, kind, nlink, parent FROM inodes")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let ino = Ino(unsigned(row.get(0)?));
-            let kind = FileKind::from_code(row.get(1)?)
-                .ok_or_else(|| ViewError::Damaged { ino, why: "unknown kind".to_owned() })?;
-            let parent = row.get::<_, Option<i64>>(3)?.map(|parent| Ino(unsigned(parent)));
-            scan.rows.entry(ino).or_insert(Row { kind, nlink: row.get(2)?, parent });
-        }
-        let mut statement = self.db.prepare_cached("SELECT DISTINCT parent FROM names")?;
-        let parents = statement.query_map([], |row| row.get(0))?;
-        for parent in parents {
-            scan.parents.insert(Ino(unsigned(parent?)));
-        }
-        Ok(())
+    pub(crate) fn scan(&mut self, scan: &mut Scan) -> Result<()> {
+        self.settled()?.scan(scan)
     }
 
-    pub(crate) fn orphans(&self) -> Result<Vec<Ino>> {
-        let mut statement = self.db.prepare("SELECT ino FROM orphans")?;
-        let rows = statement.query_map([], |row| row.get(0))?;
-        rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
-    }
-
-    /// Nodes that have a fallback.
-    pub(crate) fn with_fallback(&self) -> Result<Vec<Ino>> {
-        let mut statement = self.db.prepare("SELECT ino FROM inodes WHERE fallback IS NOT NULL")?;
-        let rows = statement.query_map([], |row| row.get(0))?;
-        rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
+    pub(crate) fn orphans(&self) -> Result<HashSet<Ino>> {
+        let mut orphans = self.file.database().orphans()?;
+        self.batches().rev().for_each(|batch| batch.amend_orphans(&mut orphans));
+        Ok(orphans)
     }
 
     pub(crate) fn unsettled(&self) -> Result<Vec<Unsettled>> {
-        let mut statement =
-            self.db.prepare("SELECT parent, name, old, source, from_parent, from_name FROM unsettled")?;
-        let rows = statement.query_map([], |row| {
-            Ok(Unsettled {
-                parent: Ino(unsigned(row.get(0)?)),
-                name: row.get(1)?,
-                old: Ino(unsigned(row.get(2)?)),
-                source: Ino(unsigned(row.get(3)?)),
-                from: (Ino(unsigned(row.get(4)?)), row.get(5)?),
-            })
-        })?;
-        rows.map(|row| Ok(row?)).collect()
+        let mut rows = self.file.database().unsettled()?;
+        self.batches().rev().for_each(|batch| batch.amend_unsettled(&mut rows));
+        Ok(rows)
+    }
+
+    /// Where the bytes of all nodes are, and those that these may fall back to.
+    pub(crate) fn bodies(&mut self) -> Result<Vec<Body>> {
+        self.settled()?.bodies()
+    }
+
+    /// What is wrong with the file, and the rows that cannot be read.
+    pub(crate) fn problems(&mut self) -> Result<Vec<String>> {
+        self.settled()?.problems()
+    }
+
+    /// Whether the layer says anything of nodes that have a name, or of names.
+    pub(crate) fn says_anything(&mut self) -> Result<bool> {
+        self.settled()?.says_anything()
     }
 
     /// Applies one mutation whole. When it returns, the death of every process of ours cannot lose it.
+    ///
+    /// # Errors
+    /// When the disk fails or is full: then nothing of it is applied.
     pub(crate) fn commit(&mut self, commit: &Commit) -> Result<()> {
         crash::point("commit.before");
-        let done = self.write(commit);
-        self.told_of_quota("commit", done)?;
+        let write = |into: &mut Vec<u8>| record::encode(&commit.effects, into);
+        let mut appended = self.journal()?.append(write)?;
+        if let Appended::NoRoom(length) = appended
+            && Journal::can_hold(length)
+        {
+            self.make_room()?;
+            appended = self.journal()?.append(write)?;
+        }
+        match appended {
+            Appended::Record(number) => self.pending.note(&commit.effects, number),
+            Appended::NoRoom(_) => {
+                self.bring_all_in()?;
+                self.file.database().apply(&commit.effects)?;
+                // Who syncs the journal takes everything before it for durable.
+                self.file.sync_log()?;
+            }
+        }
         self.rows.note(commit);
         crash::point("commit.after");
         Ok(())
     }
 
-    fn write(&mut self, commit: &Commit) -> Result<()> {
-        let transaction = self.db.transaction()?;
-        for effect in &commit.effects {
-            apply(&transaction, effect)?;
+    /// The journal, ready to be appended to.
+    fn journal(&mut self) -> Result<&mut Journal> {
+        if self.torn {
+            self.begin_anew()?;
         }
-        Ok(transaction.commit()?)
+        if self.journal.is_none() {
+            let brought_in = self.file.database().brought_in();
+            self.journal = Some(Journal::create(&self.file.directory, brought_in)?);
+        }
+        self.journal.as_mut().ok_or(ViewError::ReadOnly)
     }
 
-    /// `SQLite` knows a full disk and takes a quota that is used up for a failing one. Nothing was written, either
-    /// way, and there may be room again.
-    fn told_of_quota(&self, what: &'static str, done: Result<()>) -> Result<()> {
-        match done {
-            Err(ViewError::Catalog(error))
-                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
-                    && system_errno(&self.db) == libc::EDQUOT =>
-            {
-                Err(ViewError::Host { what, source: std::io::Error::from_raw_os_error(libc::EDQUOT) })
+    /// How many effects the file lacks that nobody is bringing in.
+    pub(crate) fn backlog(&self) -> usize {
+        self.pending.noted()
+    }
+
+    /// What is to be brought in, if anything is; what was taken before and not finished comes first.
+    pub(crate) fn bring_in(&mut self) -> Result<Option<Bringing>> {
+        if self.bringing.as_ref().is_some_and(|batch| batch.is_brought_in()) {
+            self.bringing = None;
+        }
+        if self.bringing.is_none() {
+            if self.pending.is_empty() {
+                return Ok(None);
             }
-            done => done,
+            self.bringing = Some(Arc::new(std::mem::take(&mut self.pending)));
         }
+        let mut checkpoint = false;
+        if let Some(journal) = &mut self.journal
+            && journal.is_long()
+        {
+            journal.switch(self.file.durable.load(Ordering::Acquire))?;
+            checkpoint = true;
+        }
+        let bringing = |batch| Bringing { file: Arc::clone(&self.file), batch, checkpoint };
+        Ok(self.bringing.clone().map(bringing))
     }
 
-    /// Where the bytes of all nodes are, and those that these may fall back to.
-    pub(crate) fn bodies(&self) -> Result<Vec<Body>> {
-        let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM inodes"))?;
-        let mut rows = statement.query([])?;
-        let mut bodies = Vec::new();
-        while let Some(row) = rows.next()? {
-            let inode = read_inode(row)?;
-            bodies.push(inode.body);
-            bodies.extend(inode.fallback);
-        }
-        Ok(bodies)
-    }
-
-    /// What is wrong with the database file, and the rows that cannot be read.
-    pub(crate) fn problems(&self) -> Result<Vec<String>> {
-        let mut statement = self.db.prepare("PRAGMA integrity_check(20)")?;
-        let lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
-        let mut problems: Vec<String> = lines.into_iter().filter(|line| line != "ok").collect();
-        let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM inodes"))?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            problems.extend(read_inode(row).err().map(|error| error.to_string()));
-        }
-        let mut statement = self.db.prepare("SELECT parent, ino, kind FROM names")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let parent = Ino(unsigned(row.get(0)?));
-            problems.extend(read_name(parent, row, 1).err().map(|error| error.to_string()));
-        }
-        Ok(problems)
-    }
-
-    /// Moves committed pages into the database, so that the log starts again at its beginning. The caller
-    /// lets no commit run beside it.
-    pub(crate) fn checkpoint(&self) -> Result<()> {
-        crash::point("checkpoint.before");
-        let (mut busy, mut logged, mut moved): (i64, i64, i64) = (0, 0, 0);
-        let done = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-            (busy, logged, moved) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            Ok(())
-        });
-        self.told_of_quota("checkpoint", done.map_err(ViewError::from))?;
-        if busy != 0 || logged != moved {
-            return Err(ViewError::Latched(format!("checkpoint moved {moved} of {logged} pages")));
+    /// Brings everything into the file.
+    fn bring_all_in(&mut self) -> Result<()> {
+        while let Some(bringing) = self.bring_in()? {
+            bringing.file.bring_in(&bringing.batch, usize::MAX)?;
         }
         Ok(())
     }
 
-    /// Whether the layer says anything of nodes that have a name, or of names.
-    pub(crate) fn says_anything(&self) -> Result<bool> {
-        let mut statement = self.db.prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM inodes WHERE nlink > 0) OR EXISTS (SELECT 1 FROM names)",
-        )?;
-        Ok(statement.query_row([], |row| row.get(0))?)
+    /// The file when it says everything.
+    fn settled(&mut self) -> Result<MutexGuard<'_, Database>> {
+        self.bring_all_in()?;
+        Ok(self.file.database())
     }
 
-    /// As [`close`](Self::close), for a layer in `directory` that nobody writes any more: fails unless everything is in
-    /// one file, which `SQLite` itself would keep to itself.
-    pub(crate) fn close_whole(self, directory: &Path) -> Result<()> {
+    /// Moves everything into the file, durable.
+    pub(crate) fn checkpoint(&mut self) -> Result<()> {
+        self.bring_all_in()?;
+        self.file.checkpoint()
+    }
+
+    /// Makes the journal one that can be appended to whatever was in it: it is empty afterwards, and the file has all of
+    /// it, durable.
+    pub(crate) fn begin_anew(&mut self) -> Result<()> {
         self.checkpoint()?;
+        if let Some(journal) = &mut self.journal {
+            journal.begin_anew()?;
+        }
+        self.torn = false;
+        Ok(())
+    }
+
+    /// Goes on in the journal's other region, now.
+    fn make_room(&mut self) -> Result<()> {
+        let durable = self.file.durable.load(Ordering::Acquire);
+        if self.journal()?.switch(durable)? {
+            return Ok(());
+        }
+        self.checkpoint()?;
+        let durable = self.file.durable.load(Ordering::Acquire);
+        self.journal()?.switch(durable).map(drop)
+    }
+
+    /// As [`close`](Self::close), for a layer that nobody writes any more: fails unless everything is in one file, which
+    /// `SQLite` itself would keep to itself.
+    pub(crate) fn close_whole(self) -> Result<()> {
+        let directory = self.file.directory.clone();
         self.close()?;
-        match directory.join("catalog.db-wal").try_exists() {
+        match directory.join(LOG).try_exists() {
             Ok(false) => Ok(()),
             Ok(true) => Err(ViewError::Latched("the catalog's log was not brought into its file".to_owned())),
             Err(source) => Err(ViewError::Host { what: "look into a layer", source }),
         }
     }
 
-    /// Closes the database, which leaves everything in one file, readable as a frozen layer.
-    pub(crate) fn close(self) -> Result<()> {
-        let Self { db, claim, .. } = self;
-        let closed = db.close().map_err(|(_, error)| error.into());
+    /// Closes the catalog, which leaves everything in one file, durable, readable as a frozen layer. Nobody brings
+    /// anything in meanwhile.
+    pub(crate) fn close(mut self) -> Result<()> {
+        self.checkpoint()?;
+        let Self { file, claim, journal, .. } = self;
+        drop(journal);
+        let file = Arc::into_inner(file)
+            .ok_or_else(|| ViewError::Latched("the catalog is closed while it is written".to_owned()))?;
+        file.database.into_inner().unwrap_or_else(PoisonError::into_inner).close()?;
+        crash::point("journal.before-remove");
+        Journal::remove(&file.directory)?;
         drop(claim);
-        closed
+        Ok(())
     }
 }
 
-fn configure(db: &Connection) -> Result<()> {
-    db.pragma_update(None, "page_size", 1024)?;
-    db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "NORMAL")?;
-    db.pragma_update(None, "temp_store", "MEMORY")?;
-    db.pragma_update(None, "wal_autocheckpoint", 0)?;
-    db.set_prepared_statement_cache_capacity(32);
-    Ok(())
-}
-
-fn apply(db: &Connection, effect: &Effect) -> Result<()> {
-    match effect {
-        Effect::PutInode(inode) => return put_inode(db, inode),
-        Effect::DeleteInode(ino) => {
-            db.prepare_cached("DELETE FROM inodes WHERE ino = ?1")?.execute([signed(ino.0)])?
+impl CatalogFile {
+    /// The database, when nobody else uses it.
+    fn database(&self) -> MutexGuard<'_, Database> {
+        if let Ok(database) = self.database.try_lock() {
+            return database;
         }
-        Effect::PutName { parent, name, ino, kind } => put_name(db, *parent, name, *ino, kind.code())?,
-        Effect::Whiteout { parent, name } => put_name(db, *parent, name, Ino(0), 0)?,
-        Effect::DropName { parent, name } => db
-            .prepare_cached("DELETE FROM names WHERE parent = ?1 AND name = ?2")?
-            .execute(params![signed(parent.0), name])?,
-        Effect::DropNames(parent) => {
-            db.prepare_cached("DELETE FROM names WHERE parent = ?1")?.execute([signed(parent.0)])?
-        }
-        Effect::AddOrphan(ino) => {
-            db.prepare_cached("INSERT OR IGNORE INTO orphans(ino) VALUES(?1)")?.execute([signed(ino.0)])?
-        }
-        Effect::DropOrphan(ino) => {
-            db.prepare_cached("DELETE FROM orphans WHERE ino = ?1")?.execute([signed(ino.0)])?
-        }
-        Effect::Unsettle(Unsettled { parent, name, old, source, from }) => {
-            db.prepare_cached("INSERT OR REPLACE INTO unsettled VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
-                params![signed(parent.0), name, signed(old.0), signed(source.0), signed(from.0.0), from.1],
-            )?
-        }
-        Effect::Settle { parent, name } => db
-            .prepare_cached("DELETE FROM unsettled WHERE parent = ?1 AND name = ?2")?
-            .execute(params![signed(parent.0), name])?,
-    };
-    Ok(())
-}
-
-fn put_name(db: &Connection, parent: Ino, name: &[u8], ino: Ino, kind: u8) -> Result<usize> {
-    let mut statement = db.prepare_cached(
-        "INSERT INTO names(parent, name, ino, kind) VALUES(?1, ?2, ?3, ?4)
-         ON CONFLICT(parent, name) DO UPDATE SET ino = excluded.ino, kind = excluded.kind",
-    )?;
-    Ok(statement.execute(params![signed(parent.0), name, signed(ino.0), kind])?)
-}
-
-fn put_inode(db: &Connection, inode: &Inode) -> Result<()> {
-    let xattrs = inode
-        .xattrs
-        .encode()
-        .map_err(|error| ViewError::Damaged { ino: inode.ino, why: error.to_string() })?;
-    let mut statement = db.prepare_cached(
-        "INSERT OR REPLACE INTO inodes VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
-         ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
-    )?;
-    statement.execute(params![
-        signed(inode.ino.0),
-        inode.kind.code(),
-        inode.mode,
-        inode.uid,
-        inode.gid,
-        inode.nlink,
-        signed(inode.rdev),
-        inode.atime.sec,
-        inode.atime.nsec,
-        inode.mtime.sec,
-        inode.mtime.nsec,
-        inode.ctime.sec,
-        inode.ctime.nsec,
-        inode.host_ctime.map(|time| time.sec),
-        inode.host_ctime.map(|time| time.nsec),
-        inode.parent.map(|parent| signed(parent.0)),
-        body_codec::encode(&inode.body),
-        inode.fallback.as_ref().map(body_codec::encode),
-        xattrs,
-        inode.applied.map(|applied| signed(applied.key.epoch)),
-        inode.applied.map(|applied| signed(applied.key.unique)),
-        inode.applied.map(|applied| signed(applied.result.0)),
-    ])?;
-    Ok(())
-}
-
-fn read_inode(row: &rusqlite::Row<'_>) -> Result<Inode> {
-    let ino = Ino(unsigned(row.get(0)?));
-    let damaged = |why: &str| ViewError::Damaged { ino, why: why.to_owned() };
-    let time =
-        |at: usize| -> Result<Timestamp> { Ok(Timestamp { sec: row.get(at)?, nsec: row.get(at + 1)? }) };
-    let body = |bytes: &[u8]| body_codec::decode(bytes).ok_or_else(|| damaged("unreadable body"));
-    let host_ctime = match row.get::<_, Option<i64>>(13)? {
-        Some(_) => Some(time(13)?),
-        None => None,
-    };
-    let fallback = match row.get_ref(17)?.as_blob_or_null().map_err(|_| damaged("unreadable fallback"))? {
-        Some(bytes) => Some(body(bytes)?),
-        None => None,
-    };
-    let applied = match (row.get(19)?, row.get(20)?, row.get(21)?) {
-        (Some(epoch), Some(unique), Some(result)) => Some(Applied {
-            key: RequestKey { epoch: unsigned(epoch), unique: unsigned(unique) },
-            result: Ino(unsigned(result)),
-        }),
-        _ => None,
-    };
-    Ok(Inode {
-        ino,
-        kind: FileKind::from_code(row.get(1)?).ok_or_else(|| damaged("unknown kind"))?,
-        mode: row.get(2)?,
-        uid: row.get(3)?,
-        gid: row.get(4)?,
-        nlink: row.get(5)?,
-        rdev: unsigned(row.get(6)?),
-        atime: time(7)?,
-        mtime: time(9)?,
-        ctime: time(11)?,
-        host_ctime,
-        parent: row.get::<_, Option<i64>>(15)?.map(|parent| Ino(unsigned(parent))),
-        body: body(row.get_ref(16)?.as_blob().map_err(|_| damaged("unreadable body"))?)?,
-        fallback,
-        xattrs: Xattrs::decode(row.get_ref(18)?.as_blob().map_err(|_| damaged("unreadable xattrs"))?)
-            .map_err(|_| damaged("unreadable xattrs"))?,
-        applied,
-    })
-}
-
-fn read_name(parent: Ino, row: &rusqlite::Row<'_>, at: usize) -> Result<NameRow> {
-    let ino = unsigned(row.get(at)?);
-    if ino == 0 {
-        return Ok(NameRow::Whiteout);
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        database
     }
-    let kind = FileKind::from_code(row.get(at + 1)?)
-        .ok_or_else(|| ViewError::Damaged { ino: parent, why: "a name of unknown kind".to_owned() })?;
-    Ok(NameRow::Node { ino: Ino(ino), kind })
+
+    fn bring_in(&self, batch: &Batch, most: usize) -> Result<bool> {
+        let done = self.database().bring_in(batch, most)?;
+        if done {
+            batch.set_brought_in();
+        }
+        Ok(done)
+    }
+
+    /// Makes everything that was brought in durable: in the file, so that its log and the journal can begin anew. The log
+    /// is synced first, while others may still read the file.
+    fn checkpoint(&self) -> Result<()> {
+        self.sync_log()?;
+        let database = self.database();
+        let brought_in = database.brought_in();
+        database.checkpoint()?;
+        self.durable.fetch_max(brought_in, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Makes the file's log durable, if there is one. The descriptor is the log's own, kept open: opening the file itself
+    /// beside `SQLite` would drop its locks on closing.
+    fn sync_log(&self) -> Result<()> {
+        let log = if let Some(log) = self.log.get() {
+            log
+        } else {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            match rustix::fs::open(self.directory.join(LOG), flags, Mode::empty()) {
+                Ok(log) => self.log.get_or_init(|| log),
+                Err(Errno::NOENT) => return Ok(()),
+                Err(error) => return Err(ViewError::host("open the catalog's log")(error)),
+            }
+        };
+        rustix::fs::fdatasync(log).map_err(ViewError::host("fdatasync of the catalog's log"))
+    }
 }
 
-/// SQLite's integers are signed; the bits are kept.
-fn signed(value: u64) -> i64 {
-    value.cast_signed()
+impl Bringing {
+    /// Brings it in, in slices, so that who reads the file meanwhile does not wait for all of it.
+    ///
+    /// # Errors
+    /// When the disk fails or is full; nothing is lost then, and the next who brings anything in begins with this.
+    pub(crate) fn run(self) -> Result<()> {
+        while !self.file.bring_in(&self.batch, SLICE)? {
+            if self.file.waiting.load(Ordering::Acquire) > 0 {
+                std::thread::sleep(YIELD);
+            }
+        }
+        if self.checkpoint { self.file.checkpoint() } else { Ok(()) }
+    }
 }
 
-fn unsigned(value: i64) -> u64 {
-    value.cast_unsigned()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::Effect;
+    use proptest::prelude::*;
+    use selvedge_store::{LayerId, ObjectId, Timestamp, Xattrs};
+    use tempfile::TempDir;
+
+    fn inode(ino: u64, mark: u32) -> Inode {
+        let time = Timestamp { sec: i64::from(mark), nsec: 0 };
+        let blob =
+            |mark: u32| Body::Blob { id: ObjectId::from_bytes([7; 32]), size: mark.into(), holes: None };
+        Inode {
+            ino: Ino(ino),
+            kind: FileKind::Regular,
+            mode: mark,
+            uid: 0,
+            gid: 0,
+            nlink: mark % 3,
+            rdev: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            host_ctime: None,
+            parent: None,
+            body: if mark.is_multiple_of(2) {
+                blob(mark)
+            } else {
+                Body::File { layer: LayerId::from_bytes([1; 16]) }
+            },
+            fallback: mark.is_multiple_of(5).then(|| blob(mark)),
+            xattrs: Xattrs::new(),
+            applied: None,
+        }
+    }
+
+    fn effect() -> impl Strategy<Value = Effect> {
+        let ino = || (1_u64..6).prop_map(Ino);
+        let name = || prop::sample::select(vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
+        prop_oneof![
+            6 => (1_u64..6, 0_u32..100).prop_map(|(ino, mark)| Effect::PutInode(Arc::new(inode(ino, mark)))),
+            2 => ino().prop_map(Effect::DeleteInode),
+            5 => (ino(), name(), ino())
+                .prop_map(|(parent, name, ino)| Effect::PutName { parent, name, ino, kind: FileKind::Fifo }),
+            2 => (ino(), name()).prop_map(|(parent, name)| Effect::Whiteout { parent, name }),
+            2 => (ino(), name()).prop_map(|(parent, name)| Effect::DropName { parent, name }),
+            1 => ino().prop_map(Effect::DropNames),
+            2 => ino().prop_map(Effect::AddOrphan),
+            2 => ino().prop_map(Effect::DropOrphan),
+            2 => (ino(), name(), ino(), ino()).prop_map(|(parent, name, old, source)| {
+                Effect::Unsettle(Unsettled { parent, name, old, source, from: (old, b"from".to_vec()) })
+            }),
+            2 => (ino(), name()).prop_map(|(parent, name)| Effect::Settle { parent, name }),
+        ]
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Commit(Vec<Effect>),
+        /// Takes what is pending, and brings so many effects of what was taken in.
+        BringIn(usize),
+        Checkpoint,
+        BeginAnew,
+        /// As after the death of the process.
+        Reopen,
+        Close,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => prop::collection::vec(effect(), 1..6).prop_map(Step::Commit),
+            3 => (1_usize..12).prop_map(Step::BringIn),
+            1 => Just(Step::Checkpoint),
+            1 => Just(Step::BeginAnew),
+            2 => Just(Step::Reopen),
+            1 => Just(Step::Close),
+        ]
+    }
+
+    /// What a catalog is to say.
+    #[derive(Debug, Default)]
+    struct Model {
+        rows: BTreeMap<Ino, Inode>,
+        names: BTreeMap<(Ino, Vec<u8>), NameRow>,
+        orphans: HashSet<Ino>,
+        unsettled: BTreeMap<(Ino, Vec<u8>), Unsettled>,
+    }
+
+    impl Model {
+        fn apply(&mut self, effect: &Effect) {
+            match effect.clone() {
+                Effect::PutInode(inode) => drop(self.rows.insert(inode.ino, (*inode).clone())),
+                Effect::DeleteInode(ino) => drop(self.rows.remove(&ino)),
+                Effect::PutName { parent, name, ino, kind } => {
+                    self.names.insert((parent, name), NameRow::Node { ino, kind });
+                }
+                Effect::Whiteout { parent, name } => {
+                    self.names.insert((parent, name), NameRow::Whiteout);
+                }
+                Effect::DropName { parent, name } => drop(self.names.remove(&(parent, name))),
+                Effect::DropNames(directory) => self.names.retain(|(parent, _), _| *parent != directory),
+                Effect::AddOrphan(ino) => drop(self.orphans.insert(ino)),
+                Effect::DropOrphan(ino) => drop(self.orphans.remove(&ino)),
+                Effect::Unsettle(row) => {
+                    drop(self.unsettled.insert((row.parent, row.name.clone()), row));
+                }
+                Effect::Settle { parent, name } => drop(self.unsettled.remove(&(parent, name))),
+                Effect::Found => {}
+            }
+        }
+
+        fn assert_is(&self, catalog: &Catalog) {
+            for ino in (1..6).map(Ino) {
+                let row = catalog.batches().find_map(|batch| batch.row(ino));
+                let row = row.map_or_else(
+                    || catalog.file.database().inode(ino).unwrap(),
+                    |row| row.map(|row| (**row).clone()),
+                );
+                assert_eq!(row.as_ref(), self.rows.get(&ino));
+                // A catalog is asked of names only where it has a row.
+                if !self.rows.contains_key(&ino) {
+                    continue;
+                }
+                assert_eq!(catalog.inode(ino).unwrap().as_ref(), self.rows.get(&ino));
+                let names = self.names.iter().filter(|((parent, _), _)| *parent == ino);
+                let names: Vec<_> = names.map(|((_, name), row)| (name.clone(), *row)).collect();
+                for name in [b"a", b"b", b"c"] {
+                    let said = self.names.get(&(ino, name.to_vec())).copied();
+                    assert_eq!(catalog.name(ino, name).unwrap(), said);
+                }
+                assert!(names.is_empty() || catalog.speaks_of(ino).unwrap());
+                assert_eq!(catalog.names(ino).unwrap(), names);
+            }
+            assert_eq!(catalog.orphans().unwrap(), self.orphans);
+            let mut unsettled = catalog.unsettled().unwrap();
+            unsettled.sort_by_key(|row| (row.parent, row.name.clone()));
+            assert_eq!(unsettled, self.unsettled.values().cloned().collect::<Vec<_>>());
+            for wanted in [Wanted::OnOthers, Wanted::WithFallback, Wanted::Patched] {
+                let mut found = catalog.inodes(wanted).unwrap();
+                found.sort_by_key(|row| row.ino);
+                let rows = self.rows.values().filter(|row| wanted.is(row)).cloned();
+                assert_eq!(found, rows.collect::<Vec<_>>(), "{wanted:?}");
+            }
+        }
+
+        fn assert_settled(&self, catalog: &mut Catalog) {
+            let names = self.names.iter().map(|((parent, name), row)| (*parent, name.clone(), *row));
+            let mut found = catalog.all_names().unwrap();
+            found.sort_by_key(|(parent, name, _)| (*parent, name.clone()));
+            assert_eq!(found, names.collect::<Vec<_>>());
+            assert_eq!(catalog.numbers().unwrap(), self.rows.keys().copied().collect());
+            let says = !self.names.is_empty() || self.rows.values().any(|row| row.nlink > 0);
+            assert_eq!(catalog.says_anything().unwrap(), says);
+        }
+    }
+
+    fn take(catalog: Catalog, step: &Step, dir: &Path) -> Catalog {
+        let mut catalog = catalog;
+        match step {
+            Step::Commit(effects) => catalog.commit(&Commit { effects: effects.clone() }).unwrap(),
+            Step::BringIn(most) => {
+                if let Some(bringing) = catalog.bring_in().unwrap() {
+                    bringing.file.bring_in(&bringing.batch, *most).unwrap();
+                }
+            }
+            Step::Checkpoint => catalog.checkpoint().unwrap(),
+            Step::BeginAnew => catalog.begin_anew().unwrap(),
+            Step::Reopen => {
+                drop(catalog);
+                catalog = Catalog::open_upper(dir).unwrap();
+            }
+            Step::Close => {
+                catalog.close_whole().unwrap();
+                assert!(!dir.join(crate::journal::NAME).exists());
+                catalog = Catalog::open_upper(dir).unwrap();
+            }
+        }
+        catalog
+    }
+
+    proptest! {
+           #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+           #[test]
+           fn a_catalog_says_what_was_committed_wherever_it_is_by_now(steps in prop::collection::vec(step(), 1..40)) {
+               let memory = Path::new("/dev/shm");
+               let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+               let dir = TempDir::new_in(parent).unwrap();
+               let mut catalog = Catalog::create(dir.path()).unwrap();
+               let mut model = Model::default();
+               for step in &steps {
+                   catalog = take(catalog, step, dir.path());
+                   if let Step::Commit(effects) = step {
+                       for effect in effects {
+    model.apply(effect);
+    }
+                   }
+                   model.assert_is(&catalog);
+               }
+               model.assert_settled(&mut catalog);
+           }
+       }
+
+    /// A row of some 64 KiB.
+    fn large(ino: u64, mark: u32) -> Inode {
+        let mut xattrs = Xattrs::new();
+        xattrs.insert(b"user.large".to_vec(), vec![1; 60_000]);
+        Inode { xattrs, ..inode(ino, mark) }
+    }
+
+    #[test]
+    fn more_than_the_journal_holds_is_brought_in_by_who_commits() {
+        let dir = TempDir::new().unwrap();
+        let mut catalog = Catalog::create(dir.path()).unwrap();
+        for mark in 0..300 {
+            let mut commit = Commit::new();
+            commit.put(large(u64::from(mark % 100) + 1, mark));
+            catalog.commit(&commit).unwrap();
+        }
+        let journal = dir.path().join(crate::journal::NAME);
+        assert!(journal.metadata().unwrap().len() <= 8 << 20);
+        drop(catalog);
+        let catalog = Catalog::open_upper(dir.path()).unwrap();
+        for mark in 200..300 {
+            assert_eq!(catalog.inode(Ino(u64::from(mark % 100) + 1)).unwrap().unwrap().mode, mark);
+        }
+    }
+
+    #[test]
+    fn a_commit_that_no_journal_holds_is_in_the_file_at_once_and_after_what_came_before() {
+        let dir = TempDir::new().unwrap();
+        let mut catalog = Catalog::create(dir.path()).unwrap();
+        let mut commit = Commit::new();
+        commit.put(inode(1, 1));
+        catalog.commit(&commit).unwrap();
+        let mut commit = Commit::new();
+        for ino in 1..100 {
+            commit.put(large(ino, 2));
+        }
+        catalog.commit(&commit).unwrap();
+        let mut commit = Commit::new();
+        commit.put(inode(2, 3));
+        catalog.commit(&commit).unwrap();
+        drop(catalog);
+        let catalog = Catalog::open_upper(dir.path()).unwrap();
+        let modes: Vec<u32> = (1..4).map(|ino| catalog.inode(Ino(ino)).unwrap().unwrap().mode).collect();
+        assert_eq!(modes, [2, 3, 2]);
+    }
+
+    #[test]
+    fn a_use_of_which_a_loss_of_power_left_the_journal_alone_did_not_end_in_order() {
+        let (dir, left) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let mut catalog = Catalog::create(dir.path()).unwrap();
+        catalog.begin_use("boot-1").unwrap();
+        catalog.end_use().unwrap();
+        catalog.close().unwrap();
+        let mut catalog = Catalog::open_upper(dir.path()).unwrap();
+        assert!(catalog.ended_orderly().unwrap());
+        catalog.begin_use("boot-2").unwrap();
+        let mut commit = Commit::new();
+        commit.put(inode(1, 9));
+        catalog.commit(&commit).unwrap();
+        assert!(!catalog.ended_orderly().unwrap());
+        // By another process: to close the file here would take its locks from who has it open.
+        let files = [FILE, crate::journal::NAME].map(|name| dir.path().join(name));
+        let copied = std::process::Command::new("cp").args(files).arg(left.path()).status().unwrap();
+        assert!(copied.success());
+        let mut catalog = Catalog::open_upper(left.path()).unwrap();
+        assert_eq!(catalog.boot_id().unwrap().as_deref(), Some("boot-1"));
+        assert!(!catalog.ended_orderly().unwrap());
+        catalog.checkpoint().unwrap();
+        assert!(!catalog.ended_orderly().unwrap(), "nor when the file has it");
+    }
+
+    #[test]
+    fn what_a_journal_has_to_say_of_a_catalog_of_the_format_before_counts() {
+        let dir = TempDir::new().unwrap();
+        let mut catalog = Catalog::create(dir.path()).unwrap();
+        catalog.file.database().set_meta("format", 1).unwrap();
+        let mut commit = Commit::new();
+        commit.put(inode(1, 9));
+        catalog.commit(&commit).unwrap();
+        drop(catalog);
+        let mut catalog = Catalog::open_upper(dir.path()).unwrap();
+        assert_eq!(catalog.inode(Ino(1)).unwrap().unwrap().mode, 9);
+        catalog.begin_use("boot").unwrap();
+        assert_eq!(catalog.file.database().meta::<i64>("format").unwrap(), Some(2));
+    }
 }

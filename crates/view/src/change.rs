@@ -1,18 +1,18 @@
 //! One mutation in the making: reads the tables, collects effects, commits them whole.
 
 use crate::acl::{self, Acl};
-use crate::catalog::{CHECKPOINT_EFFECTS, LOG_LIMIT_EFFECTS};
+use crate::bring_in::WORTH_WHILE;
 use crate::commit::{Commit, Effect};
 use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::inode::{Applied, Body, Inode};
+use crate::layers::Upper;
 use crate::request::Request;
 use crate::state::State;
 use crate::tables::{Node, Origin, Tables};
 use selvedge_store::{FileKind, Ino, LayerId, Timestamp, Xattrs};
 use std::collections::HashSet;
 use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
 
 /// One mutation in the making. It holds the tables, so it sees no other mutation half done.
 pub(crate) struct Change<'a> {
@@ -45,10 +45,25 @@ impl State {
         }
         change.put_ancestors()?;
         let Change { mut tables, commit, .. } = change;
-        let committed = match tables.commit(&commit) {
+        self.commit_to(&mut tables, &upper, &commit, freeing)?;
+        if tables.upper().is_some_and(|catalog| catalog.backlog() >= WORTH_WHILE) {
+            self.backlog.wake();
+        }
+        Ok(made)
+    }
+
+    /// Commits to `upper`, which the tables have, for what gives room back with the reserve's room if there is no other.
+    pub(crate) fn commit_to(
+        &self,
+        tables: &mut Tables,
+        upper: &Upper,
+        commit: &Commit,
+        freeing: bool,
+    ) -> Result<()> {
+        let committed = match tables.commit(commit) {
             Err(error) if freeing && error.is_disk_full() && upper.reserve.release() => {
                 self.work.wake_soon();
-                tables.commit(&commit)
+                tables.commit(commit)
             }
             result => result,
         };
@@ -57,16 +72,7 @@ impl State {
             Err(error) if error.is_disk_full() => return Err(error),
             Err(error) => return self.latch.guard("commit", Err(error)),
         }
-        let logged = self.logged.fetch_add(commit.effects.len() as u64, Ordering::Relaxed);
-        if logged >= LOG_LIMIT_EFFECTS {
-            // The upkeep thread has fallen behind. What this commit made stands, whatever becomes of the log.
-            if let Err(error) = self.checkpoint_in(&tables) {
-                tracing::warn!(%error, "the catalog's log grows");
-            }
-        } else if logged >= CHECKPOINT_EFFECTS {
-            self.work.wake_soon();
-        }
-        Ok(made)
+        Ok(())
     }
 }
 

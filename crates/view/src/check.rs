@@ -33,7 +33,7 @@ pub fn check_layers(
 
 fn check_frozen(repo: &Repository, layer: LayerId) -> Result<Vec<String>> {
     match Frozen::open(repo, layer, &boot_id()?)? {
-        Some((_, catalog)) => catalog.problems(),
+        Some((_, mut catalog)) => catalog.problems(),
         None => Ok(vec!["a loss of power took a layer that it stands on".to_owned()]),
     }
 }
@@ -41,7 +41,7 @@ fn check_frozen(repo: &Repository, layer: LayerId) -> Result<Vec<String>> {
 fn check_upper(repo: &Repository, layer: LayerId) -> Result<Vec<String>> {
     let directory = repo.layer_dir(&layer);
     let claim = Claim::take(&directory)?;
-    let catalog = Catalog::open_upper(&directory.join("catalog.db"))?.with_claim(claim);
+    let mut catalog = Catalog::open_upper(&directory)?.with_claim(claim);
     let problems = catalog.problems()?;
     catalog.close()?;
     Ok(problems)
@@ -57,7 +57,7 @@ pub fn objects_of_layer(repo: &Repository, layer: ThreadLayer) -> Result<Vec<(Ob
 }
 
 fn objects_of_frozen(repo: &Repository, layer: LayerId) -> Result<Vec<(ObjectKind, ObjectId)>> {
-    let (_, catalog) = Frozen::open(repo, layer, &boot_id()?)?.ok_or(ViewError::LayerLost { layer })?;
+    let (_, mut catalog) = Frozen::open(repo, layer, &boot_id()?)?.ok_or(ViewError::LayerLost { layer })?;
     let mut objects = Vec::new();
     for body in catalog.bodies()? {
         match body {

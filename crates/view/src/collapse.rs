@@ -2,8 +2,9 @@
 
 use crate::build::Known;
 use crate::catalog::Catalog;
-use crate::commit::Commit;
+use crate::commit::{Commit, Effect};
 use crate::crash;
+use crate::database::Wanted;
 use crate::error::Result;
 use crate::inode::{Body, Inode};
 use crate::layers::{Layers, Upper, sweep};
@@ -110,9 +111,9 @@ impl State {
         let mut tables = self.tables();
         let mut layers = self.shut_gate();
         if let (Some(upper), Some(catalog)) = (layers.upper.clone(), tables.upper()) {
-            let commit = rewritten(&upper, catalog, &layers, &covered)?;
+            let mut commit = rewritten(&upper, catalog, &layers, &covered)?;
             hold_nameless(&tables, &upper, catalog)?;
-            catalog.set_unfounded(false)?;
+            commit.push(Effect::Found);
             tables.commit(&commit)?;
             upper.log.committed();
             self.latch.guard("collapse", upper.files.sync_names())?;
@@ -164,7 +165,7 @@ impl State {
 /// layer that has its bytes, and know it by a name.
 fn rewritten(upper: &Upper, catalog: &Catalog, layers: &Layers, covered: &Covered) -> Result<Commit> {
     let mut commit = Commit::new();
-    for row in catalog.rows_on_others()? {
+    for row in catalog.inodes(Wanted::OnOthers)? {
         let mut body = over_snapshot(&row, &row.body, covered);
         let mut host_ctime = row.host_ctime;
         if let Some(layer) = body.layer()

@@ -3,11 +3,12 @@
 use crate::catalog::Unsettled;
 use crate::inode::Inode;
 use selvedge_store::{FileKind, Ino};
+use std::sync::Arc;
 
 /// One change to a layer's catalog.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    PutInode(Box<Inode>),
+    PutInode(Arc<Inode>),
     DeleteInode(Ino),
     PutName {
         parent: Ino,
@@ -36,6 +37,8 @@ pub(crate) enum Effect {
         parent: Ino,
         name: Vec<u8>,
     },
+    /// The layers that this one stands on are durable.
+    Found,
 }
 
 /// Everything one mutation changes in the catalog, applied whole or not at all.
@@ -53,7 +56,7 @@ impl Commit {
     }
 
     pub(crate) fn put(&mut self, inode: Inode) -> &mut Self {
-        self.push(Effect::PutInode(Box::new(inode)))
+        self.push(Effect::PutInode(Arc::new(inode)))
     }
 
     /// The rows it writes.

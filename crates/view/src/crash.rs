@@ -43,6 +43,10 @@ pub const POINTS: &[&str] = &[
     "collapse.before-ref",
     "collapse.after-ref",
     "checkpoint.before",
+    "journal.before-write",
+    "journal.before-commit",
+    "journal.after-commit",
+    "journal.before-remove",
 ];
 
 struct Armed {

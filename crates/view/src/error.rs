@@ -96,6 +96,12 @@ pub enum ViewError {
     /// The catalog failed.
     #[error("catalog: {0}")]
     Catalog(#[from] rusqlite::Error),
+    /// The journal before a catalog has a record that is whole and stands for nothing.
+    #[error("record {record} of the catalog's journal cannot be read")]
+    Journal {
+        /// The record's number.
+        record: u64,
+    },
     /// A layer's catalog was made by another version of the program.
     #[error("the catalog has format {found:?}, this program knows {known}")]
     CatalogFormat {
@@ -140,7 +146,7 @@ impl ViewError {
     pub fn is_damage(&self) -> bool {
         use rusqlite::ErrorCode::{CannotOpen, DatabaseCorrupt, NotADatabase};
         match self {
-            Self::Damaged { .. } | Self::LayerLost { .. } => true,
+            Self::Damaged { .. } | Self::LayerLost { .. } | Self::Journal { .. } => true,
             Self::Catalog(error) => {
                 matches!(error.sqlite_error_code(), Some(CannotOpen | DatabaseCorrupt | NotADatabase))
             }

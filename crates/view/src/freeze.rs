@@ -2,7 +2,7 @@
 
 use crate::carry::{Carried, Copies, carry_orphans};
 use crate::catalog::Catalog;
-use crate::commit::Commit;
+use crate::commit::{Commit, Effect};
 use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::layers::{Frozen, Layers, Upper};
@@ -41,7 +41,7 @@ impl View {
     ) -> Result<Option<ThreadRef>> {
         let Some(upper) = thread.upper else { return Ok(Some(thread.clone())) };
         let directory = repo.layer_dir(&upper);
-        let Some(catalog) = Frozen::open_if_closed(&directory)? else { return Ok(None) };
+        let Some(mut catalog) = Frozen::open_if_closed(&directory)? else { return Ok(None) };
         if !catalog.says_anything()? {
             return Ok(Some(thread.clone()));
         }
@@ -63,6 +63,8 @@ impl State {
         let mut guard = self.thread();
         loop {
             let Some(thread) = guard.as_mut() else { return Err(ViewError::ReadOnly) };
+            // Most of it now, so that little is left for the instant itself.
+            self.bring_in()?;
             let copies = self.copy_passed()?;
             // Files without a name have to lie in an upper at any instant, and so have those that are written past the
             // view; without any, the next change makes one.
@@ -99,13 +101,13 @@ impl State {
         copies: Option<Copies>,
     ) -> Result<Outcome> {
         let mut tables = self.tables();
-        let mut layers = self.shut_gate();
-        let shut = Instant::now();
-        let Some(upper) = layers.upper.clone() else { return Ok(Outcome::Unchanged) };
-        let Some(catalog) = tables.upper() else { return Ok(Outcome::Unchanged) };
+        let Some(catalog) = tables.upper_mut() else { return Ok(Outcome::Unchanged) };
         if !catalog.says_anything()? {
             return Ok(Outcome::Unchanged);
         }
+        let mut layers = self.shut_gate();
+        let shut = Instant::now();
+        let Some(upper) = layers.upper.clone() else { return Ok(Outcome::Unchanged) };
         let is_needed = !tables.orphans().is_empty() || !self.open.passed().is_empty();
         if is_needed {
             self.renamed.store(true, Ordering::Release);
@@ -163,7 +165,6 @@ impl State {
         self.volatile.forget_all();
         self.patched.forget_all();
         self.all_dirty.store(false, Ordering::Release);
-        self.logged.store(0, Ordering::Relaxed);
         if let Some(next) = &next {
             self.own_carried(next);
         }
@@ -178,9 +179,10 @@ impl State {
         upper.reserve.release();
         let directory = self.repo.layer_dir(&upper.id);
         let reopen = |catalog: Catalog| {
-            catalog.close_whole(&directory)?;
+            catalog.close_whole()?;
             Frozen::open_catalog(&directory)
         };
+        let _alone = self.alone_with_journal();
         let closed = self.tables().reopen_frozen(upper.id, reopen);
         self.latch.guard("freeze", closed)
     }
@@ -195,12 +197,14 @@ impl State {
         }
         let unfounded = layers.upper.as_ref().is_some_and(|upper| upper.unfounded.load(Ordering::Acquire));
         if unfounded {
-            let tables = self.tables();
-            if let (Some(upper), Some(catalog)) = (&self.gate().upper, tables.upper())
+            let mut tables = self.tables();
+            let upper = self.layers().upper.clone();
+            if let Some(upper) = upper
                 && layers.is_upper(upper.id)
             {
-                self.latch.guard("seal", catalog.set_unfounded(false))?;
-                upper.log.committed();
+                let mut commit = Commit::new();
+                commit.push(Effect::Found);
+                self.commit_to(&mut tables, &upper, &commit, true)?;
                 upper.unfounded.store(false, Ordering::Release);
             }
         }

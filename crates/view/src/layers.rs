@@ -1,10 +1,11 @@
 //! What a view is made of at one instant: the base, frozen layers and an upper.
 
 use crate::base::Base;
-use crate::catalog::Catalog;
+use crate::catalog::{self, Catalog};
 use crate::claim::Claim;
 use crate::error::{Result, ViewError};
 use crate::held::Held;
+use crate::journal;
 use crate::log_sync::LogSync;
 use crate::recovery;
 use crate::reserve::Reserve;
@@ -98,13 +99,14 @@ impl Upper {
         rustix::fs::mkdir(directory, Mode::from_raw_mode(0o700)).map_err(ViewError::host("make a layer"))?;
         let claim = Claim::take(directory)?;
         let files = WorkingFiles::create(directory)?;
-        let catalog = Catalog::create(&directory.join("catalog.db"))?.with_claim(claim);
+        let mut catalog = Catalog::create(directory)?.with_claim(claim);
         catalog.begin_use(boot_id)?;
         if unfounded {
-            catalog.set_unfounded(true)?;
+            catalog.set_unfounded()?;
         }
-        let log = LogSync::new(open_log(directory)?);
+        let log = LogSync::new(open_journal(directory)?, open_directory(directory)?);
         let reserve = Reserve::open(directory)?;
+        catalog.sync_file()?;
         log.sync()?;
         files.sync_names()?;
         sync_directory(directory)?;
@@ -125,7 +127,7 @@ impl Upper {
         let claim = Claim::take(&directory)?;
         WorkingFiles::discard_copies(&directory)?;
         let files = WorkingFiles::open(&directory)?;
-        let mut catalog = Catalog::open_upper(&directory.join("catalog.db"))?.with_claim(claim);
+        let mut catalog = Catalog::open_upper(&directory)?.with_claim(claim);
         if recovery::is_lost(&catalog, boot_id)? {
             return Ok(None);
         }
@@ -137,7 +139,8 @@ impl Upper {
         if in_use {
             reserve.spend_on(|| catalog.begin_use(boot_id))?;
         }
-        let log = LogSync::new(if in_use { open_log(&directory)? } else { open_directory(&directory)? });
+        let journal = if in_use { open_journal(&directory)? } else { open_directory(&directory)? };
+        let log = LogSync::new(journal, open_directory(&directory)?);
         let unfounded = AtomicBool::new(catalog.is_unfounded()?);
         let held = Held::open(&directory)?;
         Ok(Some((Self { id, files: Arc::new(files), log, reserve, unfounded, held }, catalog, clean)))
@@ -190,7 +193,7 @@ impl Frozen {
 
     /// Opens the catalog of an upper that was closed in order, with everything durable in one file.
     pub(crate) fn open_if_closed(directory: &Path) -> Result<Option<Catalog>> {
-        if has(directory, "catalog.db-wal")? {
+        if is_written(directory)? {
             return Ok(None);
         }
         let catalog = Self::open_catalog(directory)?;
@@ -200,16 +203,16 @@ impl Frozen {
     /// Opens the catalog of a frozen layer in `directory`, and keeps others from removing it as long as it is open.
     pub(crate) fn open_catalog(directory: &Path) -> Result<Catalog> {
         let claim = Claim::share(directory)?;
-        Ok(Catalog::open_frozen(&directory.join("catalog.db"))?.with_claim(claim))
+        Ok(Catalog::open_frozen(directory)?.with_claim(claim))
     }
 
     /// The catalog, and whether everything is durable; `None` when there is something left to finish.
     fn open_whole(directory: &Path, boot_id: &str) -> Result<Option<(Catalog, bool)>> {
         let claim = Claim::share(directory)?;
-        if has(directory, "catalog.db-wal")? {
+        if is_written(directory)? {
             return Ok(None);
         }
-        let catalog = Catalog::open_frozen(&directory.join("catalog.db"))?.with_claim(claim);
+        let catalog = Catalog::open_frozen(directory)?.with_claim(claim);
         if has(directory, SEALED)? || catalog.ended_orderly()? {
             return Ok(Some((catalog, true)));
         }
@@ -222,7 +225,7 @@ impl Frozen {
     fn finish(id: LayerId, directory: &Path, boot_id: &str) -> Result<Option<bool>> {
         let claim = Claim::take(directory)?;
         let files = WorkingFiles::open(directory)?;
-        let mut catalog = Catalog::open_upper(&directory.join("catalog.db"))?.with_claim(claim);
+        let mut catalog = Catalog::open_upper(directory)?.with_claim(claim);
         let mut sealed = has(directory, SEALED)?;
         if !sealed {
             if recovery::is_lost(&catalog, boot_id)? {
@@ -234,7 +237,7 @@ impl Frozen {
             }
             sealed = recovery::recover(id, &mut catalog, &files, boot_id)?;
         }
-        catalog.close_whole(directory)?;
+        catalog.close_whole()?;
         if sealed {
             mark_sealed(directory)?;
         }
@@ -315,11 +318,16 @@ fn has(directory: &Path, name: &str) -> Result<bool> {
     directory.join(name).try_exists().map_err(ViewError::host("look into a layer"))
 }
 
-/// The catalog's log, which exists once something was committed.
-fn open_log(layer_dir: &Path) -> Result<OwnedFd> {
+/// Whether a catalog was not closed in order: then its file alone does not say everything.
+fn is_written(directory: &Path) -> Result<bool> {
+    Ok(has(directory, catalog::LOG)? || has(directory, journal::NAME)?)
+}
+
+/// The catalog's journal, which exists as long as the catalog is in use.
+fn open_journal(layer_dir: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::open(layer_dir.join("catalog.db-wal"), flags, Mode::empty())
-        .map_err(ViewError::host("open the catalog's log"))
+    rustix::fs::open(layer_dir.join(journal::NAME), flags, Mode::empty())
+        .map_err(ViewError::host("open the catalog's journal"))
 }
 
 pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd> {

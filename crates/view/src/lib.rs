@@ -6,7 +6,7 @@
 //! - [`View`]'s operations: `names`, `attributes`, `contents`, `directories`.
 //! - What they stand on: `state` (shared), `change` (one mutation in the making), `tables` (all catalogs as one),
 //!   `open_table` (handles), `passthrough` (those that lead past the view), `inherit` (those of a worker that died).
-//! - The disk: `catalog` (a layer's metadata), `working_files` (its bytes), `patched` and `coverage`
+//! - The disk: `catalog` (a layer's metadata: `journal`, `pending`, `database`, `bring_in`), `working_files` (its bytes), `patched` and `coverage`
 //!   (those of large files that changed in part), `base` (the snapshot), `log_sync`.
 //! - Time and trouble: `upkeep`, `recovery`, `latch`, `clock`, [`crash`].
 
@@ -15,6 +15,7 @@ mod attr;
 mod attributes;
 mod base;
 mod body_codec;
+mod bring_in;
 mod build;
 mod carry;
 mod catalog;
@@ -28,6 +29,7 @@ mod commit;
 mod contents;
 mod coverage;
 pub mod crash;
+mod database;
 mod dir_stream;
 mod directories;
 mod error;
@@ -35,6 +37,7 @@ mod freeze;
 mod held;
 mod inherit;
 mod inode;
+mod journal;
 mod known_names;
 mod latch;
 mod layers;
@@ -48,6 +51,8 @@ mod open_table;
 mod parents;
 mod passthrough;
 mod patched;
+mod pending;
+mod record;
 mod recovery;
 mod request;
 mod reserve;
@@ -72,9 +77,9 @@ mod working_files;
 pub use attr::{
     AclKind, Allocate, Attr, DirEntry, RenameMode, SeekTo, SetAttr, SetId, SetTime, StatFs, XattrMode,
 };
-pub use catalog::FORMAT as CATALOG_FORMAT;
 pub use changed::Changed;
 pub use check::{check_layers, objects_of_layer};
+pub use database::FORMAT as CATALOG_FORMAT;
 pub use error::{Result, ViewError};
 pub use inherit::Opened;
 pub use layers::{remove_layers, remove_unneeded_layers};

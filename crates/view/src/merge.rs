@@ -60,7 +60,7 @@ impl State {
         catalog.commit(commit)?;
         catalog.end_use()?;
         // Closing brings everything into one file and syncs it.
-        catalog.close_whole(&self.repo.layer_dir(&upper.id))?;
+        catalog.close_whole()?;
         Ok(upper.id)
     }
 }

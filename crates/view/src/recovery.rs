@@ -36,6 +36,8 @@ pub(crate) fn recover(
     if catalog.boot_id()?.as_deref() == Some(boot_id) {
         return Ok(false);
     }
+    // What a torn journal has behind the last record that counts must not be taken for what follows it now.
+    catalog.begin_anew()?;
     let commit = fall_back(catalog)?;
     let stale = commit.effects.iter().filter_map(|effect| match effect {
         Effect::PutInode(inode) if inode.body.layer().is_none() => Some(inode.ino),
@@ -144,6 +146,7 @@ mod tests {
     use crate::inode::{Applied, Body};
     use crate::request::RequestKey;
     use selvedge_store::{FileKind, LayerId, ObjectId, Timestamp, Xattrs};
+    use std::collections::HashSet;
     use std::path::Path;
 
     const DIR: Ino = Ino(2);
@@ -182,9 +185,9 @@ mod tests {
 
     /// A layer in which `rename new old` replaced node 10 by node 11, whose bytes may be lost, and node 12 was
     /// copied up; then whatever `end` does.
-    fn crashed(dir: &Path, end: impl FnOnce(&Catalog)) -> (Catalog, WorkingFiles) {
+    fn crashed(dir: &Path, end: impl FnOnce(&mut Catalog)) -> (Catalog, WorkingFiles) {
         let files = WorkingFiles::create(dir).unwrap();
-        let mut catalog = Catalog::create(&dir.join("catalog.db")).unwrap();
+        let mut catalog = Catalog::create(dir).unwrap();
         catalog.begin_use(EARLIER).unwrap();
         let mut commit = Commit::new();
         // Unless a test says otherwise, the directory is removed, so that no name in it can be given back.
@@ -205,7 +208,7 @@ mod tests {
         for ino in [10, 11, 12] {
             files.make_file(Ino(ino)).unwrap();
         }
-        end(&catalog);
+        end(&mut catalog);
         (catalog, files)
     }
 
@@ -224,7 +227,7 @@ mod tests {
         assert_eq!(name(&catalog), Ino(10));
         assert_eq!(catalog.inode(Ino(10)).unwrap().unwrap().nlink, 1);
         assert_eq!(catalog.inode(Ino(11)).unwrap().unwrap().nlink, 0);
-        assert_eq!(catalog.orphans().unwrap(), [Ino(11)]);
+        assert_eq!(catalog.orphans().unwrap(), HashSet::from([Ino(11)]));
         assert_eq!(catalog.unsettled().unwrap(), []);
         let copied = catalog.inode(Ino(12)).unwrap().unwrap();
         assert_eq!((copied.body, copied.fallback), (blob(), None));
@@ -249,7 +252,7 @@ mod tests {
         let moved = NameRow::Node { ino: Ino(11), kind: FileKind::Regular };
         assert_eq!(catalog.name(DIR, b"moved").unwrap(), Some(moved));
         assert_eq!(catalog.inode(Ino(11)).unwrap().unwrap().nlink, 1);
-        assert_eq!(catalog.orphans().unwrap(), []);
+        assert_eq!(catalog.orphans().unwrap(), HashSet::new());
     }
 
     #[test]
@@ -274,15 +277,15 @@ mod tests {
     fn a_catalog_of_another_format_is_refused() {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("catalog.db");
-        drop(Catalog::create(&path).unwrap());
+        drop(Catalog::create(dir.path()).unwrap());
         rusqlite::Connection::open(&path)
             .unwrap()
             .execute("UPDATE meta SET value = 99 WHERE key = 'format'", [])
             .unwrap();
         let refused = |result: Result<Catalog>| {
-            matches!(result, Err(ViewError::CatalogFormat { found: Some(99), known: 1 }))
+            matches!(result, Err(ViewError::CatalogFormat { found: Some(99), known: 2 }))
         };
-        assert!(refused(Catalog::open_upper(&path)));
-        assert!(refused(Catalog::open_frozen(&path)));
+        assert!(refused(Catalog::open_upper(dir.path())));
+        assert!(refused(Catalog::open_frozen(dir.path())));
     }
 }

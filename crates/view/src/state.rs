@@ -2,6 +2,7 @@
 
 use crate::attr::Attr;
 use crate::base::Base;
+use crate::bring_in::Backlog;
 use crate::catalog::NameRow;
 use crate::clock::Clock;
 use crate::collapse::Leaving;
@@ -20,7 +21,7 @@ use crate::volatile::{Volatile, Volatility};
 use crate::working_files::{HostStat, WorkingFiles};
 use selvedge_store::{Extent, FileKind, Ino, LayerId, Meta, NewState, Repository, ThreadRef};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -29,8 +30,8 @@ const NUMBER_BLOCK: u64 = 4096;
 
 /// One thread's tree, without the thread that keeps it in order.
 ///
-/// Locks, in the order in which they may be taken: a file's `replacing`, then `thread`, then `tables`, then `layers`,
-/// then any other. None is held while file contents are read or synced, `replacing` aside, which only the writers of
+/// Locks, in the order in which they may be taken: a file's `replacing`, then `thread`, then `bringing`, then `tables`,
+/// then `layers`, then any other. None is held while file contents are read or synced, `replacing` aside, which only the writers of
 /// that file wait for. A write to a working file holds `layers` for reading, so that no layer is frozen under it.
 pub(crate) struct State {
     pub(crate) repo: Arc<Repository>,
@@ -53,8 +54,10 @@ pub(crate) struct State {
     pub(crate) patched: PatchedFiles,
     /// Which files are patched, and how finely.
     pub(crate) patching: Patching,
-    /// Effects committed since the last checkpoint: the measure of the log's length.
-    pub(crate) logged: AtomicU64,
+    /// What the journal has and the catalog's file does not.
+    pub(crate) backlog: Backlog,
+    /// Held by whoever brings that in.
+    pub(crate) bringing: Mutex<()>,
     /// Working files have got another layer's name or lost one, which the host takes for changes of the files.
     pub(crate) renamed: AtomicBool,
     pub(crate) boot_id: String,
@@ -107,7 +110,8 @@ impl State {
             all_dirty: AtomicBool::new(parts.all_dirty),
             patched: PatchedFiles::default(),
             patching: parts.patching,
-            logged: AtomicU64::new(0),
+            backlog: Backlog::default(),
+            bringing: Mutex::new(()),
             renamed: AtomicBool::new(false),
             boot_id: parts.boot_id,
             answered_after: parts.answered_after,

@@ -72,7 +72,7 @@ impl Tables {
             unsettled: BTreeMap::new(),
         };
         if let Some((id, catalog)) = upper {
-            tables.orphans = catalog.orphans()?.into_iter().collect();
+            tables.orphans = catalog.orphans()?;
             tables.fallbacks = catalog.with_fallback()?.into_iter().collect();
             for row in catalog.unsettled()? {
                 tables.unsettled.insert((row.parent, row.name.clone()), row.into());
@@ -111,14 +111,18 @@ impl Tables {
         self.upper.as_ref().map(|(_, catalog)| catalog)
     }
 
+    pub(crate) fn upper_mut(&mut self) -> Option<&mut Catalog> {
+        self.upper.as_mut().map(|(_, catalog)| catalog)
+    }
+
     /// Makes the upper a frozen layer, the highest. Nodes without a name go on in `upper`, the new one if there is one
     /// already.
     pub(crate) fn freeze_upper(&mut self, upper: Option<(LayerId, Catalog)>) -> Result<()> {
-        let orphans = upper.as_ref().map_or(Ok(Vec::new()), |(_, catalog)| catalog.orphans())?;
+        let orphans = upper.as_ref().map_or(Ok(HashSet::new()), |(_, catalog)| catalog.orphans())?;
         for orphan in &orphans {
             self.rows.remove(orphan);
         }
-        self.orphans = orphans.into_iter().collect();
+        self.orphans = orphans;
         self.names.clear();
         // What is not durable yet becomes so with its layer, as a whole.
         self.fallbacks.clear();
@@ -150,9 +154,9 @@ impl Tables {
     }
 
     /// Everything that all layers say: of each node and each name what the highest of them does.
-    pub(crate) fn merged(&self) -> Result<(Vec<Ino>, Vec<Named>)> {
+    pub(crate) fn merged(&mut self) -> Result<(Vec<Ino>, Vec<Named>)> {
         let (mut nodes, mut names) = (BTreeSet::new(), BTreeMap::new());
-        for (_, catalog) in self.layers() {
+        for (_, catalog) in self.layers_mut() {
             nodes.extend(catalog.numbers()?);
             for (parent, name, row) in catalog.all_names()? {
                 names.entry((parent, name)).or_insert(row);
@@ -261,9 +265,9 @@ impl Tables {
     }
 
     /// What the layers say at all, in short.
-    pub(crate) fn scan(&self) -> Result<Scan> {
+    pub(crate) fn scan(&mut self) -> Result<Scan> {
         let mut scan = Scan::default();
-        for (_, catalog) in self.layers() {
+        for (_, catalog) in self.layers_mut() {
             catalog.scan(&mut scan)?;
         }
         Ok(scan)
@@ -283,7 +287,7 @@ impl Tables {
                         Some(_) => self.fallbacks.insert(inode.ino),
                         None => self.fallbacks.remove(&inode.ino),
                     };
-                    let node = Node { inode: Arc::new((**inode).clone()), origin };
+                    let node = Node { inode: Arc::clone(inode), origin };
                     self.keep(inode.ino, Some(node));
                 }
                 Effect::DeleteInode(ino) => {
@@ -314,6 +318,7 @@ impl Tables {
                     Err(_) => self.names.forget(*parent),
                 },
                 Effect::DropNames(parent) => self.names.forget(*parent),
+                Effect::Found => {}
             }
         }
         Ok(())
@@ -326,6 +331,10 @@ impl Tables {
 
     fn layers(&self) -> impl Iterator<Item = &(LayerId, Catalog)> {
         self.upper.iter().chain(&self.frozen)
+    }
+
+    fn layers_mut(&mut self) -> impl Iterator<Item = &mut (LayerId, Catalog)> {
+        self.upper.iter_mut().chain(&mut self.frozen)
     }
 
     fn keep(&mut self, ino: Ino, node: Option<Node>) {

@@ -1,7 +1,7 @@
 //! Work that no caller waits for: syncing copies, settling replaced names, removing what has no name, keeping
-//! the log short.
+//! the journal short.
 
-use crate::catalog::{CHECKPOINT_EFFECTS, Catalog};
+use crate::catalog::Catalog;
 use crate::change::Change;
 use crate::commit::Effect;
 use crate::contents::sync_file;
@@ -189,14 +189,9 @@ impl State {
             self.sync_log()?;
         }
         // Each step is tried: on a full disk the ones that free room must not wait for those that need some.
-        let steps =
-            [self.checkpoint_if_long(), self.reap_forgotten(), self.settle_suspects(), self.confirm_copies()];
+        let steps = [self.bring_in(), self.reap_forgotten(), self.settle_suspects(), self.confirm_copies()];
         upper.reserve.refill();
         steps.into_iter().collect::<Result<()>>().map(|()| due)
-    }
-
-    fn checkpoint_if_long(&self) -> Result<()> {
-        if self.logged.load(Ordering::Relaxed) >= CHECKPOINT_EFFECTS { self.checkpoint() } else { Ok(()) }
     }
 
     fn reap_forgotten(&self) -> Result<()> {
@@ -377,24 +372,6 @@ impl State {
         let tables = self.tables();
         if let (true, Some(upper)) = (tables.orphans().is_empty(), &self.gate().upper) {
             upper.held.clear();
-        }
-        Ok(())
-    }
-
-    /// Moves the log's content into the catalog. The log is synced first, outside the lock that mutations need.
-    pub(crate) fn checkpoint(&self) -> Result<()> {
-        self.sync_log()?;
-        self.checkpoint_in(&self.tables())
-    }
-
-    pub(crate) fn checkpoint_in(&self, tables: &Tables) -> Result<()> {
-        if let Some(catalog) = tables.upper() {
-            match catalog.checkpoint() {
-                // The log keeps what the catalog has no room for.
-                Err(error) if error.is_disk_full() => return Err(error),
-                result => self.latch.guard("checkpoint", result)?,
-            }
-            self.logged.store(0, Ordering::Relaxed);
         }
         Ok(())
     }

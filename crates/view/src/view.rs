@@ -1,6 +1,7 @@
 //! Opening and closing a thread's view.
 
 use crate::base::Base;
+use crate::bring_in::Bringer;
 use crate::catalog::Catalog;
 use crate::error::{Result, ViewError};
 use crate::layers::{Frozen, Layers, Upper, open_directory};
@@ -49,6 +50,7 @@ const ANSWERED_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct View {
     upkeep: Option<Upkeep>,
+    bringer: Option<Bringer>,
     state: Arc<State>,
 }
 
@@ -95,7 +97,8 @@ impl View {
         }
         let upkeep = Upkeep::start(&state)?;
         state.work.wake_soon();
-        Ok(Self { upkeep: Some(upkeep), state })
+        let bringer = (!state.read_only).then(|| Bringer::start(&state)).transpose()?;
+        Ok(Self { upkeep: Some(upkeep), bringer, state })
     }
 
     /// Opens what `layers` (bottom first) make of a snapshot, to be read only: a thread as it was when its upper was
@@ -134,7 +137,7 @@ impl View {
             all_dirty: false,
             kernel_times: false,
         }));
-        Ok(Self { upkeep: None, state })
+        Ok(Self { upkeep: None, bringer: None, state })
     }
 
     /// The thread's lock, which keeps others out for as long as any duplicate of it is open. A view of frozen layers
@@ -178,7 +181,7 @@ impl View {
     /// # Errors
     /// When something could not be made durable, at this moment or earlier.
     pub fn close(mut self) -> Result<()> {
-        self.upkeep = None;
+        (self.upkeep, self.bringer) = (None, None);
         let state = &self.state;
         if state.read_only {
             return Ok(());
@@ -188,12 +191,12 @@ impl View {
         state.reap_queued()?;
         state.collapse_now()?;
         let catalog = state.tables().take_upper();
-        if let Some(catalog) = catalog {
-            let needed = catalog.says_anything()?;
+        if let Some(mut catalog) = catalog {
             match &state.gate().upper {
                 Some(upper) => upper.reserve.spend_on(|| catalog.end_use())?,
                 None => catalog.end_use()?,
             }
+            let needed = catalog.says_anything()?;
             catalog.close()?;
             if !needed {
                 state.drop_upper()?;

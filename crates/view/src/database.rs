@@ -1,0 +1,549 @@
+//! The file in which a catalog keeps its rows: one `SQLite` database.
+//!
+//! Its connection locks it exclusively: commits then cost no shared memory and no file locks. What is committed is in the
+//! kernel's page cache, so the death of the process cannot lose it.
+
+use crate::body_codec;
+use crate::catalog::{NameRow, Row, Scan, Unsettled};
+use crate::commit::Effect;
+use crate::crash;
+use crate::error::{Result, ViewError};
+use crate::inode::{Applied, Body, Inode};
+use crate::pending::Batch;
+use crate::request::RequestKey;
+use crate::sys::system_errno;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
+use std::collections::HashSet;
+use std::path::Path;
+
+/// Version of a catalog's schema and journal; one that is not known is refused.
+pub const FORMAT: u32 = 2;
+
+/// The oldest version that is known: the same without a journal.
+const OLDEST_FORMAT: u32 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE meta(key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE inodes(
+    ino INTEGER PRIMARY KEY, kind INTEGER NOT NULL, mode INTEGER NOT NULL, uid INTEGER NOT NULL,
+    gid INTEGER NOT NULL, nlink INTEGER NOT NULL, rdev INTEGER NOT NULL,
+    atime_s INTEGER NOT NULL, atime_ns INTEGER NOT NULL, mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    ctime_s INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, host_ctime_s INTEGER, host_ctime_ns INTEGER,
+    parent INTEGER, body BLOB NOT NULL, fallback BLOB, xattrs BLOB NOT NULL,
+    epoch INTEGER, request INTEGER, result INTEGER) STRICT;
+CREATE INDEX fallbacks ON inodes(ino) WHERE fallback IS NOT NULL;
+CREATE TABLE names(parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL, kind INTEGER NOT NULL,
+    PRIMARY KEY(parent, name)) STRICT, WITHOUT ROWID;
+CREATE TABLE orphans(ino INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE unsettled(parent INTEGER NOT NULL, name BLOB NOT NULL, old INTEGER NOT NULL,
+    source INTEGER NOT NULL, from_parent INTEGER NOT NULL, from_name BLOB NOT NULL,
+    PRIMARY KEY(parent, name)) STRICT, WITHOUT ROWID;
+";
+
+const COLUMNS: &str = "ino, kind, mode, uid, gid, nlink, rdev, atime_s, atime_ns, mtime_s, mtime_ns, ctime_s, \
+    ctime_ns, host_ctime_s, host_ctime_ns, parent, body, fallback, xattrs, epoch, request, result";
+
+/// Rows that are looked for by what they say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Those whose bodies may speak of what is beneath the layer: directories, and files with working files.
+    OnOthers,
+    /// Patched files.
+    Patched,
+    /// Those with a fallback.
+    WithFallback,
+}
+
+impl Wanted {
+    fn condition(self) -> &'static str {
+        match self {
+            Self::OnOthers => "kind = 2 OR substr(body, 1, 1) IN (x'02', x'05') OR fallback IS NOT NULL",
+            Self::Patched => "substr(body, 1, 1) = x'05'",
+            Self::WithFallback => "fallback IS NOT NULL",
+        }
+    }
+
+    /// Whether the row is one of them.
+    pub(crate) fn is(self, row: &Inode) -> bool {
+        match self {
+            Self::OnOthers => row.is_dir() || row.body.layer().is_some() || row.fallback.is_some(),
+            Self::Patched => matches!(row.body, Body::Patched(_)),
+            Self::WithFallback => row.fallback.is_some(),
+        }
+    }
+}
+
+/// One catalog's database.
+#[derive(Debug)]
+pub(crate) struct Database {
+    db: Connection,
+    /// How many effects of the batch that is being brought in are in the transaction that is open; 0 if none is.
+    at: usize,
+    /// The number of the last record of the journal that has been brought in.
+    brought_in: u64,
+}
+
+impl Database {
+    /// Makes the database of a new layer.
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        let db = Connection::open(path)?;
+        configure(&db)?;
+        db.execute_batch(SCHEMA)?;
+        let database = Self { db, at: 0, brought_in: 0 };
+        database.set_meta("format", i64::from(FORMAT))?;
+        Ok(database)
+    }
+
+    /// Opens that of a layer that is written.
+    pub(crate) fn open_upper(path: &Path) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(path, flags)?;
+        configure(&db)?;
+        Self::checked(db)
+    }
+
+    /// Opens that of a layer that nobody writes: any number of processes may read it unlocked.
+    pub(crate) fn open_frozen(path: &Path) -> Result<Self> {
+        let mut uri = b"file:".to_vec();
+        for &byte in path.as_os_str().as_encoded_bytes() {
+            match byte {
+                b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(byte),
+                _ => uri.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            }
+        }
+        uri.extend_from_slice(b"?immutable=1");
+        let uri = String::from_utf8_lossy(&uri).into_owned();
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(uri, flags)?;
+        db.pragma_update(None, "temp_store", "MEMORY")?;
+        db.set_prepared_statement_cache_capacity(32);
+        Self::checked(db)
+    }
+
+    fn checked(db: Connection) -> Result<Self> {
+        let mut database = Self { db, at: 0, brought_in: 0 };
+        match database.meta::<i64>("format")? {
+            Some(found) if (i64::from(OLDEST_FORMAT)..=i64::from(FORMAT)).contains(&found) => {}
+            found => return Err(ViewError::CatalogFormat { found, known: i64::from(FORMAT) }),
+        }
+        database.brought_in = database.meta::<i64>("brought_in")?.map_or(0, unsigned);
+        Ok(database)
+    }
+
+    /// What is noted under `key`.
+    pub(crate) fn meta<T: rusqlite::types::FromSql>(&self, key: &str) -> Result<Option<T>> {
+        let mut statement = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+        Ok(statement.query_row([key], |row| row.get(0)).optional()?)
+    }
+
+    /// Notes `value` under `key`.
+    pub(crate) fn set_meta<T: rusqlite::ToSql>(&self, key: &str, value: T) -> Result<()> {
+        set_meta(&self.db, key, value)
+    }
+
+    /// Marks it as in use under this boot, which a successor finds done.
+    pub(crate) fn begin_use(&self, boot_id: &str) -> Result<()> {
+        if self.meta::<String>("boot")?.as_deref() != Some(boot_id) {
+            self.set_meta("boot", boot_id)?;
+        }
+        for (key, value) in [("orderly", 0), ("format", i64::from(FORMAT))] {
+            if self.meta::<i64>(key)? != Some(value) {
+                self.set_meta(key, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the last record of the journal that has been brought in; 0 if none has.
+    pub(crate) fn brought_in(&self) -> u64 {
+        self.brought_in
+    }
+
+    /// The numbers of nodes that have a row, at most so many.
+    pub(crate) fn numbers(&self, most: u64) -> Result<HashSet<Ino>> {
+        let mut statement = self.db.prepare_cached("SELECT ino FROM inodes LIMIT ?1")?;
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows = statement.query_map([most], |row| row.get(0))?;
+        rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
+    }
+
+    pub(crate) fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        let mut statement =
+            self.db.prepare_cached(&format!("SELECT {COLUMNS} FROM inodes WHERE ino = ?1"))?;
+        let mut rows = statement.query([signed(ino.0)])?;
+        rows.next()?.map(read_inode).transpose()
+    }
+
+    pub(crate) fn inodes(&self, wanted: Wanted) -> Result<Vec<Inode>> {
+        let condition = wanted.condition();
+        let mut statement =
+            self.db.prepare_cached(&format!("SELECT {COLUMNS} FROM inodes WHERE {condition}"))?;
+        let mut rows = statement.query([])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(read_inode(row)?);
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
+        let mut statement =
+            self.db.prepare_cached("SELECT ino, kind FROM names WHERE parent = ?1 AND name = ?2")?;
+        let mut rows = statement.query(params![signed(parent.0), name])?;
+        rows.next()?.map(|row| read_name(parent, row, 0)).transpose()
+    }
+
+    /// Whether there is any name in `parent`.
+    pub(crate) fn speaks_of(&self, parent: Ino) -> Result<bool> {
+        let mut statement =
+            self.db.prepare_cached("SELECT EXISTS (SELECT 1 FROM names WHERE parent = ?1)")?;
+        Ok(statement.query_row([signed(parent.0)], |row| row.get(0))?)
+    }
+
+    pub(crate) fn all_names(&self) -> Result<Vec<(Ino, Vec<u8>, NameRow)>> {
+        let mut statement = self.db.prepare("SELECT parent, name, ino, kind FROM names")?;
+        let mut rows = statement.query([])?;
+        let mut names = Vec::new();
+        while let Some(row) = rows.next()? {
+            let parent = Ino(unsigned(row.get(0)?));
+            names.push((parent, row.get(1)?, read_name(parent, row, 2)?));
+        }
+        Ok(names)
+    }
+
+    pub(crate) fn names(&self, parent: Ino) -> Result<Vec<(Vec<u8>, NameRow)>> {
+        let mut statement = self.db.prepare_cached("SELECT name, ino, kind FROM names WHERE parent = ?1")?;
+        let mut rows = statement.query([signed(parent.0)])?;
+        let mut names = Vec::new();
+        while let Some(row) = rows.next()? {
+            names.push((row.get(0)?, read_name(parent, row, 1)?));
+        }
+        Ok(names)
+    }
+
+    /// Adds what is not in `scan` yet.
+    pub(crate) fn scan(&self, scan: &mut Scan) -> Result<()> {
+        let mut statement = self.db.prepare_cached("SELECT ino, kind, nlink, parent FROM inodes")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let ino = Ino(unsigned(row.get(0)?));
+            let kind = FileKind::from_code(row.get(1)?)
+                .ok_or_else(|| ViewError::Damaged { ino, why: "unknown kind".to_owned() })?;
+            let parent = row.get::<_, Option<i64>>(3)?.map(|parent| Ino(unsigned(parent)));
+            scan.rows.entry(ino).or_insert(Row { kind, nlink: row.get(2)?, parent });
+        }
+        let mut statement = self.db.prepare_cached("SELECT DISTINCT parent FROM names")?;
+        let parents = statement.query_map([], |row| row.get(0))?;
+        for parent in parents {
+            scan.parents.insert(Ino(unsigned(parent?)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn orphans(&self) -> Result<HashSet<Ino>> {
+        let mut statement = self.db.prepare("SELECT ino FROM orphans")?;
+        let rows = statement.query_map([], |row| row.get(0))?;
+        rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
+    }
+
+    pub(crate) fn unsettled(&self) -> Result<Vec<Unsettled>> {
+        let mut statement =
+            self.db.prepare("SELECT parent, name, old, source, from_parent, from_name FROM unsettled")?;
+        let rows = statement.query_map([], |row| {
+            Ok(Unsettled {
+                parent: Ino(unsigned(row.get(0)?)),
+                name: row.get(1)?,
+                old: Ino(unsigned(row.get(2)?)),
+                source: Ino(unsigned(row.get(3)?)),
+                from: (Ino(unsigned(row.get(4)?)), row.get(5)?),
+            })
+        })?;
+        rows.map(|row| Ok(row?)).collect()
+    }
+
+    /// Where the bytes of all nodes are, and those that these may fall back to.
+    pub(crate) fn bodies(&self) -> Result<Vec<Body>> {
+        let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM inodes"))?;
+        let mut rows = statement.query([])?;
+        let mut bodies = Vec::new();
+        while let Some(row) = rows.next()? {
+            let inode = read_inode(row)?;
+            bodies.push(inode.body);
+            bodies.extend(inode.fallback);
+        }
+        Ok(bodies)
+    }
+
+    /// What is wrong with the database file, and the rows that cannot be read.
+    pub(crate) fn problems(&self) -> Result<Vec<String>> {
+        let mut statement = self.db.prepare("PRAGMA integrity_check(20)")?;
+        let lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+        let mut problems: Vec<String> = lines.into_iter().filter(|line| line != "ok").collect();
+        let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM inodes"))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            problems.extend(read_inode(row).err().map(|error| error.to_string()));
+        }
+        let mut statement = self.db.prepare("SELECT parent, ino, kind FROM names")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let parent = Ino(unsigned(row.get(0)?));
+            problems.extend(read_name(parent, row, 1).err().map(|error| error.to_string()));
+        }
+        Ok(problems)
+    }
+
+    /// Whether anything is said of nodes that have a name, or of names.
+    pub(crate) fn says_anything(&self) -> Result<bool> {
+        let mut statement = self.db.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM inodes WHERE nlink > 0) OR EXISTS (SELECT 1 FROM names)",
+        )?;
+        Ok(statement.query_row([], |row| row.get(0))?)
+    }
+
+    /// Brings at most `most` effects of `batch` in; tells whether all of them are. Nobody begins another batch before, and
+    /// until then the effects that are in are read through the batch.
+    pub(crate) fn bring_in(&mut self, batch: &Batch, most: usize) -> Result<bool> {
+        if batch.last() <= self.brought_in {
+            return Ok(true);
+        }
+        let done = self.try_bring_in(batch, most);
+        if done.is_err() {
+            self.at = 0;
+            if !self.db.is_autocommit() {
+                self.db.execute_batch("ROLLBACK")?;
+            }
+        }
+        self.told_of_quota("bring the journal into the catalog", done)
+    }
+
+    fn try_bring_in(&mut self, batch: &Batch, most: usize) -> Result<bool> {
+        let effects = batch.effects();
+        if self.db.is_autocommit() {
+            self.db.execute_batch("BEGIN IMMEDIATE")?;
+        }
+        let end = self.at.saturating_add(most).min(effects.len());
+        for effect in effects.get(self.at..end).unwrap_or_default() {
+            apply(&self.db, effect)?;
+        }
+        self.at = end;
+        if end < effects.len() {
+            return Ok(false);
+        }
+        set_meta(&self.db, "brought_in", signed(batch.last()))?;
+        // The mark that it is in use may have been lost with the power, while the journal was not.
+        set_meta(&self.db, "orderly", 0)?;
+        crash::point("journal.before-commit");
+        self.db.execute_batch("COMMIT")?;
+        self.at = 0;
+        self.brought_in = batch.last();
+        crash::point("journal.after-commit");
+        Ok(true)
+    }
+
+    /// Applies effects that are in no journal, whole.
+    pub(crate) fn apply(&mut self, effects: &[Effect]) -> Result<()> {
+        let done = self.try_apply(effects);
+        self.told_of_quota("commit", done)
+    }
+
+    fn try_apply(&mut self, effects: &[Effect]) -> Result<()> {
+        let transaction = self.db.transaction()?;
+        for effect in effects {
+            apply(&transaction, effect)?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// `SQLite` knows a full disk and takes a quota that is used up for a failing one. Nothing was written, either
+    /// way, and there may be room again.
+    fn told_of_quota<T>(&self, what: &'static str, done: Result<T>) -> Result<T> {
+        match done {
+            Err(ViewError::Catalog(error))
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
+                    && system_errno(&self.db) == libc::EDQUOT =>
+            {
+                Err(ViewError::Host { what, source: std::io::Error::from_raw_os_error(libc::EDQUOT) })
+            }
+            done => done,
+        }
+    }
+
+    /// Moves committed pages into the file, durable, so that the log starts again at its beginning. No transaction is
+    /// open.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        crash::point("checkpoint.before");
+        let (mut busy, mut logged, mut moved): (i64, i64, i64) = (0, 0, 0);
+        let done = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+            (busy, logged, moved) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(())
+        });
+        self.told_of_quota("checkpoint", done.map_err(ViewError::from))?;
+        if busy != 0 || logged != moved {
+            return Err(ViewError::Latched(format!("checkpoint moved {moved} of {logged} pages")));
+        }
+        Ok(())
+    }
+
+    /// Closes the file, which leaves everything in it, readable as a frozen layer's.
+    pub(crate) fn close(self) -> Result<()> {
+        self.db.close().map_err(|(_, error)| error.into())
+    }
+}
+
+fn set_meta<T: rusqlite::ToSql>(db: &Connection, key: &str, value: T) -> Result<()> {
+    let mut statement = db.prepare_cached("INSERT OR REPLACE INTO meta(key, value) VALUES(?1, ?2)")?;
+    statement.execute(params![key, value])?;
+    Ok(())
+}
+
+fn configure(db: &Connection) -> Result<()> {
+    db.pragma_update(None, "page_size", 1024)?;
+    db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "NORMAL")?;
+    db.pragma_update(None, "temp_store", "MEMORY")?;
+    db.pragma_update(None, "wal_autocheckpoint", 0)?;
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn apply(db: &Connection, effect: &Effect) -> Result<()> {
+    match effect {
+        Effect::PutInode(inode) => return put_inode(db, inode),
+        Effect::DeleteInode(ino) => {
+            db.prepare_cached("DELETE FROM inodes WHERE ino = ?1")?.execute([signed(ino.0)])?
+        }
+        Effect::PutName { parent, name, ino, kind } => put_name(db, *parent, name, *ino, kind.code())?,
+        Effect::Whiteout { parent, name } => put_name(db, *parent, name, Ino(0), 0)?,
+        Effect::DropName { parent, name } => db
+            .prepare_cached("DELETE FROM names WHERE parent = ?1 AND name = ?2")?
+            .execute(params![signed(parent.0), name])?,
+        Effect::DropNames(parent) => {
+            db.prepare_cached("DELETE FROM names WHERE parent = ?1")?.execute([signed(parent.0)])?
+        }
+        Effect::AddOrphan(ino) => {
+            db.prepare_cached("INSERT OR IGNORE INTO orphans(ino) VALUES(?1)")?.execute([signed(ino.0)])?
+        }
+        Effect::DropOrphan(ino) => {
+            db.prepare_cached("DELETE FROM orphans WHERE ino = ?1")?.execute([signed(ino.0)])?
+        }
+        Effect::Unsettle(Unsettled { parent, name, old, source, from }) => {
+            db.prepare_cached("INSERT OR REPLACE INTO unsettled VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+                params![signed(parent.0), name, signed(old.0), signed(source.0), signed(from.0.0), from.1],
+            )?
+        }
+        Effect::Found => return set_meta(db, "unfounded", 0),
+        Effect::Settle { parent, name } => db
+            .prepare_cached("DELETE FROM unsettled WHERE parent = ?1 AND name = ?2")?
+            .execute(params![signed(parent.0), name])?,
+    };
+    Ok(())
+}
+
+fn put_name(db: &Connection, parent: Ino, name: &[u8], ino: Ino, kind: u8) -> Result<usize> {
+    let mut statement = db.prepare_cached(
+        "INSERT INTO names(parent, name, ino, kind) VALUES(?1, ?2, ?3, ?4)
+         ON CONFLICT(parent, name) DO UPDATE SET ino = excluded.ino, kind = excluded.kind",
+    )?;
+    Ok(statement.execute(params![signed(parent.0), name, signed(ino.0), kind])?)
+}
+
+fn put_inode(db: &Connection, inode: &Inode) -> Result<()> {
+    let xattrs = inode
+        .xattrs
+        .encode()
+        .map_err(|error| ViewError::Damaged { ino: inode.ino, why: error.to_string() })?;
+    let mut statement = db.prepare_cached(
+        "INSERT OR REPLACE INTO inodes VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
+         ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+    )?;
+    statement.execute(params![
+        signed(inode.ino.0),
+        inode.kind.code(),
+        inode.mode,
+        inode.uid,
+        inode.gid,
+        inode.nlink,
+        signed(inode.rdev),
+        inode.atime.sec,
+        inode.atime.nsec,
+        inode.mtime.sec,
+        inode.mtime.nsec,
+        inode.ctime.sec,
+        inode.ctime.nsec,
+        inode.host_ctime.map(|time| time.sec),
+        inode.host_ctime.map(|time| time.nsec),
+        inode.parent.map(|parent| signed(parent.0)),
+        body_codec::encode(&inode.body),
+        inode.fallback.as_ref().map(body_codec::encode),
+        xattrs,
+        inode.applied.map(|applied| signed(applied.key.epoch)),
+        inode.applied.map(|applied| signed(applied.key.unique)),
+        inode.applied.map(|applied| signed(applied.result.0)),
+    ])?;
+    Ok(())
+}
+
+fn read_inode(row: &rusqlite::Row<'_>) -> Result<Inode> {
+    let ino = Ino(unsigned(row.get(0)?));
+    let damaged = |why: &str| ViewError::Damaged { ino, why: why.to_owned() };
+    let time =
+        |at: usize| -> Result<Timestamp> { Ok(Timestamp { sec: row.get(at)?, nsec: row.get(at + 1)? }) };
+    let body = |bytes: &[u8]| body_codec::decode(bytes).ok_or_else(|| damaged("unreadable body"));
+    let host_ctime = match row.get::<_, Option<i64>>(13)? {
+        Some(_) => Some(time(13)?),
+        None => None,
+    };
+    let fallback = match row.get_ref(17)?.as_blob_or_null().map_err(|_| damaged("unreadable fallback"))? {
+        Some(bytes) => Some(body(bytes)?),
+        None => None,
+    };
+    let applied = match (row.get(19)?, row.get(20)?, row.get(21)?) {
+        (Some(epoch), Some(unique), Some(result)) => Some(Applied {
+            key: RequestKey { epoch: unsigned(epoch), unique: unsigned(unique) },
+            result: Ino(unsigned(result)),
+        }),
+        _ => None,
+    };
+    Ok(Inode {
+        ino,
+        kind: FileKind::from_code(row.get(1)?).ok_or_else(|| damaged("unknown kind"))?,
+        mode: row.get(2)?,
+        uid: row.get(3)?,
+        gid: row.get(4)?,
+        nlink: row.get(5)?,
+        rdev: unsigned(row.get(6)?),
+        atime: time(7)?,
+        mtime: time(9)?,
+        ctime: time(11)?,
+        host_ctime,
+        parent: row.get::<_, Option<i64>>(15)?.map(|parent| Ino(unsigned(parent))),
+        body: body(row.get_ref(16)?.as_blob().map_err(|_| damaged("unreadable body"))?)?,
+        fallback,
+        xattrs: Xattrs::decode(row.get_ref(18)?.as_blob().map_err(|_| damaged("unreadable xattrs"))?)
+            .map_err(|_| damaged("unreadable xattrs"))?,
+        applied,
+    })
+}
+
+fn read_name(parent: Ino, row: &rusqlite::Row<'_>, at: usize) -> Result<NameRow> {
+    let ino = unsigned(row.get(at)?);
+    if ino == 0 {
+        return Ok(NameRow::Whiteout);
+    }
+    let kind = FileKind::from_code(row.get(at + 1)?)
+        .ok_or_else(|| ViewError::Damaged { ino: parent, why: "a name of unknown kind".to_owned() })?;
+    Ok(NameRow::Node { ino: Ino(ino), kind })
+}
+
+/// SQLite's integers are signed; the bits are kept.
+fn signed(value: u64) -> i64 {
+    value.cast_signed()
+}
+
+fn unsigned(value: i64) -> u64 {
+    value.cast_unsigned()
+}
