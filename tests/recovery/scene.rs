@@ -22,6 +22,21 @@ pub(crate) const NOBODY: u32 = 65_534;
 /// Words with which setpriv(1) runs a program as that user.
 pub(crate) const AS_NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 
+/// Words that run a program in a mount namespace of its own, which has the mount of `SELVEDGE_TEST_DIR` and keeps no other
+/// test's alive.
+pub(crate) const ELSEWHERE: [&str; 8] = [
+    "unshare",
+    "--mount",
+    "--propagation",
+    "private",
+    "sh",
+    "-c",
+    r#"awk '$3 == "fuse.selvedge" && index(ENVIRON["SELVEDGE_TEST_DIR"], $2) != 1 { print $2 }' /proc/self/mounts |
+xargs -r -n 1 umount -l
+exec "$@""#,
+    "sh",
+];
+
 /// A repository whose thread has some directories with files.
 pub(crate) fn repo() -> Repo {
     Repo::with_tree(fill)

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use selvedge_test_support::wait_until;
 
 use crate::sandbox::{Sandbox, eventually, finish, runs, signal};
-use crate::scene::{AS_NOBODY, SOON};
+use crate::scene::{AS_NOBODY, ELSEWHERE, SOON};
 
 /// What callers do that wait for an answer.
 const CALLS: [&str; 4] =
@@ -32,7 +32,7 @@ impl Caller {
     fn start(sandbox: &Sandbox, user: bool, elsewhere: bool, call: &'static str) -> Self {
         let mut words: Vec<&str> = Vec::new();
         if elsewhere {
-            words.extend(["unshare", "--mount", "--propagation", "private"]);
+            words.extend(ELSEWHERE);
         }
         if user {
             words.extend(["setpriv"].into_iter().chain(AS_NOBODY));
@@ -42,6 +42,7 @@ impl Caller {
         let child = Command::new(words[0])
             .args(&words[1..])
             .current_dir(sandbox.root())
+            .env("SELVEDGE_TEST_DIR", sandbox.path("m"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
