@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use selvedge_store::compare::{Body, Item};
 use selvedge_store::{Ino, ObjectId};
-use selvedge_view::{Changed, FileBytes, View};
+use selvedge_view::{Changed, FileBytes, View, ViewError};
 use selvedge_worker_proto::{
     Envelope, ErrorKind, Failure, Received, RecvError, Sender, TreeBody, TreeName, TreeNode, TreeReply,
     TreeRequest, WirePath, channel, name_replies,
@@ -16,7 +16,7 @@ use selvedge_worker_proto::{
 
 use super::PEER_DEADLINE;
 use super::held_back::HeldBack;
-use super::refusal::{Refusal, sentence};
+use super::refusal::{Refusal, of_number, sentence};
 
 /// How long an asker may ask nothing, while it reads a file for instance.
 const IDLE: Duration = Duration::from_mins(15);
@@ -107,7 +107,13 @@ impl Answer<'_> {
         match answered {
             Ok(sent) => sent,
             Err(error) => {
-                let hint = "try again; selvedge fsck says whether the repository is damaged";
+                // What changed is brought into the catalog's file before all of it is looked at.
+                let is_full = error.downcast_ref::<ViewError>().is_some_and(ViewError::is_disk_full);
+                let hint = if is_full {
+                    of_number(Some(libc::ENOSPC))
+                } else {
+                    "try again; selvedge fsck says whether the repository is damaged"
+                };
                 let failure = Failure::new(ErrorKind::Failed, sentence(&*error)).hint(hint);
                 self.send(TreeReply::Failed(failure), None)
             }

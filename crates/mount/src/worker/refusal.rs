@@ -90,7 +90,7 @@ impl From<RepositoryError> for Refusal {
 }
 
 /// What to do about an answer of the system, or, without one, about a store that cannot be read.
-fn of_number(errno: Option<i32>) -> &'static str {
+pub(super) fn of_number(errno: Option<i32>) -> &'static str {
     errno.map_or(DAMAGED, |errno| advice(&io::Error::from_raw_os_error(errno)))
 }
 
