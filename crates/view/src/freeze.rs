@@ -98,7 +98,7 @@ impl State {
         &self,
         thread: &mut ThreadRef,
         spare: Option<(Upper, Catalog)>,
-        copies: Option<Copies>,
+        mut copies: Option<Copies>,
     ) -> Result<Outcome> {
         let mut tables = self.tables();
         let Some(catalog) = tables.upper_mut() else { return Ok(Outcome::Unchanged) };
@@ -113,15 +113,20 @@ impl State {
             self.renamed.store(true, Ordering::Release);
         }
         let mut carried = Carried::default();
-        let spare = match (spare, copies) {
-            (None, _) if is_needed => return Ok(Outcome::NeedsUpper),
-            (None, _) => None,
-            (Some(_), Some(copies)) if !copies.are_of(&upper) => return Ok(Outcome::NeedsUpper),
-            (Some((next, mut catalog)), copies) => {
+        let is_other = copies.as_ref().is_some_and(|copies| !copies.are_of(&upper));
+        let spare = match spare {
+            None if is_needed => return Ok(Outcome::NeedsUpper),
+            None => {
+                // Whoever was past the view is gone since they were begun, and nobody brings them up to date.
+                copies.take().map_or(Ok(()), Copies::discard)?;
+                None
+            }
+            Some(_) if is_other => return Ok(Outcome::NeedsUpper),
+            Some((next, mut catalog)) => {
                 let mut commit = Commit::new();
                 carry_orphans(&tables, &upper, &next, &mut commit)?;
                 upper.held.carry_to(&next.held)?;
-                if let Some(copies) = copies {
+                if let Some(copies) = &mut copies {
                     carried = copies.carry(self, &mut tables, &next, &mut commit)?;
                 }
                 catalog.commit(&commit)?;
@@ -137,6 +142,7 @@ impl State {
         };
         new.layers.push(upper.id);
         *thread = self.repo.refs().update_thread(thread, &new)?;
+        copies.into_iter().for_each(Copies::keep);
         crash::point("freeze.after-ref");
         let directory = self.repo.layer_dir(&upper.id);
         let files = if carried.inos.is_empty() {

@@ -301,7 +301,12 @@ pub(crate) fn data_extents(file: &File, size: u64) -> io::Result<Vec<Extent>> {
             Err(rustix::io::Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };
-        let end = seek(file, SeekFrom::Hole(start))?;
+        let end = match seek(file, SeekFrom::Hole(start)) {
+            Ok(end) => end,
+            // Whoever writes the file past us has made it shorter in between.
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
         data.push(Extent { offset: start, len: end.min(size).saturating_sub(start) });
         at = end;
     }
@@ -349,4 +354,27 @@ fn size_of(file: &File) -> io::Result<u64> {
 
 fn errno(error: &io::Error) -> rustix::io::Errno {
     rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_file_that_gets_shorter_while_it_is_looked_at_is_no_failure() {
+        let file = tempfile::tempfile().unwrap();
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    file.write_all_at(b"x", 0).unwrap();
+                    file.set_len(0).unwrap();
+                }
+            });
+            let failed = (0..20_000).find_map(|_| data_extents(&file, 4096).err());
+            ended.store(true, Ordering::Relaxed);
+            assert!(failed.is_none(), "{failed:?}");
+        });
+    }
 }

@@ -208,6 +208,16 @@ impl WorkingFiles {
             .map_err(ViewError::host("make a copy"))
     }
 
+    /// Removes what was made to stand for the file of `ino`.
+    pub(crate) fn discard_copy(layer_dir: &Path, ino: Ino) -> Result<()> {
+        match std::fs::remove_file(layer_dir.join(COPIES).join(file_name(ino))) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(ViewError::host("remove a copy")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes what was made to stand for files of the layer in `layer_dir`: it has not been frozen.
     pub(crate) fn discard_copies(layer_dir: &Path) -> Result<()> {
         match std::fs::remove_dir_all(layer_dir.join(COPIES)) {

@@ -9,6 +9,7 @@ use selvedge_view::{Handle, OpenFlags, Opened, View};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 use support::{Base, Bench, read};
 
 const RW: OpenFlags = OpenFlags { read: true, write: true, exclusive: false };
@@ -64,6 +65,30 @@ fn a_frozen_layer_has_a_copy_of_a_file_that_is_written_past_the_view() {
     view.close().unwrap();
     let view = bench.open();
     assert_eq!(read(&bench, &view, ino)[..6], *b"later.");
+}
+
+/// The instants differ from round to round, so that the file is released at every step of a freeze.
+#[test]
+fn a_file_that_is_released_while_a_layer_is_frozen_is_in_it_as_it_is() {
+    for round in 0..150 {
+        let bench = Bench::new(&base());
+        let view = bench.open();
+        let (ino, handle, file) = create(&bench, &view, b"new");
+        file.write_all_at(b"bytes", 0).unwrap();
+        // A copy that nobody brings up to date would have another time.
+        std::thread::sleep(Duration::from_millis(5));
+        let thread = std::thread::scope(|scope| {
+            let freezing = scope.spawn(|| view.freeze().unwrap());
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_micros(4 * round) {}
+            drop(file);
+            view.release(handle);
+            view.let_go(ino);
+            freezing.join().unwrap()
+        });
+        let (frozen, now) = (bench.open_frozen(&thread).getattr(ino).unwrap(), view.getattr(ino).unwrap());
+        assert_eq!((frozen.size, frozen.mtime, frozen.ctime), (now.size, now.mtime, now.ctime), "{round}");
+    }
 }
 
 #[test]
