@@ -67,10 +67,10 @@ pub enum Standing {
 pub fn survey(runtime: &RuntimeDir) -> Result<Vec<(Record, Standing)>> {
     Record::sweep(runtime);
     await_adoption(runtime, Instant::now() + ADOPTION);
-    let (orphaned, others): (Vec<Record>, Vec<Record>) =
-        Record::all(runtime)?.into_iter().partition(Record::is_orphaned);
-    let (living, dead): (Vec<Record>, Vec<Record>) =
-        others.into_iter().partition(|record| record.supervisor.runs());
+    // In this order: a service that dies in between leaves mounts to be adopted, not to be cleaned up.
+    let (living, others): (Vec<Record>, Vec<Record>) =
+        Record::all(runtime)?.into_iter().partition(|record| record.supervisor.runs());
+    let (orphaned, dead): (Vec<Record>, Vec<Record>) = others.into_iter().partition(Record::is_orphaned);
     // Each process that holds mounts is asked once, however many those are.
     let mut groups: Vec<Vec<Record>> = Vec::new();
     for record in living {
@@ -273,7 +273,8 @@ fn clean_dead(runtime: &RuntimeDir, dead: Vec<Record>) -> Vec<(Record, Standing)
     let looks = dead
         .into_iter()
         .map(|record| -> Look<'_> {
-            let is_there = still.iter().any(|other| other.id == record.id);
+            let is_same = |other: &Record| other.id == record.id && other.supervisor == record.supervisor;
+            let is_there = still.iter().any(is_same);
             Box::new(move || {
                 let standing = match is_there.then(|| clean(runtime, &record)) {
                     Some(Ok(what)) => Standing::Cleaned(what),
