@@ -76,11 +76,15 @@ pub(crate) fn one_at_a_time(world: &World, random: &mut Random, enough: &AtomicB
 fn kill_all(world: &World) {
     let service = world.sandbox.service_pid();
     signal(service, Signal::STOP);
-    let others = world.sandbox.processes().into_iter().filter(|pid| *pid != service);
-    for pid in others.chain([service]) {
-        let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
-    }
-    wait_until("the end of everything", SOON, || world.sandbox.processes().is_empty());
+    // What is killed may have started another one just now.
+    wait_until("the end of everything", SOON, || {
+        let all = world.sandbox.processes();
+        let others = all.iter().copied().filter(|pid| *pid != service);
+        for pid in others.chain([service]) {
+            let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
+        }
+        all.is_empty()
+    });
 }
 
 /// The service and all workers at one instant, with commands that are under way, while programs write; the next
