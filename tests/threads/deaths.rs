@@ -79,8 +79,8 @@ fn kill_all(world: &World) {
     // What is killed may have started another one just now.
     wait_until("the end of everything", SOON, || {
         let all = world.sandbox.processes();
-        let others = all.iter().copied().filter(|pid| *pid != service);
-        for pid in others.chain([service]) {
+        let (last, others): (Vec<u32>, Vec<u32>) = all.iter().partition(|pid| **pid == service);
+        for pid in others.into_iter().chain(last) {
             let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
         }
         all.is_empty()
