@@ -32,25 +32,12 @@ const PASSES: usize = 4;
 const LAST_PASS_MAX: u64 = 64 << 20;
 
 /// Copies for the files that somebody reads or writes past the view, made while everything goes on. Whoever opens a frozen
-/// layer takes what it finds of them for the files, so they are removed again unless they are kept.
+/// layer takes what it finds of them for the files, so whatever is left of others is removed before a layer is frozen.
 #[derive(Debug)]
 pub(crate) struct Copies {
     upper: std::sync::Arc<Upper>,
     directory: PathBuf,
     made: Vec<Copy>,
-    /// Whether there is nothing that is to be removed.
-    settled: bool,
-}
-
-impl Drop for Copies {
-    fn drop(&mut self) {
-        if !self.settled
-            && let Err(error) = WorkingFiles::discard_copies(&self.directory)
-        {
-            // Who freezes the layer or opens it for writing removes them first, or fails.
-            tracing::warn!(%error, "copies are left");
-        }
-    }
 }
 
 /// One such file and its copy.
@@ -83,7 +70,7 @@ impl State {
         let Some(upper) = self.layers().upper.clone() else { return Ok(None) };
         let directory = self.repo.layer_dir(&upper.id);
         WorkingFiles::discard_copies(&directory)?;
-        let mut copies = Copies { upper, directory, made: Vec::new(), settled: false };
+        let mut copies = Copies { upper, directory, made: Vec::new() };
         for ino in passed {
             if self.node(ino).is_ok_and(|node| node.inode.nlink > 0) {
                 copies.add(ino)?;
@@ -177,23 +164,16 @@ impl Copies {
         self.upper.id == upper.id
     }
 
-    /// They stand for the files from here on: the layer is frozen.
-    pub(crate) fn keep(mut self) {
-        self.settled = true;
-    }
-
     /// Removes them: nobody reads or writes any of the files past the view any more.
-    pub(crate) fn discard(mut self) -> Result<()> {
-        WorkingFiles::discard_copies(&self.directory)?;
-        self.settled = true;
-        Ok(())
+    pub(crate) fn discard(self) -> Result<()> {
+        WorkingFiles::discard_copies(&self.directory)
     }
 
     /// The instant itself: makes the copies what the files are now, gives the files rows and names in `next`, and has the
     /// frozen layer's rows say what the copies are. The caller keeps everybody else from the view. Returns the files that
     /// went on, and those among them whose copies may be of no instant.
     pub(crate) fn carry(
-        &mut self,
+        mut self,
         state: &State,
         tables: &mut Tables,
         next: &Upper,
@@ -204,7 +184,7 @@ impl Copies {
         }
         let mut carried = Carried { inos: Vec::new(), torn: Vec::new() };
         let mut frozen = Commit::new();
-        for copy in std::mem::take(&mut self.made) {
+        for copy in self.made {
             let Some(row) = tables.upper().map(|catalog| catalog.inode(copy.ino)).transpose()?.flatten()
             else {
                 WorkingFiles::discard_copy(&self.directory, copy.ino)?;

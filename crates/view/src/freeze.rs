@@ -45,6 +45,8 @@ impl View {
         if !catalog.says_anything()? {
             return Ok(Some(thread.clone()));
         }
+        // Of a freeze that failed.
+        WorkingFiles::discard_copies(&directory)?;
         let mut layers = thread.layers.clone();
         layers.push(upper);
         let new = NewState { snapshot: thread.snapshot, layers, upper: None };
@@ -98,7 +100,7 @@ impl State {
         &self,
         thread: &mut ThreadRef,
         spare: Option<(Upper, Catalog)>,
-        mut copies: Option<Copies>,
+        copies: Option<Copies>,
     ) -> Result<Outcome> {
         let mut tables = self.tables();
         let Some(catalog) = tables.upper_mut() else { return Ok(Outcome::Unchanged) };
@@ -118,7 +120,7 @@ impl State {
             None if is_needed => return Ok(Outcome::NeedsUpper),
             None => {
                 // Whoever was past the view is gone since they were begun, and nobody brings them up to date.
-                copies.take().map_or(Ok(()), Copies::discard)?;
+                copies.map_or(Ok(()), Copies::discard)?;
                 None
             }
             Some(_) if is_other => return Ok(Outcome::NeedsUpper),
@@ -126,7 +128,7 @@ impl State {
                 let mut commit = Commit::new();
                 carry_orphans(&tables, &upper, &next, &mut commit)?;
                 upper.held.carry_to(&next.held)?;
-                if let Some(copies) = &mut copies {
+                if let Some(copies) = copies {
                     carried = copies.carry(self, &mut tables, &next, &mut commit)?;
                 }
                 catalog.commit(&commit)?;
@@ -142,7 +144,6 @@ impl State {
         };
         new.layers.push(upper.id);
         *thread = self.repo.refs().update_thread(thread, &new)?;
-        copies.into_iter().for_each(Copies::keep);
         crash::point("freeze.after-ref");
         let directory = self.repo.layer_dir(&upper.id);
         let files = if carried.inos.is_empty() {

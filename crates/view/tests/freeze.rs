@@ -6,6 +6,7 @@ mod support;
 
 use selvedge_store::{Ino, ThreadLock, ThreadRef};
 use selvedge_view::{Attr, DirEntry, Handle, OpenFlags, SetAttr, View, ViewError};
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use support::{Base, Bench, exists, list, read};
@@ -362,6 +363,15 @@ fn a_thread_that_was_closed_in_order_is_frozen_without_opening_it() {
     bench.kill(view);
     assert_eq!(freeze(&bench), None, "a worker that died leaves more to do");
     bench.open().close().unwrap();
+    let view = bench.open();
+    let ino = view.lookup(view.root(), b"file").unwrap().ino;
+    view.close().unwrap();
+    // What a freeze that failed leaves is not taken for the file.
+    let upper = bench.upper_dir().unwrap();
+    let working = format!("files/{:x}", ino.0);
+    assert!(upper.join(&working).exists());
+    fs::create_dir_all(upper.join("copies")).unwrap();
+    fs::write(upper.join(working.replace("files", "copies")), b"not of it").unwrap();
     let thread = freeze(&bench).unwrap();
     assert_eq!((thread.layers.len(), thread.upper), (1, None));
     assert_eq!(read(&bench, &bench.open_frozen(&thread), FILE), b"kept");
