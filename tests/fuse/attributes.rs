@@ -5,9 +5,11 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+use rustix::fs::{AtFlags, CWD, Gid, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, utimensat};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::{WORKER, mounted};
 use selvedge_test_support::Repo;
@@ -225,6 +227,47 @@ fn set_id_bits_go_with_the_owner() {
     chown(&path, Some(65534), None).unwrap();
     assert_eq!((mode(&path), fs::metadata(&path).unwrap().uid()), (0o755, 65534));
     mount.stop();
+}
+
+/// Only the calling thread becomes another user, and stays it.
+fn chown_to_nobody_as_nobody(path: &Path) -> rustix::io::Result<()> {
+    set_thread_groups(&[])?;
+    set_thread_res_gid(None, Gid::from_raw(65534), None)?;
+    set_thread_res_uid(None, Uid::from_raw(65534), None)?;
+    rustix::fs::chown(path, None, None)
+}
+
+#[test]
+fn chown_to_nobody_takes_set_id_bits_from_files_of_the_caller_alone() {
+    let tree = |root: &Path| {
+        for (name, bits) in [("user", 0o4777), ("group", 0o2777), ("locked", 0o2767)] {
+            fs::write(root.join(name), b"program").unwrap();
+            fs::set_permissions(root.join(name), Permissions::from_mode(bits)).unwrap();
+        }
+        fs::create_dir(root.join("directory")).unwrap();
+        fs::set_permissions(root.join("directory"), Permissions::from_mode(0o2777)).unwrap();
+        fs::write(root.join("own"), b"program").unwrap();
+        chown(root.join("own"), Some(65534), Some(65534)).unwrap();
+        fs::set_permissions(root.join("own"), Permissions::from_mode(0o6777)).unwrap();
+    };
+    for option in ["--allow-other", "--writeback"] {
+        let repo = Repo::with_tree(tree);
+        fs::set_permissions(repo.dir(), Permissions::from_mode(0o755)).unwrap();
+        let host = repo.dir().join("host");
+        fs::create_dir(&host).unwrap();
+        tree(&host);
+        let mount = repo.mounting(WORKER).option("--allow-other").option(option).start();
+        for name in ["user", "group", "locked", "directory", "own"] {
+            let outcome = |root: &Path| {
+                let path = root.join(name);
+                let asked =
+                    thread::scope(|scope| scope.spawn(|| chown_to_nobody_as_nobody(&path)).join().unwrap());
+                (asked, mode(&path))
+            };
+            assert_eq!(outcome(mount.path()), outcome(&host), "{name} {option}");
+        }
+        mount.stop();
+    }
 }
 
 #[test]

@@ -32,10 +32,10 @@ use fuser::{
 };
 use selvedge_store::Ino;
 use selvedge_view::{
-    AclKind, Allocate, Attr, Handle, Opened, RenameMode, Request, RequestKey, SeekTo, SetAttr, SetId, Stream,
-    View, ViewError, XattrMode, crash,
+    Attr, Handle, Opened, Request, RequestKey, SeekTo, SetAttr, SetId, Stream, View, ViewError, crash,
 };
 
+use crate::arguments::{acl_kind, allocate_mode, rename_mode, seek_to, set_id, xattr_mode};
 use crate::attr::{absent, file_attr, file_type, kind_of_mode, set_time, timestamp};
 use crate::backings::Backings;
 use crate::caller;
@@ -239,75 +239,6 @@ fn log_refusal(op: &Op, error: &ViewError, errno: Errno) {
     }
 }
 
-fn rename_mode(flags: RenameFlags) -> Result<RenameMode, ViewError> {
-    match flags.bits() {
-        0 => Ok(RenameMode::Replace),
-        libc::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
-        libc::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
-        libc::RENAME_WHITEOUT => Ok(RenameMode::Whiteout),
-        _ => Err(ViewError::Invalid("rename flags")),
-    }
-}
-
-/// What the kernel leaves to us of set-id bits (`FUSE_HANDLE_KILLPRIV_V2`): they go with a change of owner, with a
-/// change of length by somebody who may not set them, and with an attribute change that changes nothing, which is
-/// how the kernel tells of such a write.
-fn set_id((mode, group): (u32, u32), asked: &SetAttr, pid: u32, caller_gid: u32) -> SetId {
-    if mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
-        return SetId::Keep;
-    }
-    let owner_changes = asked.uid.is_some() || asked.gid.is_some();
-    let written = match asked.size {
-        Some(_) => !caller::may_set_id(pid),
-        // A time of change that the kernel keeps changes nothing by itself.
-        None => SetAttr { ctime: None, ..*asked } == SetAttr::default(),
-    };
-    if owner_changes || written {
-        SetId::Clear { keep_group: caller::may_set_group(pid, caller_gid, group) }
-    } else {
-        SetId::Keep
-    }
-}
-
-fn acl_kind(name: &[u8]) -> Option<AclKind> {
-    match name {
-        b"system.posix_acl_access" => Some(AclKind::Access),
-        b"system.posix_acl_default" => Some(AclKind::Default),
-        _ => None,
-    }
-}
-
-fn allocate_mode(mode: i32) -> Result<Allocate, ViewError> {
-    const KEEP_AND_PUNCH: i32 = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE;
-    const KEEP_AND_ZERO: i32 = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_ZERO_RANGE;
-    match mode {
-        0 => Ok(Allocate::Reserve),
-        libc::FALLOC_FL_KEEP_SIZE => Ok(Allocate::ReserveKeepingSize),
-        KEEP_AND_PUNCH => Ok(Allocate::PunchHole),
-        libc::FALLOC_FL_ZERO_RANGE => Ok(Allocate::Zero),
-        KEEP_AND_ZERO => Ok(Allocate::ZeroKeepingSize),
-        _ => Err(ViewError::NotSupported("this mode of fallocate")),
-    }
-}
-
-fn seek_to(offset: i64, whence: i32) -> Result<(u64, SeekTo), ViewError> {
-    let to = match whence {
-        libc::SEEK_DATA => SeekTo::Data,
-        libc::SEEK_HOLE => SeekTo::Hole,
-        _ => return Err(ViewError::Invalid("whence")),
-    };
-    u64::try_from(offset).map(|offset| (offset, to)).map_err(|_| ViewError::NoData)
-}
-
-fn xattr_mode(flags: i32) -> Result<XattrMode, ViewError> {
-    match flags {
-        0 => Ok(XattrMode::Set),
-        libc::XATTR_CREATE => Ok(XattrMode::Create),
-        libc::XATTR_REPLACE => Ok(XattrMode::Replace),
-        _ => Err(ViewError::Invalid("setxattr flags")),
-    }
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
         crash::point(op::INIT.enter);
@@ -391,7 +322,6 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let (pid, caller_gid) = (from.pid(), from.gid());
         self.serve(
             from,
             op::SETATTR,
@@ -408,8 +338,7 @@ impl Filesystem for Adapter {
                     ctime: ctime.map(timestamp),
                     set_id: SetId::Keep,
                 };
-                let set =
-                    SetAttr { set_id: set_id(view.mode_and_group(ino)?, &asked, pid, caller_gid), ..asked };
+                let set = SetAttr { set_id: set_id(view.mode_and_owner(ino)?, &asked, from), ..asked };
                 view.setattr(ino, &set)
             },
             |reply, attr| self.accept_attr(reply, &attr),
@@ -792,7 +721,7 @@ impl Filesystem for Adapter {
                 let Some(kind) = acl_kind(name) else {
                     return view.setxattr(&request, ino, name, value, xattr_mode(flags)?);
                 };
-                let may_set_group = caller::may_set_group(pid, request.gid, view.mode_and_group(ino)?.1);
+                let may_set_group = caller::may_set_group(pid, request.gid, view.mode_and_owner(ino)?.2);
                 view.set_acl(&request, ino, kind, value, may_set_group)
             },
             accept_ok,

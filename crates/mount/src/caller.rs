@@ -2,6 +2,8 @@
 
 use std::fs;
 
+/// `CAP_FOWNER`: does with any file what its owner may.
+const FOWNER: u32 = 3;
 /// `CAP_FSETID`: may leave set-group bits on files of groups it is not in (capabilities(7)).
 const FSETID: u32 = 4;
 /// `CAP_SYS_ADMIN`: sees the `trusted.` attributes (xattr(7)).
@@ -11,6 +13,11 @@ const SYS_ADMIN: u32 = 21;
 /// that is gone or out of sight may not.
 pub(crate) fn may_set_group(pid: u32, caller_gid: u32, gid: u32) -> bool {
     caller_gid == gid || status(pid).is_some_and(|status| in_group(&status, gid) || has(&status, FSETID))
+}
+
+/// Whether the process may do with the file of `owner` what its owner may.
+pub(crate) fn may_own(pid: u32, caller_uid: u32, owner: u32) -> bool {
+    caller_uid == owner || status(pid).is_some_and(|status| has(&status, FOWNER))
 }
 
 /// Whether the process may leave set-id bits on a file whose length it changes.
@@ -61,6 +68,7 @@ mod tests {
     fn a_process_out_of_sight_may_nothing() {
         assert!(!may_set_group(0, 5, 6));
         assert!(may_set_group(0, 5, 5));
+        assert!(!may_own(0, 5, 6) && may_own(0, 5, 5));
         assert_eq!(visible(0, b"trusted.a\0user.b\0".to_vec()), b"user.b\0");
         assert_eq!(visible(0, b"user.b\0".to_vec()), b"user.b\0");
     }

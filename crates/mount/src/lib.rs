@@ -12,6 +12,7 @@
 //! | [`worker`] | the process: arguments, checks, the mount, commands, the end |
 
 mod adapter;
+mod arguments;
 mod attr;
 mod backings;
 mod caller;

@@ -81,6 +81,9 @@ pub enum SetId {
         /// A set-group bit on a file that its group may not execute stays, as it does for whoever is in the group
         /// or may set such bits.
         keep_group: bool,
+        /// The caller is the file's owner, or may do what the owner may. Anybody else takes them away by writing alone: while
+        /// nobody has the file open for writing, a change of nothing but these bits is a chown(2), and refused.
+        owned: bool,
     },
 }
 

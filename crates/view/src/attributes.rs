@@ -19,10 +19,10 @@ impl View {
         state.attr_now(&state.node(ino)?)
     }
 
-    /// The node's permission bits (`07777`) and its group, for which nobody has to look at its bytes.
-    pub fn mode_and_group(&self, ino: Ino) -> Result<(u32, u32)> {
+    /// The node's permission bits (`07777`), its owner and its group, for which nobody has to look at its bytes.
+    pub fn mode_and_owner(&self, ino: Ino) -> Result<(u32, u32, u32)> {
         let inode = self.state().node(ino)?.inode;
-        Ok((inode.mode, inode.gid))
+        Ok((inode.mode, inode.uid, inode.gid))
     }
 
     /// Changes attributes, and the length first. Repeating it changes nothing more.
@@ -192,10 +192,15 @@ fn set_row(change: &mut Change<'_>, ino: Ino, set: &SetAttr) -> Result<()> {
     if let Some(mode) = set.mode {
         set_mode(&mut row, mode & 0o7777)?;
     }
-    if let SetId::Clear { keep_group } = set.set_id {
+    if let SetId::Clear { keep_group, owned } = set.set_id {
         let mode = without_set_id(&row, keep_group);
-        if mode == row.mode && (SetAttr { set_id: SetId::Keep, ..*set }) == SetAttr::default() {
+        // A time of change that the kernel keeps comes along with either.
+        let alone = (SetAttr { set_id: SetId::Keep, ctime: None, ..*set }) == SetAttr::default();
+        if mode == row.mode && alone && set.ctime.is_none() {
             return Ok(());
+        }
+        if mode != row.mode && alone && !owned && !change.state.open.may_be_written(ino) {
+            return Err(ViewError::NotPermitted("only its owner takes the set-id bits of a file away"));
         }
         row.mode = mode;
     }

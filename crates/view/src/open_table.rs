@@ -406,6 +406,11 @@ impl OpenTable {
         inner.handles.values().any(|open| open.served_writer() == Some(ino))
     }
 
+    /// Whether anybody has the file open for writing, past us or not.
+    pub(crate) fn may_be_written(&self, ino: Ino) -> bool {
+        self.inner().handles.values().any(|open| open.ino() == ino && open.writes())
+    }
+
     /// Files that somebody has open for writing, and not past us, each once.
     pub(crate) fn writers(&self) -> Vec<Ino> {
         let mut writers: Vec<Ino> = self.inner().handles.values().filter_map(Open::served_writer).collect();
@@ -438,6 +443,13 @@ impl Open {
             Self::File(file, ..) => file.ino,
             Self::Inherited(ino, ..) => *ino,
             Self::Dir(dir) => dir.ino,
+        }
+    }
+
+    fn writes(&self) -> bool {
+        match self {
+            Self::File(_, flags, _) | Self::Inherited(_, flags, _) => flags.write,
+            Self::Dir(_) => false,
         }
     }
 
