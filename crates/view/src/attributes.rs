@@ -16,7 +16,7 @@ impl View {
     /// What stat(2) shows of the node.
     pub fn getattr(&self, ino: Ino) -> Result<Attr> {
         let state = self.state();
-        state.attr_now(&state.node(ino)?)
+        state.attr(&state.node(ino)?)
     }
 
     /// The node's permission bits (`07777`), its owner and its group, for which nobody has to look at its bytes.

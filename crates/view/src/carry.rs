@@ -57,7 +57,6 @@ struct Copy {
 struct Taken {
     ino: Ino,
     stat: HostStat,
-    copied: HostStat,
     /// It may be of no instant: the file was written faster than it could be copied.
     torn: bool,
 }
@@ -121,27 +120,6 @@ impl State {
         }
         Ok(Some(path))
     }
-
-    /// Takes the names away that a frozen layer still has for files that went on in the upper.
-    pub(crate) fn take_names_from_frozen(&self, files: &WorkingFiles, left_behind: &[Ino]) -> Result<()> {
-        if left_behind.is_empty() || self.layers().upper.is_none() {
-            return Ok(());
-        }
-        self.change(|change| {
-            for &ino in left_behind {
-                let Some(before) = files.stat_original(ino)? else { continue };
-                files.remove(ino)?;
-                let Ok(node) = change.node(ino) else { continue };
-                let is_own = node.inode.body == (Body::File { layer: change.upper });
-                // The host takes the loss of a name for a change of the file, which it is not.
-                if is_own && node.inode.host_ctime == Some(before.ctime) {
-                    let host_ctime = change.state.host_stat(&node.inode)?.map(|stat| stat.ctime);
-                    change.commit.put(Inode { host_ctime, ..(*node.inode).clone() });
-                }
-            }
-            Ok(())
-        })
-    }
 }
 
 impl Copies {
@@ -195,9 +173,10 @@ impl Copies {
                 continue;
             }
             let taken = copy.take()?;
-            frozen.put(row_of_copy(&row, &taken));
-            let linked = next.files.link_from(&self.upper.files, taken.ino)?;
-            commit.put(row_of_original(row, &taken, linked, next));
+            let row = row_of(row, &taken);
+            frozen.put(row.clone());
+            next.files.link_from(&self.upper.files, taken.ino)?;
+            commit.put(Inode { body: Body::File { layer: next.id }, fallback: None, ..row });
             put_ancestors(tables, taken.ino, commit)?;
             if taken.torn {
                 carried.torn.push(taken.ino);
@@ -253,7 +232,7 @@ impl Copy {
         }
         let stat = stat_open(&self.source)?;
         set_open_mtime(&self.file, stat.mtime)?;
-        Ok(Taken { ino: self.ino, stat, copied: stat_open(&self.file)?, torn })
+        Ok(Taken { ino: self.ino, stat, torn })
     }
 
     /// A last pass, if the file changed since the one that found nothing to change. Tells whether the copy may still not
@@ -332,25 +311,9 @@ fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// The frozen layer's row, whose times are those of the file at that instant.
-fn row_of_copy(row: &Inode, taken: &Taken) -> Inode {
-    let ctime = if row.host_ctime == Some(taken.stat.ctime) { row.ctime } else { taken.stat.ctime };
-    Inode { mtime: taken.stat.mtime, ctime, host_ctime: Some(taken.copied.ctime), ..row.clone() }
-}
-
-/// The next upper's row of the file that goes on.
-fn row_of_original(row: Inode, taken: &Taken, linked: Option<HostStat>, next: &Upper) -> Inode {
-    let ctime = if row.host_ctime == Some(taken.stat.ctime) { row.ctime } else { taken.stat.ctime };
-    // Its new name is no change of the file, though the host takes it for one; a write in between is.
-    let host_ctime = linked.filter(|linked| linked.mtime == taken.stat.mtime).map(|linked| linked.ctime);
-    Inode {
-        mtime: taken.stat.mtime,
-        ctime,
-        host_ctime,
-        body: Body::File { layer: next.id },
-        fallback: None,
-        ..row
-    }
+/// What the row says of the file at that instant, of the copy as of the original.
+fn row_of(row: Inode, taken: &Taken) -> Inode {
+    Inode { ctime: row.ctime_beside(&taken.stat), mtime: taken.stat.mtime, host_ctime: None, ..row }
 }
 
 /// Rows in the next upper lead up to the root by themselves.
@@ -378,8 +341,7 @@ pub(crate) fn carry_orphans(tables: &Tables, upper: &Upper, next: &Upper, commit
         let mut row = Inode { fallback: None, ..row };
         if row.body.layer() == Some(upper.id) {
             row.body = row.body.in_layer(next.id);
-            // The link is no change of the file, though the host takes it for one.
-            row.host_ctime = next.files.link_from(&upper.files, ino)?.map(|stat| stat.ctime);
+            next.files.link_from(&upper.files, ino)?;
         }
         commit.put(row).push(Effect::AddOrphan(ino));
     }

@@ -167,17 +167,16 @@ fn rewritten(upper: &Upper, catalog: &Catalog, layers: &Layers, covered: &Covere
     let mut commit = Commit::new();
     for row in catalog.inodes(Wanted::OnOthers)? {
         let mut body = over_snapshot(&row, &row.body, covered);
-        let mut host_ctime = row.host_ctime;
         if let Some(layer) = body.layer()
             && covered.layers.contains(&layer)
             && let Some(files) = layers.files(layer)
         {
-            host_ctime = upper.files.copy_from(files, row.ino)?.map(|stat| stat.ctime);
+            upper.files.copy_from(files, row.ino)?;
             body = body.in_layer(upper.id);
         }
         let fallback = row.fallback.as_ref().map(|fallback| over_snapshot(&row, fallback, covered));
         if body != row.body || fallback != row.fallback {
-            commit.put(Inode { host_ctime, body, fallback, ..row });
+            commit.put(Inode { body, fallback, ..row });
         }
     }
     Ok(commit)

@@ -111,9 +111,6 @@ impl State {
         let shut = Instant::now();
         let Some(upper) = layers.upper.clone() else { return Ok(Outcome::Unchanged) };
         let is_needed = !tables.orphans().is_empty() || !self.open.passed().is_empty();
-        if is_needed {
-            self.renamed.store(true, Ordering::Release);
-        }
         let mut carried = Carried::default();
         let is_other = copies.as_ref().is_some_and(|copies| !copies.are_of(&upper));
         let spare = match spare {
@@ -200,7 +197,10 @@ impl State {
         for frozen in &layers.frozen {
             crash::point("seal.before");
             self.latch.guard("seal", frozen.seal())?;
-            self.take_names_from_frozen(&frozen.files, &frozen.take_left_behind())?;
+            // The files are the upper's alone from here on.
+            for ino in frozen.take_left_behind() {
+                frozen.files.remove(ino)?;
+            }
         }
         let unfounded = layers.upper.as_ref().is_some_and(|upper| upper.unfounded.load(Ordering::Acquire));
         if unfounded {

@@ -2,6 +2,7 @@
 
 use crate::coverage::Coverage;
 use crate::request::{Request, RequestKey};
+use crate::working_files::HostStat;
 use selvedge_store::{Content, Entry, FileKind, Ino, LayerId, ObjectId, Timestamp, Xattrs};
 
 /// Where the bytes of a node are.
@@ -98,8 +99,8 @@ pub(crate) struct Inode {
     /// Not the truth for a node whose working file lies in the layer of its row: that file's mtime is.
     pub(crate) mtime: Timestamp,
     pub(crate) ctime: Timestamp,
-    /// The working file's ctime that `ctime` stands for: a host file's ctime changes with links, renames and
-    /// copy-up, so only one that differs from this one is news.
+    /// The working file's ctime that `ctime` stands for, if any does. One that differs need not be news: a host file's ctime
+    /// changes with links, renames and copy-up, too.
     pub(crate) host_ctime: Option<Timestamp>,
     /// The directory that holds a directory; every directory has one. Of anything else, a directory in which it has
     /// a name or, as long as the base has its name there, had one: where to look for what the base says of it.
@@ -113,6 +114,18 @@ pub(crate) struct Inode {
 }
 
 impl Inode {
+    /// When the node was changed last, where `host` is what its working file says.
+    ///
+    /// The host's own ctime does not tell: it changes with links and renames of the working file, too. But whoever writes
+    /// gives the file an mtime that is the time of the change, and one that a program sets is noted in the row.
+    pub(crate) fn ctime_beside(&self, host: &HostStat) -> Timestamp {
+        if self.host_ctime == Some(host.ctime) || self.mtime == host.mtime {
+            self.ctime
+        } else {
+            self.ctime.max(host.mtime)
+        }
+    }
+
     /// The node that an entry of the base snapshot describes; `parent` is the directory that holds it.
     pub(crate) fn from_entry(entry: &Entry, parent: Option<Ino>) -> Self {
         let (body, rdev) = match &entry.content {

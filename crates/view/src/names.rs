@@ -30,7 +30,7 @@ impl View {
             directory.live_directory()?;
             state.child_in(&mut tables, &directory.inode, name)?
         };
-        state.attr_now(&child.ok_or(ViewError::NotFound)?)
+        state.attr(&child.ok_or(ViewError::NotFound)?)
     }
 
     /// Takes note that the kernel has forgotten the node: nobody can ask for it by number any more. Numbers of

@@ -58,8 +58,6 @@ pub(crate) struct State {
     pub(crate) backlog: Backlog,
     /// Held by whoever brings that in.
     pub(crate) bringing: Mutex<()>,
-    /// Working files have got another layer's name or lost one, which the host takes for changes of the files.
-    pub(crate) renamed: AtomicBool,
     pub(crate) boot_id: String,
     /// How long layers stay in use after a snapshot has them: a request that was carried out before may have its key in
     /// one of them until it is answered.
@@ -112,7 +110,6 @@ impl State {
             patching: parts.patching,
             backlog: Backlog::default(),
             bringing: Mutex::new(()),
-            renamed: AtomicBool::new(false),
             boot_id: parts.boot_id,
             answered_after: parts.answered_after,
             deepest: parts.deepest,
@@ -265,24 +262,6 @@ impl State {
         self.attr_and_host(node).map(|(attr, _)| attr)
     }
 
-    /// What stat(2) shows of a node that was looked up just now.
-    ///
-    /// Where its working file goes on in another layer, the host and the row do not say the same until the row has been
-    /// put right, which happens with the tables held: after that they do.
-    pub(crate) fn attr_now(&self, node: &Node) -> Result<Attr> {
-        let (attr, host) = self.attr_and_host(node)?;
-        let differ = host.is_some_and(|host| node.inode.host_ctime != Some(host.ctime));
-        if differ && self.renamed.load(Ordering::Acquire) {
-            return match self.node(node.inode.ino) {
-                Ok(node) => self.attr(&node),
-                // Removed meanwhile.
-                Err(ViewError::NotFound) => Ok(attr),
-                Err(error) => Err(error),
-            };
-        }
-        Ok(attr)
-    }
-
     /// What stat(2) shows of the node, and what the host says of its working file at the same moment.
     pub(crate) fn attr_and_host(&self, node: &Node) -> Result<(Attr, Option<HostStat>)> {
         let inode = &*node.inode;
@@ -324,10 +303,8 @@ impl State {
                     let blocks = if patched { host.size.div_ceil(4096) * 8 } else { host.blocks };
                     (attr.size, attr.blocks) = (host.size, blocks);
                     if node.has_own_file().is_some() {
+                        attr.ctime = inode.ctime_beside(&host);
                         attr.mtime = host.mtime;
-                        if inode.host_ctime != Some(host.ctime) {
-                            attr.ctime = host.ctime;
-                        }
                     }
                 }
             }

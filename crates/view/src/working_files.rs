@@ -168,31 +168,29 @@ impl WorkingFiles {
         }
     }
 
-    /// Gives the file that `ino` has in another layer a name here, too, and tells what the host says of it then; `None`
-    /// when there is none.
-    pub(crate) fn link_from(&self, other: &Self, ino: Ino) -> Result<Option<HostStat>> {
+    /// Gives the file that `ino` has in another layer, if it has any, a name here, too.
+    pub(crate) fn link_from(&self, other: &Self, ino: Ino) -> Result<()> {
         let name = file_name(ino);
         match rustix::fs::linkat(&other.files, &name, &self.files, &name, AtFlags::empty()) {
             Ok(()) => {
                 self.changes.fetch_add(1, Ordering::AcqRel);
-                self.stat(ino)
+                Ok(())
             }
-            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(ViewError::host("link a working file")(error)),
         }
     }
 
-    /// Copies the file that `ino` has in another layer, and tells what the host says of the copy; `None` when there is
-    /// none.
-    pub(crate) fn copy_from(&self, other: &Self, ino: Ino) -> Result<Option<HostStat>> {
-        let Some(mut from) = other.open_file(ino, false)? else { return Ok(None) };
+    /// Copies the file that `ino` has in another layer, if it has any.
+    pub(crate) fn copy_from(&self, other: &Self, ino: Ino) -> Result<()> {
+        let Some(mut from) = other.open_file(ino, false)? else { return Ok(()) };
         let temp = self.temp_file()?;
         match Coverage::read(&from).map_err(ViewError::host("read which parts of a file are its own"))? {
             Some(coverage) => copy_sparse(&from, temp.file()?, &coverage),
             None => std::io::copy(&mut from, &mut temp.file()?).map(drop),
         }
         .map_err(ViewError::host("copy a working file"))?;
-        stat_open(&temp.adopt(ino, stat_open(&from)?.mtime)?).map(Some)
+        temp.adopt(ino, stat_open(&from)?.mtime).map(drop)
     }
 
     /// Makes an empty file that is to stand for the one of `ino` when the layer in `layer_dir` is frozen.

@@ -4,11 +4,11 @@
 
 mod support;
 
-use selvedge_store::Ino;
-use selvedge_view::{Handle, OpenFlags, Opened, View};
+use selvedge_store::{Ino, Timestamp};
+use selvedge_view::{Handle, OpenFlags, Opened, SetAttr, SetTime, View};
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
 use support::{Base, Bench, read};
 
@@ -68,6 +68,50 @@ fn a_frozen_layer_has_a_copy_of_a_file_that_is_written_past_the_view() {
 }
 
 /// The instants differ from round to round, so that the file is released at every step of a freeze.
+#[test]
+fn what_the_host_takes_for_a_change_of_a_working_file_is_none() {
+    let mut bench = Bench::new(&base());
+    let view = bench.open();
+    let (ino, _, file) = create(&bench, &view, b"new");
+    file.write_all_at(b"bytes", 0).unwrap();
+    // As when a death meets a freeze that has given the file its next layer's name, or taken this one's away.
+    let link = |bench: &Bench| {
+        let own = bench.upper_dir().unwrap().join(format!("files/{:x}", ino.0));
+        let other = own.with_file_name("other");
+        let host_ctime = || own.metadata().map(|meta| (meta.ctime(), meta.ctime_nsec())).unwrap();
+        let before = host_ctime();
+        std::thread::sleep(Duration::from_millis(20));
+        std::fs::hard_link(&own, &other).unwrap();
+        std::fs::remove_file(&other).unwrap();
+        assert_ne!(host_ctime(), before);
+    };
+    let written = view.getattr(ino).unwrap();
+    link(&bench);
+    assert_eq!(view.getattr(ino).unwrap(), written);
+    let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    let changed = view.setattr(ino, &set).unwrap();
+    assert!(changed.ctime > written.ctime);
+    link(&bench);
+    assert_eq!(view.getattr(ino).unwrap(), changed);
+    let long_ago = Timestamp { sec: 1, nsec: 2 };
+    let set = SetAttr { mtime: Some(SetTime::At(long_ago)), ..SetAttr::default() };
+    let dated = view.setattr(ino, &set).unwrap();
+    assert!(dated.mtime == long_ago && dated.ctime > changed.ctime);
+    link(&bench);
+    assert_eq!(view.getattr(ino).unwrap(), dated);
+    std::thread::sleep(Duration::from_millis(20));
+    file.write_all_at(b"news!", 0).unwrap();
+    let news = view.getattr(ino).unwrap();
+    assert!(news.mtime > dated.ctime && news.ctime == news.mtime, "{news:?}");
+    link(&bench);
+    assert_eq!(view.getattr(ino).unwrap(), news);
+    bench.kill(view);
+    link(&bench);
+    let view = bench.open();
+    assert_eq!(view.getattr(ino).unwrap(), news);
+    view.close().unwrap();
+}
+
 #[test]
 fn a_file_that_is_released_while_a_layer_is_frozen_is_in_it_as_it_is() {
     for round in 0..150 {
