@@ -67,10 +67,8 @@ pub enum Standing {
 pub fn survey(runtime: &RuntimeDir) -> Result<Vec<(Record, Standing)>> {
     Record::sweep(runtime);
     await_adoption(runtime, Instant::now() + ADOPTION);
-    // In this order: a service that dies in between leaves mounts to be adopted, not to be cleaned up.
-    let (living, others): (Vec<Record>, Vec<Record>) =
-        Record::all(runtime)?.into_iter().partition(|record| record.supervisor.runs());
-    let (orphaned, dead): (Vec<Record>, Vec<Record>) = others.into_iter().partition(Record::is_orphaned);
+    let runs = |record: &Record| record.supervisor.runs();
+    let Sorted { living, orphaned, dead } = sort(Record::all(runtime)?, runs, Record::is_orphaned);
     // Each process that holds mounts is asked once, however many those are.
     let mut groups: Vec<Vec<Record>> = Vec::new();
     for record in living {
@@ -93,6 +91,22 @@ pub fn survey(runtime: &RuntimeDir) -> Result<Vec<(Record, Standing)>> {
     found.extend(orphaned.into_iter().map(forsaken));
     found.sort_by(|(a, _), (b, _)| (&a.repo, &a.thread, &a.id).cmp(&(&b.repo, &b.thread, &b.id)));
     Ok(found)
+}
+
+/// Mounts by what became of the processes that hold them.
+#[derive(Debug)]
+struct Sorted<T> {
+    living: Vec<T>,
+    orphaned: Vec<T>,
+    dead: Vec<T>,
+}
+
+/// Asks first who `runs`, and of the others who `is_orphaned`, which nobody is whose holder runs: a service that dies in
+/// between leaves mounts to be adopted, not to be cleaned up.
+fn sort<T>(records: Vec<T>, runs: impl Fn(&T) -> bool, is_orphaned: impl Fn(&T) -> bool) -> Sorted<T> {
+    let (living, others): (Vec<T>, Vec<T>) = records.into_iter().partition(runs);
+    let (orphaned, dead) = others.into_iter().partition(is_orphaned);
+    Sorted { living, orphaned, dead }
 }
 
 /// Whether workers look for another service.
@@ -404,4 +418,22 @@ fn left_mounts(runtime: &RuntimeDir, record: &Record) -> Result<Vec<MountIdentit
             && !is_named(entry.mount_id)
     });
     Ok(ours.map(|entry| entry.identity().with_unique_id()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_service_that_dies_between_two_questions_leaves_no_mount_to_be_cleaned_up() {
+        for lives_for in 0..8 {
+            let asked = Cell::new(0);
+            let has_died = || asked.replace(asked.get() + 1) >= lives_for;
+            // Their workers live.
+            let sorted = sort(vec![1, 2, 3], |_| !has_died(), |_| has_died());
+            assert_eq!(sorted.dead, [] as [i32; 0], "after {lives_for} questions");
+            assert_eq!(sorted.living.len() + sorted.orphaned.len(), 3);
+        }
+    }
 }

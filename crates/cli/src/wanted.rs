@@ -80,6 +80,11 @@ pub fn all(runtime: &RuntimeDir) -> Result<Vec<Plan>> {
     Ok(plans)
 }
 
+/// Whether the mount is written down.
+pub fn is_written(runtime: &RuntimeDir, request: &MountId) -> Result<bool> {
+    Ok(all(runtime)?.iter().any(|plan| plan.request == *request))
+}
+
 /// What is wanted in this boot, and of which `records` know nothing.
 pub fn lost(runtime: &RuntimeDir, records: &[Record]) -> Result<Vec<Plan>> {
     let mut plans = all(runtime)?;

@@ -14,7 +14,7 @@ use crate::context::{Context, absolute};
 use crate::control::client::{AskError, ConnectError};
 use crate::control::{Client, Reply, Request};
 use crate::error::{CliError, Result};
-use crate::record::Record;
+use crate::record::{MountId, Record};
 use crate::runtime::RuntimeDir;
 use crate::standing::{Standing, examine, survey};
 use crate::ui::{show, show_os};
@@ -59,40 +59,62 @@ struct Document {
 pub fn run(context: &Context, args: &UnmountArgs) -> Result<()> {
     let runtime = context.runtime()?;
     let wanted = Wanted::new(context, &args.what)?;
-    let mut found = Vec::new();
-    let mut cleaned = None;
-    for (record, standing) in survey(&runtime)? {
-        let meant = wanted.matches(&record);
-        match standing {
-            Standing::Cleaned(what) => {
-                context.ui.note(what);
-                if meant {
-                    cleaned = Some(record);
+    let mut ended = Vec::new();
+    let mut taken_down = None;
+    for _ in 0..ATTEMPTS {
+        let mut found = Vec::new();
+        let mut known = Vec::new();
+        let mut cleaned = None;
+        for (record, standing) in survey(&runtime)? {
+            let meant = is_meant(&wanted, &ended, &record);
+            known.push(record.id.clone());
+            match standing {
+                Standing::Cleaned(what) => {
+                    context.ui.note(what);
+                    if meant {
+                        ended.extend(record.request);
+                        cleaned = Some(record.mountpoint);
+                    }
                 }
+                Standing::Stale(error) if meant => return Err(error),
+                Standing::Stale(error) => context.ui.warn(error.to_string()),
+                Standing::Live(_) | Standing::Changing if meant => found.push(record),
+                Standing::Live(_) | Standing::Changing => {}
             }
-            Standing::Stale(error) if meant => return Err(error),
-            Standing::Stale(error) => context.ui.warn(error.to_string()),
-            Standing::Live(_) | Standing::Changing if meant => found.push(record),
-            Standing::Live(_) | Standing::Changing => {}
         }
+        if let Some(swept) = service::sweep(&runtime) {
+            context.ui.note(swept);
+        }
+        let forgotten = forget_lost(context, &runtime, &wanted, &mut ended)?;
+        let mountpoint = match found.len() {
+            0 => cleaned.or(forgotten),
+            1 => {
+                let record = found.remove(0);
+                take_down(&runtime, &record, args.force).map_err(|error| {
+                    error.context(format!("cannot unmount {}", show(record.mountpoint.as_path())))
+                })?;
+                // The service has struck it out itself, unless it was killed over this.
+                if let Some(request) = record.request {
+                    wanted::remove(&runtime, &request)?;
+                    ended.push(request);
+                }
+                taken_down = Some(record.mountpoint);
+                None
+            }
+            _ => return Err(several(&wanted, &found)),
+        };
+        // A service that has just followed one that was killed may have taken it for lost before it was struck out, and be
+        // making it again.
+        let is_new = |record: &Record| !known.contains(&record.id) && is_meant(&wanted, &ended, record);
+        if Record::all(&runtime)?.iter().any(is_new) {
+            continue;
+        }
+        let Some(mountpoint) = taken_down else { return not_mounted(context, &wanted, mountpoint) };
+        let document = Document { mountpoint: Some(mountpoint.clone()) };
+        return context.ui.result(&document, || format!("unmounted {}\n", show(mountpoint.as_path())));
     }
-    if let Some(swept) = service::sweep(&runtime) {
-        context.ui.note(swept);
-    }
-    let forgotten = forget_lost(context, &runtime, &wanted)?;
-    let record = match found.len() {
-        0 => return not_mounted(context, &wanted, cleaned.map(|record| record.mountpoint).or(forgotten)),
-        1 => found.remove(0),
-        _ => return Err(several(&wanted, &found)),
-    };
-    take_down(&runtime, &record, args.force)
-        .map_err(|error| error.context(format!("cannot unmount {}", show(record.mountpoint.as_path()))))?;
-    // The service has struck it out itself, unless it was killed over this.
-    if let Some(request) = &record.request {
-        wanted::remove(&runtime, request)?;
-    }
-    let document = Document { mountpoint: Some(record.mountpoint.clone()) };
-    context.ui.result(&document, || format!("unmounted {}\n", show(record.mountpoint.as_path())))
+    Err(CliError::conflict(format!("{} is mounted again as soon as it is unmounted", wanted.show()))
+        .hint("selvedge list shows how it stands"))
 }
 
 /// Asks the process that holds the mount; a service that dies meanwhile is followed by another.
@@ -155,7 +177,12 @@ fn ask_holder(runtime: &RuntimeDir, record: &Record, force: bool) -> Result<bool
 }
 
 /// A lost mount is not wanted any more when somebody unmounts it. Gives back the directory of the last one.
-fn forget_lost(context: &Context, runtime: &RuntimeDir, wanted: &Wanted) -> Result<Option<WirePath>> {
+fn forget_lost(
+    context: &Context,
+    runtime: &RuntimeDir,
+    wanted: &Wanted,
+    ended: &mut Vec<MountId>,
+) -> Result<Option<WirePath>> {
     let mut forgotten = None;
     for plan in wanted::lost(runtime, &Record::all(runtime)?)? {
         if wanted.means(plan.mountpoint.as_path(), &plan.thread, plan.repo.as_path()) {
@@ -164,10 +191,20 @@ fn forget_lost(context: &Context, runtime: &RuntimeDir, wanted: &Wanted) -> Resu
             context
                 .ui
                 .note(format!("thread {} was lost, and is not wanted on {place} any more", plan.thread));
+            ended.push(plan.request);
             forgotten = Some(plan.mountpoint);
         }
     }
     Ok(forgotten)
+}
+
+/// Whether a mount is to be unmounted: what the argument means or, once mounts for some requests have been, what is made for
+/// the same ones, but nothing that somebody has asked for since.
+fn is_meant(wanted: &Wanted, ended: &[MountId], record: &Record) -> bool {
+    match &record.request {
+        Some(request) if !ended.is_empty() => ended.contains(request),
+        _ => ended.is_empty() && wanted.matches(record),
+    }
 }
 
 /// Whether the process that held the mount is gone, for somebody whose connection to it has just ended: that happens a

@@ -137,6 +137,15 @@ impl Attempt {
     }
 }
 
+/// Why a mount is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// Somebody asks for it.
+    Asked,
+    /// It is written down and was lost.
+    Lost,
+}
+
 /// What becomes of a request for a mount.
 enum Admission {
     /// It is carried out by this asker.
@@ -211,11 +220,11 @@ impl Service {
 
     fn mount_when_cleaned(&self, plan: &Plan) -> Result<Option<MountDocument>> {
         self.wait_cleaned();
-        self.mount(plan)
+        self.mount(plan, Occasion::Asked)
     }
 
     /// Carries out a plan, once. `None` if the service is ending.
-    fn mount(&self, plan: &Plan) -> Result<Option<MountDocument>> {
+    fn mount(&self, plan: &Plan, occasion: Occasion) -> Result<Option<MountDocument>> {
         let tried = || format!("cannot mount thread {} on {}", plan.thread, show(plan.mountpoint.as_path()));
         let gone = Instant::now() + CLEAN;
         loop {
@@ -229,7 +238,7 @@ impl Service {
                     .hint("selvedge list shows how it stands"));
                 }
                 Admission::Going => std::thread::sleep(PAUSE),
-                Admission::New(attempt) => return self.attempt(plan, &attempt),
+                Admission::New(attempt) => return self.attempt(plan, occasion, &attempt),
                 Admission::Known(attempt) => match self.known(&attempt)? {
                     Some(mount) => return Ok(Some(mount)),
                     // It went with its last borrower, and is made anew.
@@ -243,9 +252,10 @@ impl Service {
         }
     }
 
-    fn attempt(&self, plan: &Plan, attempt: &Attempt) -> Result<Option<MountDocument>> {
-        self.make(plan, &attempt.starting).map(|hosted| Some(hosted.document(MountState::Ready))).or_else(
-            |error| {
+    fn attempt(&self, plan: &Plan, occasion: Occasion, attempt: &Attempt) -> Result<Option<MountDocument>> {
+        self.make(plan, occasion, &attempt.starting)
+            .map(|hosted| Some(hosted.document(MountState::Ready)))
+            .or_else(|error| {
                 *attempt.failure() = Some(error.clone());
                 self.free(attempt.starting.id());
                 if self.state().ending.is_some() {
@@ -253,8 +263,7 @@ impl Service {
                 }
                 tracing::warn!("{error}");
                 Err(error)
-            },
-        )
+            })
     }
 
     /// Takes the thread and the directory, if they are free.
@@ -317,7 +326,7 @@ impl Service {
     }
 
     /// Makes the mount, writes down that it is wanted, and watches over its end.
-    fn make(&self, plan: &Plan, starting: &Arc<Starting>) -> Result<Arc<Hosted>> {
+    fn make(&self, plan: &Plan, occasion: Occasion, starting: &Arc<Starting>) -> Result<Arc<Hosted>> {
         // It may have come to be since it was looked for.
         let made_directory = plan.make_directory && is_missing(plan.mountpoint.as_path());
         let record = Record { id: starting.id().clone(), made_directory, ..plan.record(Holder::Service)? };
@@ -325,6 +334,14 @@ impl Service {
         let _about = span_of(&record).entered();
         let mut leftovers = Leftovers::of(&self.runtime, record.clone());
         record.write(&self.runtime)?;
+        // After the record: whoever unmounts it strikes it out, and then looks for a record.
+        if occasion == Occasion::Lost && !wanted::is_written(&self.runtime, &plan.request)? {
+            return Err(CliError::failed(format!(
+                "thread {} has been unmounted since it was lost",
+                plan.thread
+            ))
+            .hint("mount it again when you want it"));
+        }
         let spec = SpawnSpec { cancel: Some(starting.cancel().clone()), ..self.spec(plan, starting.id())? };
         let hosted = make(&self.runtime, &record, &spec, &mut leftovers)?;
         // Before anybody can unmount it, and before the answer: what is not written down would be gone for good when

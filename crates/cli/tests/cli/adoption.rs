@@ -12,7 +12,7 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, eventually, finish, runs, signal, wait};
+use crate::sandbox::{Sandbox, Stray, eventually, finish, runs, signal, wait};
 
 /// How often the service is killed.
 const ROUNDS: usize = 10;
@@ -187,6 +187,32 @@ fn a_worker_that_lives_brings_back_the_mounts_of_those_that_died() {
     assert_eq!(after[1], before[1]);
     assert_ne!(after[0], before[0]);
     assert_eq!(fs::read_to_string(sandbox.path("t0/acknowledged")).unwrap(), "1");
+}
+
+#[test]
+fn what_is_unmounted_while_the_service_dies_stays_unmounted() {
+    let sandbox = Sandbox::new();
+    mounts(&sandbox, 2);
+    let service = sandbox.service_pid();
+    let before = workers(&sandbox.json(["list"]), service);
+    signal(service, Signal::STOP);
+    let mut unmount = Stray::start(sandbox.command().args(["unmount", "t0"]));
+    // Until it waits for the service.
+    thread::sleep(Duration::from_secs(2));
+    signal(unmount.pid(), Signal::STOP);
+    signal(before[0], Signal::KILL);
+    signal(service, Signal::KILL);
+    eventually("another service has made it again", || {
+        let list = sandbox.json(["list"]);
+        list[0]["state"] == json!("ready") && list[0]["worker_pid"] != json!(before[0])
+    });
+    signal(unmount.pid(), Signal::CONT);
+    assert!(wait(&mut unmount.0, Duration::from_secs(30)).unwrap().success());
+    let list = sandbox.json(["list"]);
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+    assert_eq!(workers(&list, sandbox.service_pid()), before[1..]);
+    assert_eq!(sandbox.mounts().len(), 1);
+    sandbox.background("t0", "t0");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use selvedge_mountpoint::holders;
 use selvedge_supervisor::StopMode;
 
-use super::{Place, SAME, STACK, Service};
+use super::{Occasion, Place, SAME, STACK, Service};
 use crate::control::{MountDocument, MountState};
 use crate::error::{CliError, Result};
 use crate::namespace;
@@ -44,7 +44,7 @@ impl Service {
         self.wait_cleaned();
         let deadline = Instant::now() + SAME;
         let mount = loop {
-            let Some(mount) = self.mount(plan)? else { return Ok(None) };
+            let Some(mount) = self.mount(plan, Occasion::Asked)? else { return Ok(None) };
             if self.borrow(&mount.id) {
                 break mount;
             }

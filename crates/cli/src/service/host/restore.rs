@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use selvedge_store::{OpenOptions, Repository};
 
-use super::Service;
+use super::{Occasion, Service};
 use crate::context::refuse_selvedge_mount;
 use crate::error::{CliError, Result};
 use crate::plan::Plan;
@@ -53,11 +53,11 @@ impl Service {
 
     fn mount_again(&self, plan: Plan) -> Result<()> {
         let again = as_it_is_now(plan)?;
-        // Unmounted meanwhile: then it is not wanted.
-        if wanted::all(&self.runtime)?.iter().any(|plan| plan.request == again.request) {
-            self.mount(&again)?;
+        match self.mount(&again, Occasion::Lost) {
+            // Unmounted meanwhile.
+            Err(_) if !wanted::is_written(&self.runtime, &again.request)? => Ok(()),
+            mounted => mounted.map(drop),
         }
-        Ok(())
     }
 }
 
