@@ -56,13 +56,7 @@ fn the_files_of_an_ordinary_user_are_passed_through_by_the_helper() {
     let (repo, worker) = nobodys(|source| fs::write(source.join("base"), b"base").unwrap());
     install(repo.dir(), true);
     // A successor is started without the search path that a first worker is.
-    let mount = repo
-        .mounting(&worker)
-        .option("--passthrough")
-        .option("auto")
-        .recovering()
-        .through("/usr/bin/setpriv", &AS_NOBODY)
-        .start();
+    let mount = repo.mounting(&worker).recovering().through("/usr/bin/setpriv", &AS_NOBODY).start();
     let passthrough = &mount.ready().passthrough;
     assert!(passthrough.active, "{passthrough:?}");
     assert!(script(WORK, mount.path()));
@@ -83,7 +77,7 @@ fn the_files_of_an_ordinary_user_are_passed_through_by_the_helper() {
 fn a_helper_that_is_killed_is_started_again() {
     let (repo, worker) = nobodys(|_| ());
     let program = install(repo.dir(), true);
-    let mount = as_nobody(repo.mounting(&worker).option("--passthrough").option("auto")).start();
+    let mount = as_nobody(repo.mounting(&worker)).start();
     let helpers = || -> Vec<String> {
         let output = Command::new("sh")
             .args(["-c", "for p in /proc/[0-9]*; do [ \"$(readlink $p/exe)\" = \"$0\" ] && echo ${p#/proc/}; done; true"])
@@ -106,7 +100,7 @@ fn a_helper_that_is_killed_is_started_again() {
 fn without_the_capability_the_helper_is_named_and_contents_are_served() {
     let (repo, worker) = nobodys(|_| ());
     let program = install(repo.dir(), false);
-    let mount = as_nobody(repo.mounting(&worker).option("--passthrough").option("auto")).start();
+    let mount = as_nobody(repo.mounting(&worker)).start();
     let passthrough = mount.ready().passthrough.clone();
     let reason = passthrough.reason.unwrap();
     assert!(
@@ -116,7 +110,7 @@ fn without_the_capability_the_helper_is_named_and_contents_are_served() {
     assert_eq!(passed_opens(&mount), 0);
     mount.stop();
     fs::remove_file(&program).unwrap();
-    let mount = as_nobody(repo.mounting(&worker).option("--passthrough").option("auto")).start();
+    let mount = as_nobody(repo.mounting(&worker)).start();
     let reason = mount.ready().passthrough.reason.clone().unwrap();
     assert!(reason.contains("not installed"), "{reason}");
     mount.stop();
@@ -126,9 +120,7 @@ fn without_the_capability_the_helper_is_named_and_contents_are_served() {
 fn what_is_open_for_reading_alone_stays_so_on_a_read_only_mount() {
     let (repo, worker) = nobodys(|source| fs::write(source.join("large"), vec![7; 1 << 20]).unwrap());
     install(repo.dir(), true);
-    let mount =
-        as_nobody(repo.mounting(&worker).option("--passthrough").option("auto").option("--read-only"))
-            .start();
+    let mount = as_nobody(repo.mounting(&worker).option("--read-only")).start();
     let reason = mount.ready().passthrough.reason.clone().unwrap();
     assert!(reason.contains("open for writing"), "{reason}");
     assert!(script("test $(wc -c <\"$1/large\") = 1048576", mount.path()));

@@ -28,11 +28,11 @@ const TTL_MS: u64 = 24 * 60 * 60 * 1000;
 #[serde(rename_all = "lowercase")]
 pub enum Passing {
     /// Where it can.
+    #[default]
     Auto,
     /// Without it there is no mount.
     On,
     /// Never.
-    #[default]
     Off,
 }
 
@@ -89,7 +89,7 @@ impl Default for Tuning {
             entry_ttl_ms: TTL_MS,
             attr_ttl_ms: TTL_MS,
             negative_ttl_ms: TTL_MS,
-            passthrough: Passing::Off,
+            passthrough: Passing::Auto,
             writeback: false,
             direct_io: false,
             max_write: WRITE_SIZES.1,

@@ -135,7 +135,7 @@ pub static KNOBS: &[Knob] = &[
         section: MOUNT,
         name: "passthrough",
         kind: Kind::Choice(PASSING),
-        default: Fallback::Text("off"),
+        default: Fallback::Text("auto"),
         unit: "",
         scope: Scope::Repository,
         effect: "the kernel reads and writes changed files itself: wherever it can, always (or there is no mount), never",
