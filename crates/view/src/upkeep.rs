@@ -20,6 +20,12 @@ use std::time::Duration;
 /// How long work gathers before it is done.
 const GATHER: Duration = Duration::from_millis(500);
 
+/// The same, where somebody may be about to need the room of what was removed.
+const GATHER_SHORT: Duration = Duration::from_millis(5);
+
+/// Bytes free on the disk below which room is short: what a fast disk is filled with in the time that work gathers.
+const SHORT: u64 = 512 << 20;
+
 /// Nodes removed in one commit: it holds the tables, and others wait for them.
 const REAP_BATCH: usize = 256;
 
@@ -75,17 +81,18 @@ impl Work {
         std::mem::take(&mut self.queue().reap)
     }
 
-    /// Waits until there is something to do, at most `within`; `false` means stop.
-    fn wait(&self, within: Option<Duration>) -> bool {
-        let (queue, _) = self
-            .changed
-            .wait_timeout_while(self.queue(), within.unwrap_or(Duration::MAX), |queue| {
+    /// Waits until there is something to do, at most `within`, and then until more has gathered, for as long as `gather`
+    /// says; `false` means stop.
+    fn wait(&self, within: Option<Duration>, gather: impl FnOnce() -> Duration) -> bool {
+        let waited =
+            self.changed.wait_timeout_while(self.queue(), within.unwrap_or(Duration::MAX), |queue| {
                 !queue.stop && !queue.urgent && !self.gathering.load(Ordering::Acquire)
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+            });
+        drop(waited);
+        let gather = gather();
         let (mut queue, _) = self
             .changed
-            .wait_timeout_while(queue, GATHER, |queue| !queue.stop && !queue.urgent)
+            .wait_timeout_while(self.queue(), gather, |queue| !queue.stop && !queue.urgent)
             .unwrap_or_else(PoisonError::into_inner);
         queue.urgent = false;
         self.gathering.store(false, Ordering::Release);
@@ -121,7 +128,7 @@ impl Upkeep {
             .name("upkeep".to_owned())
             .spawn(move || {
                 let mut due = None;
-                while own.work.wait(due) {
+                while own.work.wait(due, || gather(own.free_room())) {
                     due = own.upkeep().unwrap_or_else(|error| {
                         tracing::warn!(%error, "upkeep is put off");
                         if own.latch.check().is_ok() {
@@ -143,6 +150,14 @@ impl Drop for Upkeep {
             // It holds no lock across the join, and its rounds end.
             let _ = thread.join();
         }
+    }
+}
+
+/// How long work gathers on a disk with so many bytes free.
+const fn gather(free: Option<u64>) -> Duration {
+    match free {
+        Some(free) if free < SHORT => GATHER_SHORT,
+        _ => GATHER,
     }
 }
 
@@ -192,6 +207,12 @@ impl State {
         let steps = [self.bring_in(), self.reap_forgotten(), self.settle_suspects(), self.confirm_copies()];
         upper.reserve.refill();
         steps.into_iter().collect::<Result<()>>().map(|()| due)
+    }
+
+    /// Bytes free on the disk that holds the repository, if it tells.
+    fn free_room(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(self.repo.path()).ok()?;
+        disk.f_bavail.checked_mul(disk.f_frsize)
     }
 
     fn reap_forgotten(&self) -> Result<()> {
@@ -374,5 +395,22 @@ impl State {
             upper.held.clear();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_removed_gives_its_room_back_at_once_where_that_is_short() {
+        assert_eq!(gather(Some(SHORT)), GATHER);
+        assert_eq!(gather(None), GATHER);
+        assert_eq!(gather(Some(0)), GATHER_SHORT);
+        let work = Work::default();
+        work.wake_soon();
+        let begun = std::time::Instant::now();
+        assert!(work.wait(None, || GATHER_SHORT));
+        assert!(begun.elapsed() >= GATHER_SHORT, "more could gather");
     }
 }
