@@ -3,10 +3,15 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Load;
 
 const NAME: &str = "appended";
+
+/// Lines that a program writes as fast as it can. Where no worker is asked they are millions a minute, and all of them are
+/// read in the end.
+const FAST: u64 = 100_000;
 
 pub(crate) fn prepare(dir: &Path) {
     std::fs::write(dir.join(NAME), "").unwrap();
@@ -20,6 +25,9 @@ pub(crate) fn run(load: &mut Load<'_>) {
         let text = format!("{} {line} {filling}\n", load.number);
         assert_eq!(file.write(text.as_bytes()).unwrap(), text.len());
         line += 1;
+        if line > FAST {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     std::fs::write(load.dir.join(format!("{NAME} by {}", load.number)), line.to_string()).unwrap();
 }
