@@ -46,8 +46,13 @@ impl Options {
 
     /// The subjects, in the order of the table.
     pub(crate) fn subjects(&self) -> Vec<Subject> {
-        let wanted = |subject: &Subject| self.subjects.is_empty() || self.subjects.contains(subject);
-        Subject::ALL.into_iter().filter(wanted).collect()
+        if self.subjects.is_empty() {
+            return Subject::ALL.to_vec();
+        }
+        let mut wanted = self.subjects.clone();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted
     }
 
     /// So many, or a tenth of it.

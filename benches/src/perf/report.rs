@@ -25,6 +25,9 @@ pub(crate) struct Summary {
     machine: Machine,
     repeats: usize,
     quick: bool,
+    /// Whom the table compares with the host.
+    #[serde(skip)]
+    columns: Vec<Subject>,
     rows: Vec<SummaryRow>,
 }
 
@@ -53,18 +56,19 @@ impl Summary {
     pub(crate) fn of(machine: Machine, options: &Options, results: &Results) -> Self {
         let wanted = results.lines.iter().filter(|line| options.wants(line.name));
         let rows = wanted.map(SummaryRow::of).collect();
-        Self { machine, repeats: options.repeats, quick: options.quick, rows }
+        let columns = options.subjects().into_iter().filter(|subject| *subject != Subject::Host).collect();
+        Self { machine, repeats: options.repeats, quick: options.quick, columns, rows }
     }
 
     /// The table: the host's figure, and the others' shares of its speed.
     pub(crate) fn table(&self) -> String {
         let mut text = String::from("| row | CPU | host | must |");
-        for subject in &Subject::ALL[1..] {
+        for subject in &self.columns {
             let _ = write!(text, " {} |", subject.name());
         }
-        text.push_str("\n|---|---|---|---|---|---|---|---|\n");
+        let _ = writeln!(text, "\n|---|---|---|---|{}", "---|".repeat(self.columns.len()));
         for row in &self.rows {
-            row.write(&mut text);
+            row.write(&mut text, &self.columns);
         }
         text
     }
@@ -111,7 +115,7 @@ impl SummaryRow {
         }
     }
 
-    fn write(&self, text: &mut String) {
+    fn write(&self, text: &mut String, columns: &[Subject]) {
         let must = match self.must {
             None => String::new(),
             Some(Goal::Ratio(ratio)) => ratio_text(ratio),
@@ -120,7 +124,7 @@ impl SummaryRow {
         let host = self.subjects.get(Subject::Host.name()).and_then(|figure| figure.median);
         let host = host.map_or_else(|| "–".to_owned(), |host| self.unit.text(host));
         let _ = write!(text, "| {} | {} | {host} | {must} |", self.name, self.placement);
-        for subject in &Subject::ALL[1..] {
+        for subject in columns {
             let cell = self.subjects.get(subject.name()).map_or_else(
                 || "–".to_owned(),
                 |figure| {
@@ -220,7 +224,7 @@ mod tests {
             ]),
         };
         let mut text = String::new();
-        SummaryRow::of(&line).write(&mut text);
+        SummaryRow::of(&line).write(&mut text, &Subject::ALL[1..]);
         assert_eq!(text, "| row | one CPU | 1.00 s | 0.80 | **0.80 ± 0.000** | failed | – | – |\n");
     }
 }

@@ -100,6 +100,7 @@ impl Stage {
         self.server = match self.subject {
             Subject::Host => None,
             Subject::Selvedge => Some(Server::Worker(self.mount_thread()?)),
+            Subject::Memory => Some(self.spawn(Command::new(built("memory-fs")?).args([&tree, &root]))?),
             Subject::Bindfs => Some(self.spawn(Command::new("bindfs").arg("-f").args([&tree, &root]))?),
             Subject::FuseOverlayfs => {
                 let layers = self.layers()?;

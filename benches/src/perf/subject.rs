@@ -15,10 +15,12 @@ pub enum Subject {
     FuseOverlayfs,
     /// A writable layer over a directory, by the kernel.
     Overlayfs,
+    /// A FUSE server that keeps everything in memory, for nobody: how fast any could be. Measured where it is asked for.
+    Memory,
 }
 
 impl Subject {
-    /// All of them, in the order of tables.
+    /// All that somebody could work in, in the order of tables.
     pub const ALL: [Self; 5] =
         [Self::Host, Self::Selvedge, Self::Bindfs, Self::FuseOverlayfs, Self::Overlayfs];
 
@@ -30,16 +32,17 @@ impl Subject {
             Self::Bindfs => "bindfs",
             Self::FuseOverlayfs => "fuse-overlayfs",
             Self::Overlayfs => "overlayfs",
+            Self::Memory => "memory-fs",
         }
     }
 
     /// Whether a process of its own answers for it.
     pub(crate) const fn is_served(self) -> bool {
-        matches!(self, Self::Selvedge | Self::Bindfs | Self::FuseOverlayfs)
+        matches!(self, Self::Selvedge | Self::Bindfs | Self::FuseOverlayfs | Self::Memory)
     }
 
     /// Whether changes go to a layer, and the tree beneath stays as it is.
     pub(crate) const fn is_layered(self) -> bool {
-        matches!(self, Self::Selvedge | Self::FuseOverlayfs | Self::Overlayfs)
+        matches!(self, Self::Selvedge | Self::FuseOverlayfs | Self::Overlayfs | Self::Memory)
     }
 }
