@@ -64,7 +64,7 @@ pub fn run(context: &Context, args: &UnmountArgs) -> Result<()> {
     for _ in 0..ATTEMPTS {
         let mut found = Vec::new();
         let mut known = Vec::new();
-        let mut cleaned = None;
+        let mut cleaned = Vec::new();
         for (record, standing) in survey(&runtime)? {
             let meant = is_meant(&wanted, &ended, &record);
             known.push(record.id.clone());
@@ -72,8 +72,7 @@ pub fn run(context: &Context, args: &UnmountArgs) -> Result<()> {
                 Standing::Cleaned(what) => {
                     context.ui.note(what);
                     if meant {
-                        ended.extend(record.request);
-                        cleaned = Some(record.mountpoint);
+                        cleaned.push(record);
                     }
                 }
                 Standing::Stale(error) if meant => return Err(error),
@@ -86,8 +85,9 @@ pub fn run(context: &Context, args: &UnmountArgs) -> Result<()> {
             context.ui.note(swept);
         }
         let forgotten = forget_lost(context, &runtime, &wanted, &mut ended)?;
+        ended.extend(cleaned.iter().filter_map(|record| record.request.clone()));
         let mountpoint = match found.len() {
-            0 => cleaned.or(forgotten),
+            0 => cleaned.pop().map(|record| record.mountpoint).or(forgotten),
             1 => {
                 let record = found.remove(0);
                 take_down(&runtime, &record, args.force).map_err(|error| {
