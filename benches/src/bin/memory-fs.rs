@@ -112,6 +112,13 @@ impl Nodes {
         Ok(attr)
     }
 
+    fn rename(&mut self, from: (INodeNo, &OsStr), to: (INodeNo, &OsStr)) -> Result<(), Errno> {
+        let ino = self.names(from.0)?.take(from.1).ok_or(Errno::ENOENT)?;
+        self.names(to.0)?.put(to.1, ino);
+        self.touch(from.0)?;
+        self.touch(to.0)
+    }
+
     fn remove(&mut self, parent: INodeNo, name: &OsStr) -> Result<(), Errno> {
         let ino = self.names(parent)?.take(name).ok_or(Errno::ENOENT)?;
         let node = self.get(INodeNo(ino))?;
@@ -334,15 +341,7 @@ impl Filesystem for MemoryFs {
         _flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let mut nodes = self.nodes();
-        let rename = || {
-            let ino = nodes.names(parent)?.take(name).ok_or(Errno::ENOENT)?;
-            nodes.names(new_parent)?.put(new_name, ino);
-            nodes.touch(parent)?;
-            nodes.touch(new_parent)
-        };
-        let renamed = { rename }();
-        done(reply, renamed);
+        done(reply, self.nodes().rename((parent, name), (new_parent, new_name)));
     }
 
     fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

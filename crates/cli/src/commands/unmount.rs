@@ -62,28 +62,8 @@ pub fn run(context: &Context, args: &UnmountArgs) -> Result<()> {
     let mut ended = Vec::new();
     let mut taken_down = None;
     for _ in 0..ATTEMPTS {
-        let mut found = Vec::new();
-        let mut known = Vec::new();
-        let mut cleaned = Vec::new();
-        for (record, standing) in survey(&runtime)? {
-            let meant = is_meant(&wanted, &ended, &record);
-            known.push(record.id.clone());
-            match standing {
-                Standing::Cleaned(what) => {
-                    context.ui.note(what);
-                    if meant {
-                        cleaned.push(record);
-                    }
-                }
-                Standing::Stale(error) if meant => return Err(error),
-                Standing::Stale(error) => context.ui.warn(error.to_string()),
-                Standing::Live(_) | Standing::Changing if meant => found.push(record),
-                Standing::Live(_) | Standing::Changing => {}
-            }
-        }
-        if let Some(swept) = service::sweep(&runtime) {
-            context.ui.note(swept);
-        }
+        let Seen { known, mut found, mut cleaned } =
+            look(context, &runtime, |record| is_meant(&wanted, &ended, record))?;
         let forgotten = forget_lost(context, &runtime, &wanted, &mut ended)?;
         ended.extend(cleaned.iter().filter_map(|record| record.request.clone()));
         let mountpoint = match found.len() {
@@ -115,6 +95,42 @@ pub fn run(context: &Context, args: &UnmountArgs) -> Result<()> {
     }
     Err(CliError::conflict(format!("{} is mounted again as soon as it is unmounted", wanted.show()))
         .hint("selvedge list shows how it stands"))
+}
+
+/// Mounts, as they stand.
+#[derive(Debug, Default)]
+struct Seen {
+    /// All of them.
+    known: Vec<MountId>,
+    /// Those that are meant and there.
+    found: Vec<Record>,
+    /// Those that are meant, were left behind and have been cleaned up.
+    cleaned: Vec<Record>,
+}
+
+/// Looks at all mounts, and cleans up what was left behind.
+fn look(context: &Context, runtime: &RuntimeDir, is_meant: impl Fn(&Record) -> bool) -> Result<Seen> {
+    let mut seen = Seen::default();
+    for (record, standing) in survey(runtime)? {
+        let meant = is_meant(&record);
+        seen.known.push(record.id.clone());
+        match standing {
+            Standing::Cleaned(what) => {
+                context.ui.note(what);
+                if meant {
+                    seen.cleaned.push(record);
+                }
+            }
+            Standing::Stale(error) if meant => return Err(error),
+            Standing::Stale(error) => context.ui.warn(error.to_string()),
+            Standing::Live(_) | Standing::Changing if meant => seen.found.push(record),
+            Standing::Live(_) | Standing::Changing => {}
+        }
+    }
+    if let Some(swept) = service::sweep(runtime) {
+        context.ui.note(swept);
+    }
+    Ok(seen)
 }
 
 /// Asks the process that holds the mount; a service that dies meanwhile is followed by another.
