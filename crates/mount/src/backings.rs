@@ -5,7 +5,7 @@
 //! a successor before the reply that uses it, and that it is being given up before it is. A number that was given out
 //! and not noted is used by nobody; a successor finds it, because the kernel counts.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

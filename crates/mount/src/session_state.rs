@@ -3,7 +3,7 @@
 //! A memory file, whose descriptor lies with the supervisor. It begins with a header, written once before anything
 //! is open, what workers died of ([`poison`]), and the number of workers that have taken the connection
 //! over; then come slots of 32 bytes, one for each open handle, and one for each file that is passed through. A slot is written before the OPEN is answered and
-//! emptied when the handle is released, so what a dead worker left says at least what the kernel knows:
+//! emptied when the handle is released, so what a dead worker left says at least what the kernel knows. Slots are mapped: writing one is four stores, no system call, and the memory file has them when the process is gone.
 //!
 //! - A slot that was torn by the death belongs to an OPEN that was not answered, and comes again; or to a RELEASE
 //!   that comes again, of a handle that nobody uses any more. Either way it counts as empty.
@@ -14,7 +14,7 @@
 //!
 //! Everything else a successor needs is in the thread's layers.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -24,20 +24,23 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, MemfdFlags, flock, memfd_create};
+use rustix::fs::{
+    FallocateFlags, FlockOperation, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals,
+    flock, memfd_create,
+};
 use rustix::io::Errno;
 use selvedge_mountpoint::{Device, MountIdentity};
 use selvedge_store::Ino;
-use selvedge_view::{Handle, OpenFlags, Opened};
+use selvedge_view::{Handle, OpenFlags, Opened, Words};
 
 use crate::poison::{self, Poison};
 use crate::session::InitExchange;
 
 /// The version of the memory file.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// The first bytes: what this is, and which version of it ([`FORMAT`]).
-const MAGIC: [u8; 8] = *b"SLVGSES2";
+const MAGIC: [u8; 8] = *b"SLVGSES3";
 
 /// Where the slots begin. The header has a path and two messages, which together are far shorter.
 const SLOTS: u64 = 64 * 1024;
@@ -48,11 +51,20 @@ const DEATHS: u64 = SLOTS - 4096;
 /// Where the number of takeovers stands: the last eight bytes before the slots.
 const TAKEOVERS: u64 = SLOTS - 8;
 
-/// Bytes of a slot: a divisor of the page size, so that no slot lies on two pages.
+/// Bytes of a slot.
 const SLOT: usize = 32;
 
-/// The most handles that may be open at once: 128 MiB of slots, and more than any limit of open files allows.
-const MAX_SLOTS: u32 = 4 * 1024 * 1024;
+/// Words of a slot.
+const WORDS: usize = SLOT / size_of::<u64>();
+
+/// Slots of the first table, a page; each further table has twice those of the one before.
+const FIRST: u32 = 128;
+
+/// The most tables: 128 MiB of slots, for more handles than any limit of open files allows.
+const MOST: u32 = 15;
+
+/// The most handles that may be open at once.
+const MAX_SLOTS: u32 = first_slot(MOST);
 
 /// Where the number of the latest worker stands that has answered a request: the eight bytes before those.
 const ANSWERED: u64 = TAKEOVERS - 8;
@@ -139,6 +151,7 @@ pub enum Backing {
 /// Which slots are in use.
 #[derive(Debug, Default)]
 struct Slots {
+    tables: Vec<Words>,
     of: HashMap<Handle, u32>,
     /// Those of files that are passed through.
     backings: HashMap<Ino, u32>,
@@ -151,8 +164,9 @@ struct Slots {
 impl SessionState {
     /// An empty state, without a header yet.
     pub fn create() -> Result<Self, SessionStateError> {
-        let memory =
-            memfd_create("selvedge-session", MemfdFlags::CLOEXEC).map_err(failed("make room for"))?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory = memfd_create("selvedge-session", flags).map_err(failed("make room for"))?;
+        fcntl_add_seals(&memory, SealFlags::SHRINK).map_err(failed("seal"))?;
         Ok(Self::over(memory.into(), Slots::default()))
     }
 
@@ -167,6 +181,10 @@ impl SessionState {
 
     /// Reads what a worker left, and goes on from there.
     pub fn resume(memory: File) -> Result<Resumed, SessionStateError> {
+        // Looking at a mapping of a file that was made shorter would end the process.
+        if !fcntl_get_seals(&memory).map_err(failed("read"))?.contains(SealFlags::SHRINK) {
+            return Err(SessionStateError::Damaged("it can be made shorter"));
+        }
         let length = memory.metadata().map_err(failed("read"))?.len();
         let mut bytes = vec![0; usize::try_from(length.min(SLOTS)).unwrap_or(0)];
         memory.read_exact_at(&mut bytes, 0).map_err(failed("read"))?;
@@ -254,53 +272,42 @@ impl SessionState {
 
     /// Takes note of a handle, before anybody learns of it. One that is known already stays as it is.
     pub fn opened(&self, handle: Handle, opened: Opened) -> io::Result<()> {
-        let slot = {
-            let mut slots = self.slots();
-            if slots.of.contains_key(&handle) {
-                return Ok(());
-            }
-            let slot = slots.take().ok_or(io::ErrorKind::QuotaExceeded)?;
+        let mut slots = self.slots();
+        if !slots.of.contains_key(&handle) {
+            let slot = slots.take(&self.memory)?;
             slots.of.insert(handle, slot);
-            slot
-        };
-        self.memory.write_all_at(&encode_slot(handle, opened), position(slot)).inspect_err(|_| {
-            let mut slots = self.slots();
-            slots.of.remove(&handle);
-            slots.free.push(slot);
-        })
+            slots.write(slot, &encode_slot(handle, opened));
+        }
+        Ok(())
     }
 
     /// Forgets a handle that was released. Doing so again does nothing.
     pub fn released(&self, handle: Handle) {
-        let Some(slot) = self.slots().of.remove(&handle) else { return };
-        match self.memory.write_all_at(&[0; SLOT], position(slot)) {
-            Ok(()) => self.slots().free.push(slot),
-            // The slot keeps a handle that nobody has: it is a leak, and goes with the connection.
-            Err(error) => tracing::warn!("a released handle cannot be forgotten: {error}"),
+        let mut slots = self.slots();
+        if let Some(slot) = slots.of.remove(&handle) {
+            slots.give_up(slot);
         }
     }
 
     /// Takes note of what becomes of a file that is passed through.
     pub(crate) fn note_backing(&self, ino: Ino, backing: Backing) -> io::Result<()> {
-        let slot = {
-            let mut slots = self.slots();
-            if let Some(slot) = slots.backings.get(&ino) {
-                *slot
-            } else {
-                let slot = slots.take().ok_or(io::ErrorKind::QuotaExceeded)?;
-                slots.backings.insert(ino, slot);
-                slot
-            }
+        let mut slots = self.slots();
+        let slot = if let Some(slot) = slots.backings.get(&ino) {
+            *slot
+        } else {
+            let slot = slots.take(&self.memory)?;
+            slots.backings.insert(ino, slot);
+            slot
         };
-        self.memory.write_all_at(&encode_backing(ino, backing), position(slot))
+        slots.write(slot, &encode_backing(ino, backing));
+        Ok(())
     }
 
     /// Forgets a file that is passed through no more.
     pub(crate) fn forget_backing(&self, ino: Ino) {
-        let Some(slot) = self.slots().backings.remove(&ino) else { return };
-        match self.memory.write_all_at(&[0; SLOT], position(slot)) {
-            Ok(()) => self.slots().free.push(slot),
-            Err(error) => tracing::warn!("a file that was passed through cannot be forgotten: {error}"),
+        let mut slots = self.slots();
+        if let Some(slot) = slots.backings.remove(&ino) {
+            slots.give_up(slot);
         }
     }
 
@@ -311,13 +318,58 @@ impl SessionState {
 }
 
 impl Slots {
-    fn take(&mut self) -> Option<u32> {
+    /// A slot that is free. The memory for it is there: where the system has none, that is an error here and not a signal
+    /// when it is written.
+    fn take(&mut self, memory: &File) -> io::Result<u32> {
         if let Some(slot) = self.free.pop() {
-            return Some(slot);
+            return Ok(slot);
         }
-        let slot = self.end;
-        (slot < MAX_SLOTS).then(|| self.end += 1).map(|()| slot)
+        if self.end == MAX_SLOTS {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        self.map(memory, self.end + 1)?;
+        self.end += 1;
+        Ok(self.end - 1)
     }
+
+    /// Has the tables of the first `count` slots mapped.
+    fn map(&mut self, memory: &File, count: u32) -> io::Result<()> {
+        for table in (0..MOST).skip(self.tables.len()).take_while(|table| first_slot(*table) < count) {
+            let (begin, end) = (position(first_slot(table)), position(first_slot(table + 1)));
+            fallocate(memory, FallocateFlags::empty(), begin, end - begin)?;
+            let words = usize::try_from((end - begin) / size_of::<u64>() as u64).unwrap_or(usize::MAX);
+            self.tables.push(Words::map(memory, begin, words)?);
+        }
+        Ok(())
+    }
+
+    /// Writes a slot, its checksum last.
+    fn write(&self, slot: u32, bytes: &[u8; SLOT]) {
+        for (word, bytes) in self.words(slot).iter().zip(bytes.as_chunks().0) {
+            word.store(u64::from_le_bytes(*bytes), Ordering::Release);
+        }
+    }
+
+    /// Empties a slot, its checksum first.
+    fn give_up(&mut self, slot: u32) {
+        for word in self.words(slot).iter().rev() {
+            word.store(0, Ordering::Release);
+        }
+        self.free.push(slot);
+    }
+
+    fn words(&self, slot: u32) -> &[AtomicU64] {
+        let table = (slot / FIRST + 1).ilog2();
+        let first = (slot - first_slot(table)) as usize * WORDS;
+        // Every slot that was taken has its table.
+        let words = self.tables.get(table as usize).map_or(&[][..], Words::words);
+        words.get(first..first + WORDS).unwrap_or_default()
+    }
+}
+
+/// The first slot of a table.
+const fn first_slot(table: u32) -> u32 {
+    FIRST * ((1 << table) - 1)
 }
 
 fn position(slot: u32) -> u64 {
@@ -329,12 +381,14 @@ type Held = (Slots, Vec<(Handle, Opened)>, Vec<(Ino, Backing)>);
 
 fn read_slots(memory: &File, length: u64) -> Result<Held, SessionStateError> {
     let count = length.saturating_sub(SLOTS).div_ceil(SLOT as u64).min(u64::from(MAX_SLOTS));
-    let mut slots = Slots { end: u32::try_from(count).unwrap_or(MAX_SLOTS), ..Slots::default() };
+    let count = u32::try_from(count).unwrap_or(MAX_SLOTS);
+    let mut slots = Slots::default();
+    slots.map(memory, count).map_err(failed("map"))?;
     let (mut open, mut backings) = (Vec::new(), Vec::new());
     let mut bytes = vec![0; SLOT * BATCH];
-    for first in (0..slots.end).step_by(BATCH) {
+    for first in (0..count).step_by(BATCH) {
         let filled = read_some(memory, &mut bytes, position(first)).map_err(failed("read"))?;
-        for (slot, bytes) in (first..slots.end).zip(bytes[..filled].chunks(SLOT)) {
+        for (slot, bytes) in (first..count).zip(bytes[..filled].chunks(SLOT)) {
             match decode_slot(bytes) {
                 Some(Slot::Handle(handle, opened)) if !slots.of.contains_key(&handle) => {
                     slots.of.insert(handle, slot);
@@ -344,8 +398,10 @@ fn read_slots(memory: &File, length: u64) -> Result<Held, SessionStateError> {
                     slots.backings.insert(ino, slot);
                     backings.push((ino, backing));
                 }
-                Some(_) | None => slots.free.push(slot),
+                Some(_) | None => continue,
             }
+            slots.free.extend(slots.end..slot);
+            slots.end = slot + 1;
         }
     }
     Ok((slots, open, backings))

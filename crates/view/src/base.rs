@@ -8,8 +8,10 @@ use crate::error::{Result, ViewError};
 use crate::inode::Inode;
 use crate::links::Links;
 use crate::parents::Parents;
+use crate::recent::Recent;
+use foldhash::{HashMap, HashSet};
 use selvedge_store::{Entry, Ino, ObjectId, Store, Tree};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Encoded trees kept in memory, in bytes.
@@ -46,7 +48,7 @@ struct Known {
     /// Trees of the cache, oldest first.
     order: VecDeque<ObjectId>,
     cached_bytes: usize,
-    recent: HashMap<Ino, Arc<Inode>>,
+    recent: Recent<Arc<Inode>, RECENT_NODES>,
     links: Links,
     /// Everything has been walked: a number without a hint is in no directory.
     complete: bool,
@@ -61,7 +63,7 @@ impl Base {
             ino: root.ino,
             why: "the snapshot's root is no directory".to_owned(),
         })?;
-        let known = Known { trees: HashMap::from([(root.ino, root_tree)]), ..Known::default() };
+        let known = Known { trees: HashMap::from_iter([(root.ino, root_tree)]), ..Known::default() };
         Ok(Self { store, root: snapshot.root, root_tree, known: Mutex::new(known) })
     }
 
@@ -108,7 +110,7 @@ impl Base {
             let root = Inode { parent: Some(ino), ..Inode::from_entry(&self.root, None) };
             return Ok(Some(Arc::new(root)));
         }
-        if let Some(inode) = self.known().recent.get(&ino) {
+        if let Some(inode) = self.known().recent.get(ino) {
             return Ok(Some(Arc::clone(inode)));
         }
         loop {
@@ -214,9 +216,6 @@ impl Base {
         let inode = Arc::new(Inode::from_entry(entry, Some(parent)));
         let mut known = self.known();
         known.note(parent, inode.ino, inode.tree());
-        if known.recent.len() >= RECENT_NODES {
-            known.recent.clear();
-        }
         known.recent.insert(inode.ino, Arc::clone(&inode));
         inode
     }

@@ -6,11 +6,11 @@ use crate::inode::Body;
 use crate::open_table::Content as Open;
 use crate::state::State;
 use crate::tables::Node;
+use foldhash::{HashMap, HashSet};
 use selvedge_store::export::Progress;
 use selvedge_store::{
     Content, Entry, FileKind, Ino, LayerId, Meta, ObjectId, Store, StoreError, Tree, TreeBuilder, WrittenBlob,
 };
-use std::collections::{HashMap, HashSet};
 use std::io;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -65,8 +65,8 @@ impl Built {
         Self {
             root: state.base().root_entry().clone(),
             changed: 0,
-            trees: HashMap::new(),
-            made: HashSet::new(),
+            trees: HashMap::default(),
+            made: HashSet::default(),
             files,
             parents: Vec::new(),
             spoken_of: Changed::default(),
@@ -110,7 +110,7 @@ pub(crate) fn build(state: &State, known: &Known, watch: Watch<'_>) -> Result<Bu
     let files = put_files(state, nodes, known, watch)?;
     let store = state.repo.store();
     let mut built = Built { spoken_of, ..Built::of_files(state, files) };
-    let mut finished: HashMap<usize, Entry> = HashMap::new();
+    let mut finished: HashMap<usize, Entry> = HashMap::default();
     // Children come after their parents.
     for (at, directory) in directories.into_iter().enumerate().rev() {
         let mut tree = TreeBuilder::new();
@@ -251,8 +251,8 @@ pub(crate) fn put_files<'a>(
     known: &Known,
     watch: Watch<'_>,
 ) -> Result<HashMap<Ino, Content>> {
-    let mut found: HashMap<Ino, Content> = HashMap::new();
-    let mut unread: HashMap<Ino, &Node> = HashMap::new();
+    let mut found: HashMap<Ino, Content> = HashMap::default();
+    let mut unread: HashMap<Ino, &Node> = HashMap::default();
     for node in nodes.filter(|node| node.inode.body.layer().is_some()) {
         match known.of(node) {
             Some(content) => drop(found.insert(node.inode.ino, content.clone())),

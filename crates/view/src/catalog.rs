@@ -15,10 +15,11 @@ use crate::journal::{Appended, Journal};
 use crate::pending::Batch;
 use crate::record;
 use crate::rows::Rows;
+use foldhash::{HashMap, HashSet};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use selvedge_store::{FileKind, Ino};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -229,7 +230,7 @@ impl Catalog {
 
     /// The rows that say what is wanted.
     pub(crate) fn inodes(&self, wanted: Wanted) -> Result<Vec<Inode>> {
-        let mut pending: HashMap<Ino, Option<&Arc<Inode>>> = HashMap::new();
+        let mut pending: HashMap<Ino, Option<&Arc<Inode>>> = HashMap::default();
         for (ino, row) in self.batches().rev().flat_map(Batch::rows) {
             pending.insert(ino, row);
         }

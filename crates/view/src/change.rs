@@ -10,8 +10,8 @@ use crate::layers::Upper;
 use crate::request::Request;
 use crate::state::State;
 use crate::tables::{Node, Origin, Tables};
+use foldhash::HashSet;
 use selvedge_store::{FileKind, Ino, LayerId, Timestamp, Xattrs};
-use std::collections::HashSet;
 use std::sync::MutexGuard;
 
 /// One mutation in the making. It holds the tables, so it sees no other mutation half done.
@@ -201,8 +201,8 @@ impl Change<'_> {
             None => self.state.base_child(directory, name)?.is_some(),
         };
         let name = name.to_vec();
-        if let Some(replaced) = self.tables.unsettled().get(&(parent, name.clone())).cloned() {
-            self.settle(parent, name.clone(), replaced.old);
+        if let Some(old) = self.tables.replaced(parent, &name).map(|replaced| replaced.old) {
+            self.settle(parent, name.clone(), old);
         }
         self.commit.push(if below {
             Effect::Whiteout { parent, name }

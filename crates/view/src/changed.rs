@@ -3,8 +3,8 @@
 use crate::error::{Result, ViewError};
 use crate::state::State;
 use crate::view::View;
+use foldhash::{HashMap, HashSet};
 use selvedge_store::{FileKind, Ino};
-use std::collections::{HashMap, HashSet};
 
 /// Where the layers of a thread say anything.
 ///
@@ -33,11 +33,11 @@ impl State {
     pub(crate) fn changed(&self) -> Result<Changed> {
         let scan = self.tables().scan()?;
         let nodes: HashSet<Ino> = scan.rows.keys().copied().collect();
-        let mut directories = HashSet::new();
+        let mut directories = HashSet::default();
         for parent in &scan.parents {
             self.climb(*parent, &mut directories)?;
         }
-        let mut files = HashSet::new();
+        let mut files = HashSet::default();
         for (&ino, row) in scan.rows.iter().filter(|(_, row)| row.nlink > 0) {
             if row.kind == FileKind::Directory {
                 self.climb(ino, &mut directories)?;
@@ -86,7 +86,7 @@ impl State {
         directories: &HashSet<Ino>,
         files: &HashSet<Ino>,
     ) -> Result<HashMap<Ino, HashSet<Ino>>> {
-        let mut linked: HashMap<Ino, HashSet<Ino>> = HashMap::new();
+        let mut linked: HashMap<Ino, HashSet<Ino>> = HashMap::default();
         if files.is_empty() {
             return Ok(linked);
         }

@@ -14,8 +14,8 @@ use crate::state::State;
 use crate::tables::{Node, Origin};
 use crate::view::View;
 use crate::working_files::stat_open;
+use foldhash::HashSet;
 use selvedge_store::{BlobReader, Extent, FileKind, Ino, between_holes};
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -415,7 +415,7 @@ impl State {
                 return Ok(());
             }
             if change.note_durable(ino, coverage)? {
-                change.settle_sources(&HashSet::from([ino]));
+                change.settle_sources(&HashSet::from_iter([ino]));
             }
             Ok(())
         })?;
@@ -435,7 +435,7 @@ impl State {
                     // Frozen just now, and made durable with its layer.
                     return Ok(());
                 }
-                let mut durable = HashSet::new();
+                let mut durable = HashSet::default();
                 for ino in batch {
                     if change.note_durable(*ino, None)? {
                         durable.insert(*ino);

@@ -12,9 +12,9 @@ use crate::inode::{Applied, Body, Inode};
 use crate::pending::Batch;
 use crate::request::RequestKey;
 use crate::sys::system_errno;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use foldhash::HashSet;
+use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, params};
 use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
-use std::collections::HashSet;
 use std::path::Path;
 
 /// Version of a catalog's schema and journal; one that is not known is refused.
@@ -325,9 +325,11 @@ impl Database {
             self.db.execute_batch("BEGIN IMMEDIATE")?;
         }
         let end = self.at.saturating_add(most).min(effects.len());
+        let mut writer = Writer::new(&self.db);
         for effect in effects.get(self.at..end).unwrap_or_default() {
-            apply(&self.db, effect)?;
+            writer.apply(effect)?;
         }
+        drop(writer);
         self.at = end;
         if end < effects.len() {
             return Ok(false);
@@ -351,9 +353,11 @@ impl Database {
 
     fn try_apply(&mut self, effects: &[Effect]) -> Result<()> {
         let transaction = self.db.transaction()?;
+        let mut writer = Writer::new(&transaction);
         for effect in effects {
-            apply(&transaction, effect)?;
+            writer.apply(effect)?;
         }
+        drop(writer);
         Ok(transaction.commit()?)
     }
 
@@ -410,81 +414,125 @@ fn configure(db: &Connection) -> Result<()> {
     Ok(())
 }
 
-fn apply(db: &Connection, effect: &Effect) -> Result<()> {
-    match effect {
-        Effect::PutInode(inode) => return put_inode(db, inode),
-        Effect::DeleteInode(ino) => {
-            db.prepare_cached("DELETE FROM inodes WHERE ino = ?1")?.execute([signed(ino.0)])?
-        }
-        Effect::PutName { parent, name, ino, kind } => put_name(db, *parent, name, *ino, kind.code())?,
-        Effect::Whiteout { parent, name } => put_name(db, *parent, name, Ino(0), 0)?,
-        Effect::DropName { parent, name } => db
-            .prepare_cached("DELETE FROM names WHERE parent = ?1 AND name = ?2")?
-            .execute(params![signed(parent.0), name])?,
-        Effect::DropNames(parent) => {
-            db.prepare_cached("DELETE FROM names WHERE parent = ?1")?.execute([signed(parent.0)])?
-        }
-        Effect::AddOrphan(ino) => {
-            db.prepare_cached("INSERT OR IGNORE INTO orphans(ino) VALUES(?1)")?.execute([signed(ino.0)])?
-        }
-        Effect::DropOrphan(ino) => {
-            db.prepare_cached("DELETE FROM orphans WHERE ino = ?1")?.execute([signed(ino.0)])?
-        }
-        Effect::Unsettle(Unsettled { parent, name, old, source, from }) => {
-            db.prepare_cached("INSERT OR REPLACE INTO unsettled VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
-                params![signed(parent.0), name, signed(old.0), signed(source.0), signed(from.0.0), from.1],
-            )?
-        }
-        Effect::Found => return set_meta(db, "unfounded", 0),
-        Effect::Settle { parent, name } => db
-            .prepare_cached("DELETE FROM unsettled WHERE parent = ?1 AND name = ?2")?
-            .execute(params![signed(parent.0), name])?,
-    };
-    Ok(())
+/// Applies effects, one after the other. What many of them need is prepared once.
+struct Writer<'db> {
+    db: &'db Connection,
+    put_inode: Prepared<'db>,
+    delete_inode: Prepared<'db>,
+    put_name: Prepared<'db>,
+    drop_name: Prepared<'db>,
+    add_orphan: Prepared<'db>,
+    drop_orphan: Prepared<'db>,
 }
 
-fn put_name(db: &Connection, parent: Ino, name: &[u8], ino: Ino, kind: u8) -> Result<usize> {
-    let mut statement = db.prepare_cached(
-        "INSERT INTO names(parent, name, ino, kind) VALUES(?1, ?2, ?3, ?4)
-         ON CONFLICT(parent, name) DO UPDATE SET ino = excluded.ino, kind = excluded.kind",
-    )?;
-    Ok(statement.execute(params![signed(parent.0), name, signed(ino.0), kind])?)
+impl<'db> Writer<'db> {
+    fn new(db: &'db Connection) -> Self {
+        Self {
+            db,
+            put_inode: Prepared::new(
+                "INSERT OR REPLACE INTO inodes VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
+                 ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+            ),
+            delete_inode: Prepared::new("DELETE FROM inodes WHERE ino = ?1"),
+            put_name: Prepared::new(
+                "INSERT INTO names(parent, name, ino, kind) VALUES(?1, ?2, ?3, ?4)
+                 ON CONFLICT(parent, name) DO UPDATE SET ino = excluded.ino, kind = excluded.kind",
+            ),
+            drop_name: Prepared::new("DELETE FROM names WHERE parent = ?1 AND name = ?2"),
+            add_orphan: Prepared::new("INSERT OR IGNORE INTO orphans(ino) VALUES(?1)"),
+            drop_orphan: Prepared::new("DELETE FROM orphans WHERE ino = ?1"),
+        }
+    }
+
+    fn apply(&mut self, effect: &Effect) -> Result<()> {
+        let db = self.db;
+        match effect {
+            Effect::PutInode(inode) => return self.put_inode(inode),
+            Effect::DeleteInode(ino) => self.delete_inode.on(db)?.execute([signed(ino.0)])?,
+            Effect::PutName { parent, name, ino, kind } => self.put_name(*parent, name, *ino, kind.code())?,
+            Effect::Whiteout { parent, name } => self.put_name(*parent, name, Ino(0), 0)?,
+            Effect::DropName { parent, name } => {
+                self.drop_name.on(db)?.execute(params![signed(parent.0), name])?
+            }
+            Effect::DropNames(parent) => {
+                db.prepare_cached("DELETE FROM names WHERE parent = ?1")?.execute([signed(parent.0)])?
+            }
+            Effect::AddOrphan(ino) => self.add_orphan.on(db)?.execute([signed(ino.0)])?,
+            Effect::DropOrphan(ino) => self.drop_orphan.on(db)?.execute([signed(ino.0)])?,
+            Effect::Unsettle(Unsettled { parent, name, old, source, from }) => db
+                .prepare_cached("INSERT OR REPLACE INTO unsettled VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?
+                .execute(params![
+                    signed(parent.0),
+                    name,
+                    signed(old.0),
+                    signed(source.0),
+                    signed(from.0.0),
+                    from.1
+                ])?,
+            Effect::Found => return set_meta(db, "unfounded", 0),
+            Effect::Settle { parent, name } => db
+                .prepare_cached("DELETE FROM unsettled WHERE parent = ?1 AND name = ?2")?
+                .execute(params![signed(parent.0), name])?,
+        };
+        Ok(())
+    }
+
+    fn put_name(&mut self, parent: Ino, name: &[u8], ino: Ino, kind: u8) -> Result<usize> {
+        let values = params![signed(parent.0), name, signed(ino.0), kind];
+        Ok(self.put_name.on(self.db)?.execute(values)?)
+    }
+
+    fn put_inode(&mut self, inode: &Inode) -> Result<()> {
+        let xattrs = inode
+            .xattrs
+            .encode()
+            .map_err(|error| ViewError::Damaged { ino: inode.ino, why: error.to_string() })?;
+        self.put_inode.on(self.db)?.execute(params![
+            signed(inode.ino.0),
+            inode.kind.code(),
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.nlink,
+            signed(inode.rdev),
+            inode.atime.sec,
+            inode.atime.nsec,
+            inode.mtime.sec,
+            inode.mtime.nsec,
+            inode.ctime.sec,
+            inode.ctime.nsec,
+            inode.host_ctime.map(|time| time.sec),
+            inode.host_ctime.map(|time| time.nsec),
+            inode.parent.map(|parent| signed(parent.0)),
+            body_codec::encode(&inode.body),
+            inode.fallback.as_ref().map(body_codec::encode),
+            xattrs,
+            inode.applied.map(|applied| signed(applied.key.epoch)),
+            inode.applied.map(|applied| signed(applied.key.unique)),
+            inode.applied.map(|applied| signed(applied.result.0)),
+        ])?;
+        Ok(())
+    }
 }
 
-fn put_inode(db: &Connection, inode: &Inode) -> Result<()> {
-    let xattrs = inode
-        .xattrs
-        .encode()
-        .map_err(|error| ViewError::Damaged { ino: inode.ino, why: error.to_string() })?;
-    let mut statement = db.prepare_cached(
-        "INSERT OR REPLACE INTO inodes VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
-         ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
-    )?;
-    statement.execute(params![
-        signed(inode.ino.0),
-        inode.kind.code(),
-        inode.mode,
-        inode.uid,
-        inode.gid,
-        inode.nlink,
-        signed(inode.rdev),
-        inode.atime.sec,
-        inode.atime.nsec,
-        inode.mtime.sec,
-        inode.mtime.nsec,
-        inode.ctime.sec,
-        inode.ctime.nsec,
-        inode.host_ctime.map(|time| time.sec),
-        inode.host_ctime.map(|time| time.nsec),
-        inode.parent.map(|parent| signed(parent.0)),
-        body_codec::encode(&inode.body),
-        inode.fallback.as_ref().map(body_codec::encode),
-        xattrs,
-        inode.applied.map(|applied| signed(applied.key.epoch)),
-        inode.applied.map(|applied| signed(applied.key.unique)),
-        inode.applied.map(|applied| signed(applied.result.0)),
-    ])?;
-    Ok(())
+/// A statement that is prepared when it is first needed.
+struct Prepared<'db> {
+    sql: &'static str,
+    statement: Option<CachedStatement<'db>>,
+}
+
+impl<'db> Prepared<'db> {
+    const fn new(sql: &'static str) -> Self {
+        Self { sql, statement: None }
+    }
+
+    fn on(&mut self, db: &'db Connection) -> Result<&mut CachedStatement<'db>> {
+        let statement = match self.statement.take() {
+            Some(statement) => statement,
+            None => db.prepare_cached(self.sql)?,
+        };
+        Ok(self.statement.insert(statement))
+    }
 }
 
 fn read_inode(row: &rusqlite::Row<'_>) -> Result<Inode> {

@@ -21,24 +21,16 @@ pub(crate) struct Listing {
 
 impl Listing {
     /// The listing of `directory`, which lies in `parent` and has these names.
-    pub(crate) fn new(
-        directory: Ino,
-        parent: Ino,
-        names: impl Iterator<Item = (Vec<u8>, Ino, FileKind)>,
-    ) -> Self {
-        let dot = |ino, name: &[u8], cookie| DirEntry {
-            ino,
-            kind: FileKind::Directory,
-            name: name.to_vec(),
-            cookie,
-        };
-        let mut entries = vec![dot(directory, b".", DOT), dot(parent, b"..", DOT_DOT)];
-        entries.extend(names.map(|(name, ino, kind)| DirEntry { ino, kind, cookie: cookie(&name), name }));
-        entries[2..].sort_unstable_by(|a, b| (a.cookie, &a.name).cmp(&(b.cookie, &b.name)));
-        for at in 2..entries.len().saturating_sub(1) {
-            if entries[at].cookie == entries[at + 1].cookie {
-                entries[at].cookie -= 1;
-            }
+    pub(crate) fn new(directory: Ino, parent: Ino, mut entries: Vec<DirEntry>) -> Self {
+        for (ino, name, cookie) in [(directory, &b"."[..], DOT), (parent, b"..", DOT_DOT)] {
+            entries.push(DirEntry { ino, kind: FileKind::Directory, name: name.to_vec(), cookie });
+        }
+        // Positions are sorted, which are short, and each entry is then moved once.
+        entries.sort_by_cached_key(|entry| entry.cookie);
+        for same in entries.chunk_by_mut(|a, b| a.cookie == b.cookie).filter(|same| same.len() > 1) {
+            same.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            let last = same.len() - 1;
+            same[..last].iter_mut().for_each(|entry| entry.cookie -= 1);
         }
         Self { entries }
     }
@@ -60,6 +52,13 @@ impl Listing {
     }
 }
 
+impl DirEntry {
+    /// An entry of a listing that is to be made.
+    pub(crate) fn new(name: Vec<u8>, ino: Ino, kind: FileKind) -> Self {
+        Self { ino, kind, cookie: cookie(&name), name }
+    }
+}
+
 /// The cookie of a name: part of the format, because it is kept across workers, snapshots and hosts.
 fn cookie(name: &[u8]) -> u64 {
     let hash = blake3::hash(name);
@@ -74,11 +73,10 @@ mod tests {
 
     fn listing(names: &[&str]) -> Listing {
         let named = names.iter().enumerate();
-        Listing::new(
-            Ino(10),
-            Ino(9),
-            named.map(|(at, name)| (name.as_bytes().to_vec(), Ino(100 + at as u64), FileKind::Regular)),
-        )
+        let entry = |(at, name): (usize, &&str)| {
+            DirEntry::new(name.as_bytes().to_vec(), Ino(100 + at as u64), FileKind::Regular)
+        };
+        Listing::new(Ino(10), Ino(9), named.map(entry).collect())
     }
 
     fn from(listing: &Listing, cookie: u64, limit: usize) -> Vec<DirEntry> {
@@ -99,6 +97,19 @@ mod tests {
             let listed = first.iter().any(|entry| entry.name == kept.as_bytes());
             assert!(listed || rest.contains(&kept.as_bytes().to_vec()), "{kept} was lost");
         }
+    }
+
+    #[test]
+    fn names_at_one_position_are_all_listed_even_if_a_reply_ends_between_them() {
+        let entry = |name: &[u8], cookie| DirEntry {
+            cookie,
+            ..DirEntry::new(name.to_vec(), Ino(5), FileKind::Regular)
+        };
+        let entries = vec![entry(b"c", 100), entry(b"a", 100), entry(b"z", 50), entry(b"b", 100)];
+        let listing = Listing::new(Ino(10), Ino(9), entries);
+        let listed = from(&listing, 0, 9).into_iter().map(|entry| (entry.name, entry.cookie));
+        let expected = [(&b"."[..], 1), (b"..", 2), (b"z", 50), (b"a", 99), (b"b", 99), (b"c", 100)];
+        assert!(listed.eq(expected.map(|(name, cookie)| (name.to_vec(), cookie))));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use crate::request::{Handle, Request, Stream};
 use crate::state::State;
 use crate::tables::Node;
 use crate::view::View;
-use selvedge_store::{FileKind, Ino};
+use foldhash::HashSet;
+use selvedge_store::Ino;
 use std::sync::Arc;
 
 /// How many entries are looked up while the tables are held, which everybody else waits for: some tens of microseconds.
@@ -121,24 +122,24 @@ impl State {
         self.warm(ino)?;
         let (inode, names) = {
             let mut tables = self.tables();
-            (self.node_in(&mut tables, ino)?.inode, tables.names(ino)?)
+            (self.node_in(&mut tables, ino)?.inode, tables.list_of_names(ino)?)
         };
         let parent = inode.parent.unwrap_or(ino);
         if inode.nlink == 0 {
             // It was removed, so it was empty, and nothing has come into it since.
-            return Ok(Listing::new(ino, parent, std::iter::empty()));
+            return Ok(Listing::new(ino, parent, Vec::new()));
         }
-        let base = inode.tree().map(|tree| self.base().tree(tree)).transpose()?;
-        let unchanged: Vec<(Vec<u8>, Ino, FileKind)> = base
-            .iter()
-            .flat_map(|tree| tree.iter_names())
-            .filter(|(name, _, _)| !names.contains_key(*name))
-            .map(|(name, ino, kind)| (name.to_vec(), ino, kind))
-            .collect();
-        let changed = names.into_iter().filter_map(|(name, row)| match row {
-            NameRow::Node { ino, kind } => Some((name, ino, kind)),
+        let mut listed = Vec::with_capacity(names.len());
+        if let Some(tree) = inode.tree() {
+            let spoken_of: HashSet<&[u8]> = names.iter().map(|(name, _)| &name[..]).collect();
+            let base = self.base().tree(tree)?;
+            let unchanged = base.iter_names().filter(|(name, _, _)| !spoken_of.contains(name));
+            listed.extend(unchanged.map(|(name, ino, kind)| DirEntry::new(name.to_vec(), ino, kind)));
+        }
+        listed.extend(names.into_iter().filter_map(|(name, row)| match row {
+            NameRow::Node { ino, kind } => Some(DirEntry::new(name, ino, kind)),
             NameRow::Whiteout => None,
-        });
-        Ok(Listing::new(ino, parent, unchanged.into_iter().chain(changed)))
+        }));
+        Ok(Listing::new(ino, parent, listed))
     }
 }

@@ -1,8 +1,8 @@
 //! What the layers say of names, as far as somebody has asked: a lookup and a listing find it here.
 
 use crate::catalog::NameRow;
+use foldhash::HashMap;
 use selvedge_store::Ino;
-use std::collections::{BTreeMap, HashMap};
 
 /// Names kept in memory, known to be absent or not; some 10 MiB.
 const MOST_NAMES: usize = 65_536;
@@ -48,10 +48,12 @@ impl KnownNames {
     }
 
     /// All that the layers say of names in `parent`, if all of it is known.
-    pub(crate) fn all(&self, parent: Ino) -> Option<BTreeMap<Vec<u8>, NameRow>> {
+    pub(crate) fn all<T: Default + Extend<(Vec<u8>, NameRow)>>(&self, parent: Ino) -> Option<T> {
         let directory = self.directories.get(&parent).filter(|directory| directory.complete)?;
         let said = directory.names.iter();
-        Some(said.filter_map(|(name, row)| row.map(|row| (name.clone(), row))).collect())
+        let mut all = T::default();
+        all.extend(said.filter_map(|(name, row)| row.map(|row| (name.clone(), row))));
+        Some(all)
     }
 
     /// Takes note of a directory of which nothing is known, or of which no layer speaks.
@@ -61,7 +63,7 @@ impl KnownNames {
     }
 
     /// Takes note of everything that the layers say of names in `parent`.
-    pub(crate) fn keep_all(&mut self, parent: Ino, said: &BTreeMap<Vec<u8>, NameRow>) {
+    pub(crate) fn keep_all(&mut self, parent: Ino, said: &HashMap<Vec<u8>, NameRow>) {
         if said.len() > MOST_NAMES / 4 {
             return;
         }
@@ -118,6 +120,10 @@ mod tests {
     const DIR: Ino = Ino(2);
     const FILE: NameRow = NameRow::Node { ino: Ino(7), kind: FileKind::Regular };
 
+    fn all(known: &KnownNames) -> Option<Vec<(Vec<u8>, NameRow)>> {
+        known.all(DIR)
+    }
+
     #[test]
     fn an_absent_name_is_known_only_where_all_names_are() {
         let mut known = KnownNames::default();
@@ -129,14 +135,14 @@ mod tests {
         known.keep(DIR, b"b", None);
         assert_eq!(known.get(DIR, b"a"), Known::Said(Some(FILE)));
         assert_eq!(known.get(DIR, b"b"), Known::Said(None));
-        assert_eq!((known.get(DIR, b"c"), known.all(DIR)), (Known::Unknown, None));
-        known.keep_all(DIR, &BTreeMap::from([(b"c".to_vec(), FILE)]));
+        assert_eq!((known.get(DIR, b"c"), all(&known)), (Known::Unknown, None));
+        known.keep_all(DIR, &HashMap::from_iter([(b"c".to_vec(), FILE)]));
         assert_eq!(
             (known.get(DIR, b"a"), known.get(DIR, b"c")),
             (Known::Said(None), Known::Said(Some(FILE)))
         );
         known.keep(DIR, b"c", None);
-        assert_eq!((known.get(DIR, b"c"), known.all(DIR)), (Known::Said(None), Some(BTreeMap::new())));
+        assert_eq!((known.get(DIR, b"c"), all(&known)), (Known::Said(None), Some(Vec::new())));
         assert_eq!(known.names, 0);
     }
 

@@ -6,8 +6,8 @@
 use crate::base::Base;
 use crate::error::Result;
 use crate::inode::Inode;
+use foldhash::{HashMap, HashSet};
 use selvedge_store::{FileKind, Ino, ObjectId};
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// So many names are remembered at most: a small worker is one that dies, and is followed, quickly.
@@ -67,7 +67,7 @@ impl Base {
         directories: &HashSet<Ino>,
     ) -> Result<Option<HashSet<Ino>>> {
         let mut counts: HashMap<Ino, Count> = files.keys().map(|file| (*file, Count::default())).collect();
-        let (mut parents, mut standing) = (HashSet::new(), HashMap::new());
+        let (mut parents, mut standing) = (HashSet::default(), HashMap::default());
         for &directory in directories {
             // One that is not in this base any more has names that do not count.
             let Some(tree) = self.standing(directory, &mut standing)? else { continue };
@@ -130,9 +130,9 @@ impl Base {
 
     /// Reads everything; tells which directories hold `files`, and remembers those of all files with several names.
     fn find_links(&self, links: &Links, files: &HashMap<Ino, HashSet<Ino>>) -> Result<HashSet<Ino>> {
-        let mut parents = HashSet::new();
+        let mut parents = HashSet::default();
         let (mut remembered, mut names) = (Remembered::default(), 0);
-        let mut above = HashMap::new();
+        let mut above = HashMap::default();
         let mut directories = vec![(self.root(), self.root_tree())];
         while let Some((directory, id)) = directories.pop() {
             let tree = self.store().tree(&id)?;

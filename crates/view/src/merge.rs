@@ -11,8 +11,8 @@ use crate::snapshot::Covered;
 use crate::state::State;
 use crate::tables::Node;
 use crate::view::{View, ViewOptions};
+use foldhash::HashMap;
 use selvedge_store::{Content, Ino, LayerId};
-use std::collections::HashMap;
 use std::sync::{Arc, TryLockError};
 
 impl State {

@@ -8,6 +8,7 @@ use crate::error::{Result, ViewError};
 use crate::inode::{Body, Inode};
 use crate::open_flags::OpenFlags;
 use crate::request::{Handle, Request};
+use crate::state::State;
 use crate::tables::Node;
 use crate::view::View;
 use crate::volatile::Volatility;
@@ -23,14 +24,16 @@ const TARGET_MAX: usize = 4095;
 impl View {
     /// The node called `name` in `parent`.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
+        self.state().attr(&self.named(parent, name)?)
+    }
+
+    /// As [`lookup`](Self::lookup), without asking the host about the node.
+    fn named(&self, parent: Ino, name: &[u8]) -> Result<Node> {
         check_name(name)?;
         let state = self.state();
-        let child = {
-            let (mut tables, directory) = state.tables_and_directory(parent)?;
-            directory.live_directory()?;
-            state.child_in(&mut tables, &directory.inode, name)?
-        };
-        state.attr(&child.ok_or(ViewError::NotFound)?)
+        let (mut tables, directory) = state.tables_and_directory(parent)?;
+        directory.live_directory()?;
+        state.child_in(&mut tables, &directory.inode, name)?.ok_or(ViewError::NotFound)
     }
 
     /// Takes note that the kernel has forgotten the node: nobody can ask for it by number any more. Numbers of
@@ -214,10 +217,10 @@ impl View {
 
     /// Removes an empty directory.
     pub fn rmdir(&self, request: &Request, parent: Ino, name: &[u8]) -> Result<()> {
-        if let Ok(attr) = self.lookup(parent, name)
-            && attr.kind == FileKind::Directory
+        if let Ok(node) = self.named(parent, name)
+            && node.inode.is_dir()
         {
-            self.state().warm(attr.ino)?;
+            self.state().warm(node.inode.ino)?;
         }
         self.remove(request, parent, name, |change, node| {
             if !node.inode.is_dir() {
@@ -265,26 +268,29 @@ impl View {
         check_name(name)?;
         check_name(new_name)?;
         let state = self.state();
-        state.warm(parent)?;
-        state.warm(new_parent)?;
+        let source = state.standing(parent, name)?;
+        let target = state.standing(new_parent, new_name)?;
         let replaces = matches!(mode, RenameMode::Replace | RenameMode::Whiteout);
         if replaces
-            && let Ok(target) = self.lookup(new_parent, new_name)
-            && target.kind == FileKind::Directory
+            && let Some(target) = &target.node
+            && target.inode.is_dir()
         {
-            state.warm(target.ino)?;
+            state.warm(target.inode.ino)?;
         }
-        // A name that may still fall back to an older file must not travel: it is made certain first.
-        state.settle_name(parent, name)?;
-        if mode == RenameMode::Exchange {
-            state.settle_name(new_parent, new_name)?;
-        }
-        // Nor may a fallback take away what was durable before: only a file that never was is moved as it is.
-        if replaces
-            && let Ok(source) = self.lookup(parent, name)
-            && state.volatility(&state.node(source.ino)?) == Volatility::Changed
+        // A name that may still fall back to an older file must not travel: it is made certain first. Nor may a fallback
+        // take away what was durable before: only a file that never was is moved as it is.
+        if let Some(unsettled) = source.unsettled {
+            state.make_certain(unsettled)?;
+        } else if replaces
+            && let Some(source) = &source.node
+            && state.volatility(source) == Volatility::Changed
         {
-            state.make_certain(source.ino)?;
+            state.make_certain(source.inode.ino)?;
+        }
+        if mode == RenameMode::Exchange
+            && let Some(unsettled) = target.unsettled
+        {
+            state.make_certain(unsettled)?;
         }
         let whiteout = if mode == RenameMode::Whiteout { Some(state.new_ino()?) } else { None };
         let settle = state.change(|change| {
@@ -305,6 +311,25 @@ impl View {
             state.work.wake();
         }
         Ok(())
+    }
+}
+
+/// What stands at a name before it is renamed, as long as nobody else changes it.
+struct Standing {
+    node: Option<Node>,
+    /// The file whose bytes have to be durable before the name can be relied on.
+    unsettled: Option<Ino>,
+}
+
+impl State {
+    /// What stands at a name; nothing where there is no directory with names. The directory's listing is in memory then.
+    fn standing(&self, directory: Ino, name: &[u8]) -> Result<Standing> {
+        let (mut tables, directory) = self.tables_and_directory(directory)?;
+        if directory.live_directory().is_err() {
+            return Ok(Standing { node: None, unsettled: None });
+        }
+        let unsettled = tables.replaced(directory.inode.ino, name).map(|replaced| replaced.source);
+        Ok(Standing { node: self.child_in(&mut tables, &directory.inode, name)?, unsettled })
     }
 }
 
@@ -383,17 +408,17 @@ impl<'a> Move<'a> {
     /// Notes what the replaced name falls back to while the bytes that replace it may be lost. A name that was
     /// replaced before falls back to the oldest of its files: the only one known to be whole.
     fn fall_back_to(&self, change: &mut Change<'_>, target: &Node) -> bool {
-        let key = (self.to.inode.ino, self.new_name.to_vec());
-        let earlier = change.tables.unsettled().get(&key).map(|replaced| replaced.old);
+        let (parent, name) = (self.to.inode.ino, self.new_name.to_vec());
+        let earlier = change.tables.replaced(parent, &name).map(|replaced| replaced.old);
         if change.state.volatility(&self.source) == Volatility::Durable {
             if let Some(old) = earlier {
-                change.settle(key.0, key.1, old);
+                change.settle(parent, name, old);
             }
             return false;
         }
         change.commit.push(Effect::Unsettle(Unsettled {
-            parent: key.0,
-            name: key.1,
+            parent,
+            name,
             old: earlier.unwrap_or(target.inode.ino),
             source: self.source.inode.ino,
             from: (self.from.inode.ino, self.name.to_vec()),

@@ -9,9 +9,9 @@
 //! Whoever uses an entry checks it against the base, so a wrong one costs a search.
 
 use crate::sys::Words;
+use foldhash::HashMap;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
 use selvedge_store::Ino;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -222,7 +222,7 @@ mod tests {
         parents.insert(Ino(1), parent(1));
         parents.keep_in(memory.try_clone().unwrap()).unwrap();
         parents.extend((2..MANY).map(|ino| (Ino(ino), parent(ino))));
-        assert_eq!(parents.other, HashMap::new());
+        assert_eq!(parents.other, HashMap::default());
         parents
     }
 

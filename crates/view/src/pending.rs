@@ -3,8 +3,9 @@
 use crate::catalog::{NameRow, Unsettled};
 use crate::commit::Effect;
 use crate::inode::Inode;
+use foldhash::{HashMap, HashSet};
 use selvedge_store::Ino;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -53,7 +54,7 @@ impl Batch {
             Effect::Whiteout { parent, name } => self.say(*parent, name, Some(NameRow::Whiteout)),
             Effect::DropName { parent, name } => self.say(*parent, name, None),
             Effect::DropNames(parent) => {
-                drop(self.names.insert(*parent, Names { dropped: true, said: HashMap::new() }));
+                drop(self.names.insert(*parent, Names { dropped: true, said: HashMap::default() }));
             }
             Effect::AddOrphan(ino) => drop(self.orphans.insert(*ino, true)),
             Effect::DropOrphan(ino) => drop(self.orphans.insert(*ino, false)),

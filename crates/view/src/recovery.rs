@@ -9,8 +9,8 @@ use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
 use crate::inode::Inode;
 use crate::working_files::WorkingFiles;
+use foldhash::HashMap;
 use selvedge_store::{Ino, LayerId};
-use std::collections::HashMap;
 
 /// Whether a loss of power took what this layer stands on: then nothing in it was ever durable for anybody.
 pub(crate) fn is_lost(catalog: &Catalog, boot_id: &str) -> Result<bool> {
@@ -74,7 +74,7 @@ fn restore_coverage(layer: LayerId, catalog: &Catalog, files: &WorkingFiles) -> 
 
 /// Everything that falls back: replaced names to the file they had, copies to what they were made from.
 fn fall_back(catalog: &Catalog) -> Result<Commit> {
-    let mut rows: HashMap<Ino, Inode> = HashMap::new();
+    let mut rows: HashMap<Ino, Inode> = HashMap::default();
     let mut commit = Commit::new();
     for unsettled in catalog.unsettled()? {
         put_back(catalog, &mut rows, &mut commit, &unsettled)?;
@@ -145,8 +145,8 @@ mod tests {
     use super::*;
     use crate::inode::{Applied, Body};
     use crate::request::RequestKey;
+    use foldhash::HashSet;
     use selvedge_store::{FileKind, LayerId, ObjectId, Timestamp, Xattrs};
-    use std::collections::HashSet;
     use std::path::Path;
 
     const DIR: Ino = Ino(2);
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(name(&catalog), Ino(10));
         assert_eq!(catalog.inode(Ino(10)).unwrap().unwrap().nlink, 1);
         assert_eq!(catalog.inode(Ino(11)).unwrap().unwrap().nlink, 0);
-        assert_eq!(catalog.orphans().unwrap(), HashSet::from([Ino(11)]));
+        assert_eq!(catalog.orphans().unwrap(), HashSet::from_iter([Ino(11)]));
         assert_eq!(catalog.unsettled().unwrap(), []);
         let copied = catalog.inode(Ino(12)).unwrap().unwrap();
         assert_eq!((copied.body, copied.fallback), (blob(), None));
@@ -252,7 +252,7 @@ mod tests {
         let moved = NameRow::Node { ino: Ino(11), kind: FileKind::Regular };
         assert_eq!(catalog.name(DIR, b"moved").unwrap(), Some(moved));
         assert_eq!(catalog.inode(Ino(11)).unwrap().unwrap().nlink, 1);
-        assert_eq!(catalog.orphans().unwrap(), HashSet::new());
+        assert_eq!(catalog.orphans().unwrap(), HashSet::default());
     }
 
     #[test]

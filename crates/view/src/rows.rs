@@ -3,9 +3,9 @@
 
 use crate::commit::{Commit, Effect};
 use crate::error::Result;
+use foldhash::HashSet;
 use selvedge_store::Ino;
 use std::cell::OnceCell;
-use std::collections::HashSet;
 
 /// Layers with more rows are asked each time: to read so many takes a successor's first request some three milliseconds.
 const MOST: usize = 16_384;
@@ -58,7 +58,7 @@ mod tests {
     fn what_has_no_row_is_known_until_there_are_many() {
         let mut rows = Rows::default();
         rows.note(&delete(1));
-        let read = |_| Ok(HashSet::from([Ino(1), Ino(2)]));
+        let read = |_| Ok(HashSet::from_iter([Ino(1), Ino(2)]));
         assert!(rows.may_have(Ino(1), read).unwrap());
         assert!(!rows.may_have(Ino(3), |_| unreachable!("they were read")).unwrap());
         rows.note(&delete(1));

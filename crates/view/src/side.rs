@@ -8,6 +8,7 @@ use crate::patched::Patched;
 use crate::source::unless_gone;
 use crate::tables::Node;
 use crate::view::View;
+use foldhash::HashMap;
 use selvedge_store::compare::{Body as ItemBody, Item, Side, StoredTree};
 use selvedge_store::export::{FileReader, SourceError};
 use selvedge_store::{BlobReader, Content, Entry, Extent, FileKind, Ino, ObjectId, Tree};
@@ -105,7 +106,7 @@ impl FileReader for PatchedBytes {
 }
 
 /// The base's names of a directory, if it has any, and what the layers say of its names.
-type Names = (Option<Arc<Tree>>, BTreeMap<Vec<u8>, NameRow>);
+type Names = (Option<Arc<Tree>>, HashMap<Vec<u8>, NameRow>);
 
 impl View {
     /// The root directory, for a comparison; `changed` as [`View::changed`] told it.

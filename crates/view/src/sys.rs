@@ -43,9 +43,10 @@ pub(crate) fn system_errno(db: &Connection) -> i32 {
     unsafe { ffi::sqlite3_system_errno(db.handle()) }
 }
 
-/// Words of a memory file, shared with whoever maps it too.
+/// Words of a memory file, shared with whoever maps it too: what is stored in them outlives the process, without a system
+/// call.
 #[derive(Debug)]
-pub(crate) struct Words {
+pub struct Words {
     first: NonNull<AtomicU64>,
     count: usize,
 }
@@ -58,7 +59,10 @@ unsafe impl Sync for Words {}
 impl Words {
     /// Maps `count` words of `memory`, from the byte `offset` on, which begins a page. The file must have them all, and be
     /// sealed against getting shorter.
-    pub(crate) fn map(memory: &File, offset: u64, count: usize) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn map(memory: &File, offset: u64, count: usize) -> io::Result<Self> {
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: the kernel chooses a place where nothing is mapped.
         let place =
@@ -67,7 +71,8 @@ impl Words {
         Ok(Self { first, count })
     }
 
-    pub(crate) fn words(&self) -> &[AtomicU64] {
+    /// All of them.
+    pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping begins a page, is as long as that, readable and writable, and stays until the value is
         // dropped. Any bytes are words. Whoever else has the file may store into it at any time, which atomics allow.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }

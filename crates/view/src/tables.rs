@@ -5,8 +5,10 @@ use crate::commit::{Commit, Effect};
 use crate::error::{Result, ViewError};
 use crate::inode::Inode;
 use crate::known_names::{Known, KnownNames};
+use crate::recent::Recent;
+use foldhash::{HashMap, HashSet};
 use selvedge_store::{FileKind, Ino, LayerId};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Rows kept decoded.
@@ -36,7 +38,7 @@ pub(crate) struct Tables {
     /// Top first.
     frozen: Vec<(LayerId, Catalog)>,
     /// What the layers say of nodes, also where that is nothing.
-    rows: HashMap<Ino, Option<Node>>,
+    rows: Recent<Option<Node>, CACHED_ROWS>,
     names: KnownNames,
     /// Nodes of the upper without a name.
     orphans: HashSet<Ino>,
@@ -65,10 +67,10 @@ impl Tables {
         let mut tables = Self {
             upper: None,
             frozen,
-            rows: HashMap::new(),
+            rows: Recent::default(),
             names: KnownNames::default(),
-            orphans: HashSet::new(),
-            fallbacks: HashSet::new(),
+            orphans: HashSet::default(),
+            fallbacks: HashSet::default(),
             unsettled: BTreeMap::new(),
         };
         if let Some((id, catalog)) = upper {
@@ -97,6 +99,12 @@ impl Tables {
         &self.unsettled
     }
 
+    /// What this name stands between, if it replaced another and its new content is not known to be durable.
+    pub(crate) fn replaced(&self, parent: Ino, name: &[u8]) -> Option<&Replaced> {
+        // Mostly there are none, and the name need not be copied to be looked for.
+        if self.unsettled.is_empty() { None } else { self.unsettled.get(&(parent, name.to_vec())) }
+    }
+
     /// Whether the node must be kept for a replaced name to fall back to.
     pub(crate) fn is_kept(&self, ino: Ino) -> bool {
         self.unsettled.values().any(|replaced| replaced.old == ino)
@@ -118,9 +126,9 @@ impl Tables {
     /// Makes the upper a frozen layer, the highest. Nodes without a name go on in `upper`, the new one if there is one
     /// already.
     pub(crate) fn freeze_upper(&mut self, upper: Option<(LayerId, Catalog)>) -> Result<()> {
-        let orphans = upper.as_ref().map_or(Ok(HashSet::new()), |(_, catalog)| catalog.orphans())?;
+        let orphans = upper.as_ref().map_or(Ok(HashSet::default()), |(_, catalog)| catalog.orphans())?;
         for orphan in &orphans {
-            self.rows.remove(orphan);
+            self.rows.remove(*orphan);
         }
         self.orphans = orphans;
         self.names.clear();
@@ -136,7 +144,7 @@ impl Tables {
     /// Has the nodes that `commit` writes looked up anew.
     pub(crate) fn forget_rows(&mut self, commit: &Commit) {
         for inode in commit.inodes() {
-            self.rows.remove(&inode.ino);
+            self.rows.remove(inode.ino);
         }
     }
 
@@ -190,7 +198,7 @@ impl Tables {
         if self.is_silent() {
             return Ok(None);
         }
-        if let Some(known) = self.rows.get(&ino) {
+        if let Some(known) = self.rows.get(ino) {
             return Ok(known.clone());
         }
         let mut found: Option<Node> = None;
@@ -209,7 +217,7 @@ impl Tables {
                 break;
             }
         }
-        self.keep(ino, found.clone());
+        self.rows.insert(ino, found.clone());
         Ok(found)
     }
 
@@ -250,11 +258,11 @@ impl Tables {
     }
 
     /// Everything the layers say of the names in a directory.
-    pub(crate) fn names(&mut self, parent: Ino) -> Result<BTreeMap<Vec<u8>, NameRow>> {
+    pub(crate) fn names(&mut self, parent: Ino) -> Result<HashMap<Vec<u8>, NameRow>> {
         if let Some(all) = self.names.all(parent) {
             return Ok(all);
         }
-        let mut merged = BTreeMap::new();
+        let mut merged = HashMap::default();
         for (_, catalog) in self.layers() {
             for (name, row) in catalog.names(parent)? {
                 merged.entry(name).or_insert(row);
@@ -262,6 +270,14 @@ impl Tables {
         }
         self.names.keep_all(parent, &merged);
         Ok(merged)
+    }
+
+    /// As [`names`](Self::names), for who looks none of them up.
+    pub(crate) fn list_of_names(&mut self, parent: Ino) -> Result<Vec<(Vec<u8>, NameRow)>> {
+        match self.names.all(parent) {
+            Some(all) => Ok(all),
+            None => Ok(self.names(parent)?.into_iter().collect()),
+        }
     }
 
     /// What the layers say at all, in short.
@@ -288,10 +304,10 @@ impl Tables {
                         None => self.fallbacks.remove(&inode.ino),
                     };
                     let node = Node { inode: Arc::clone(inode), origin };
-                    self.keep(inode.ino, Some(node));
+                    self.rows.insert(inode.ino, Some(node));
                 }
                 Effect::DeleteInode(ino) => {
-                    self.rows.remove(ino);
+                    self.rows.remove(*ino);
                     self.fallbacks.remove(ino);
                 }
                 Effect::AddOrphan(ino) => {
@@ -335,13 +351,6 @@ impl Tables {
 
     fn layers_mut(&mut self) -> impl Iterator<Item = &mut (LayerId, Catalog)> {
         self.upper.iter_mut().chain(&mut self.frozen)
-    }
-
-    fn keep(&mut self, ino: Ino, node: Option<Node>) {
-        if self.rows.len() >= CACHED_ROWS {
-            self.rows.clear();
-        }
-        self.rows.insert(ino, node);
     }
 }
 

@@ -12,8 +12,8 @@ use crate::attributes::set_mtime;
 use crate::error::{Result, ViewError};
 use crate::state::State;
 use crate::view::View;
+use foldhash::HashMap;
 use selvedge_store::{Ino, Timestamp};
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The times of a file as the kernel knows them.

@@ -10,8 +10,8 @@ use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::state::State;
 use crate::tables::Tables;
+use foldhash::HashSet;
 use selvedge_store::Ino;
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -270,12 +270,6 @@ impl State {
             self.make_certain(ino)?;
         }
         Ok(())
-    }
-
-    /// Makes sure that a name which replaced another need not fall back.
-    pub(crate) fn settle_name(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        let source = self.tables().unsettled().get(&(parent, name.to_vec())).map(|replaced| replaced.source);
-        source.map_or(Ok(()), |source| self.make_certain(source))
     }
 
     fn sync_working_file(&self, ino: Ino) -> Result<Option<Coverage>> {

@@ -1,7 +1,7 @@
 //! Which working files hold bytes that a loss of power could take.
 
+use foldhash::HashMap;
 use selvedge_store::Ino;
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How much a loss of power could take of a file.

@@ -4,9 +4,9 @@
 
 mod support;
 
+use foldhash::HashSet;
 use selvedge_store::{Content, Ino};
 use selvedge_view::{OpenFlags, RenameMode, SetAttr, View};
-use std::collections::HashSet;
 use std::time::Duration;
 use support::{Base, Bench};
 

@@ -67,7 +67,7 @@ fn a_successor_reads_what_was_open() {
     resumed.opened(Handle(1_000_000), Opened::Directory(Ino(5))).unwrap();
     let again = resume(&content(&resumed)).unwrap().open;
     assert_eq!(again.len(), left.len() + 1);
-    assert_eq!(content(&resumed).len(), content(&state).len());
+    assert_eq!(resumed.slots().end, state.slots().end);
 }
 
 #[test]
@@ -79,8 +79,10 @@ fn a_tear_at_any_byte_costs_at_most_the_handle_it_tears() {
         let Resumed { header: found, open: open_handles, .. } = resume(&whole[..length]).unwrap();
         assert_eq!(found, header());
         assert!(open_handles.iter().all(|open| left.contains(open)), "cut at {length}");
-        let slots = whole[start..].chunks(SLOT).take((length - start) / SLOT);
-        assert_eq!(open_handles.len(), slots.filter_map(decode_slot).count(), "cut at {length}");
+        let mut cut = whole[start..length].to_vec();
+        cut.resize(cut.len().next_multiple_of(SLOT), 0);
+        let found = cut.chunks(SLOT).filter_map(decode_slot).count();
+        assert_eq!(open_handles.len(), found, "cut at {length}");
     }
     for length in 0..header().encode().len() {
         assert!(resume(&whole[..length]).is_err(), "cut at {length}");
@@ -234,7 +236,6 @@ fn what_became_of_a_passed_file_is_known_to_a_successor() {
     state.note_backing(files[2], Backing::Closing(9)).unwrap();
     state.note_backing(files[2], Backing::Left).unwrap();
     state.forget_backing(files[3]);
-    let length = content(&state).len();
     let Resumed { state: resumed, open, mut backings, .. } = resume(&content(&state)).unwrap();
     backings.sort_by_key(|(ino, _)| *ino);
     let expected = [Backing::Open(7), Backing::Closing(8), Backing::Left];
@@ -244,7 +245,7 @@ fn what_became_of_a_passed_file_is_known_to_a_successor() {
     resumed.note_backing(files[0], Backing::Left).unwrap();
     resumed.note_backing(Ino(5), Backing::Open(11)).unwrap();
     let again = resume(&content(&resumed)).unwrap();
-    assert_eq!((again.backings.len(), content(&resumed).len()), (4, length));
+    assert_eq!((again.backings.len(), resumed.slots().end), (4, state.slots().end));
 }
 
 #[test]
@@ -256,5 +257,31 @@ fn opening_and_closing_for_ever_needs_no_more_room() {
         state.opened(handle, opened).unwrap();
         state.released(handle);
     }
-    assert_eq!(content(&state).len() as u64, SLOTS + SLOT as u64);
+    assert_eq!(state.slots().end, 1);
+}
+
+#[test]
+fn many_handles_lie_in_several_tables_and_each_in_its_own_slot() {
+    let state = SessionState::create().unwrap();
+    state.begin(&header()).unwrap();
+    let all: Vec<_> = (0..=u64::from(first_slot(5))).map(open).collect();
+    for (handle, opened) in &all {
+        state.opened(*handle, *opened).unwrap();
+    }
+    assert_eq!(state.slots().tables.len(), 6);
+    let Resumed { state: resumed, open, .. } = resume(&content(&state)).unwrap();
+    assert_eq!(open, all);
+    for (handle, _) in &all {
+        resumed.released(*handle);
+    }
+    assert!(content(&resumed)[usize::try_from(SLOTS).unwrap()..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_file_that_can_be_made_shorter_is_refused() {
+    let (state, _) = written();
+    let other = memfd_create("other", MemfdFlags::CLOEXEC).unwrap();
+    let other = File::from(other);
+    other.write_all_at(&content(&state), 0).unwrap();
+    assert!(matches!(SessionState::resume(other), Err(SessionStateError::Damaged(_))));
 }
