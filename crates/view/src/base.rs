@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const CACHE_BYTES: usize = 16 << 20;
 
 /// Nodes kept decoded: an open follows a lookup closely, and finding a number in a large tree takes a scan.
-const RECENT_NODES: usize = 8192;
+const RECENT_NODES: usize = 16_384;
 
 /// How far up a directory's place is looked for: hints that lead in a circle lead nowhere. Paths that a system call takes
 /// have no more names than that.

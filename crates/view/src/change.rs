@@ -10,7 +10,6 @@ use crate::layers::Upper;
 use crate::request::Request;
 use crate::state::State;
 use crate::tables::{Node, Origin, Tables};
-use foldhash::HashSet;
 use selvedge_store::{FileKind, Ino, LayerId, Timestamp, Xattrs};
 use std::sync::MutexGuard;
 
@@ -122,18 +121,18 @@ impl Change<'_> {
     /// Gives every directory above what the commit writes a row in the upper, saying what holds already. So the rows
     /// of a layer lead up to the root by themselves, and nobody searches the base for where a change is.
     fn put_ancestors(&mut self) -> Result<()> {
-        let mut written: HashSet<Ino> = self.commit.inodes().map(|inode| inode.ino).collect();
-        let named = self.commit.inodes().filter(|inode| inode.nlink > 0);
-        let parents: Vec<Ino> = named.filter_map(|inode| inode.parent).collect();
-        for parent in parents {
-            let mut at = parent;
-            while written.insert(at) {
+        for at in 0..self.commit.effects.len() {
+            let Effect::PutInode(inode) = &self.commit.effects[at] else { continue };
+            let mut above = inode.parent.filter(|_| inode.nlink > 0);
+            while let Some(ino) = above
+                && !self.commit.inodes().any(|inode| inode.ino == ino)
+            {
                 // Where a file had a name once may be gone by now.
-                let Some(node) = self.state.node_nearby(&mut self.tables, at)? else { break };
+                let Some(node) = self.state.node_nearby(&mut self.tables, ino)? else { break };
                 if node.origin == Origin::Layer(self.upper) {
                     break;
                 }
-                at = node.inode.parent.unwrap_or(at);
+                above = node.inode.parent;
                 self.commit.put((*node.inode).clone());
             }
         }
@@ -214,8 +213,12 @@ impl Change<'_> {
 
     /// Takes one name's worth off the node, which becomes an orphan with its last one.
     pub(crate) fn drop_link(&mut self, node: &Node) -> Result<()> {
-        let mut row = self.row_of(node)?;
-        row.nlink = if row.is_dir() { 0 } else { row.nlink.saturating_sub(1) };
+        let nlink = if node.inode.is_dir() { 0 } else { node.inode.nlink.saturating_sub(1) };
+        // The host's times are the node's as long as it has a file of its own in this layer, and no snapshot takes a node
+        // without a name: its row need not repeat them.
+        let keeps_own = nlink == 0 && node.has_own_file() == Some(self.upper);
+        let mut row = if keeps_own { (*node.inode).clone() } else { self.row_of(node)? };
+        row.nlink = nlink;
         row.ctime = self.now;
         if row.nlink == 0 {
             self.commit.push(Effect::AddOrphan(row.ino));
