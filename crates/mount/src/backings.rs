@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::fs::{Mode, OFlags};
 use selvedge_backing::{BackingError, Registrar};
 use selvedge_store::Ino;
-use selvedge_view::{Attr, Handle, HostFile, OpenFlags, Opened, OpenedFile, Request, View, ViewError, crash};
+use selvedge_view::{
+    Attr, Handle, HostFile, LastPassed, OpenFlags, Opened, OpenedFile, Request, View, ViewError, crash,
+};
 
 use crate::load::Load;
 use crate::page_cache::PageCache;
@@ -135,7 +137,7 @@ impl Backings {
                 }
             }
             if !view.has_passed_handles(ino) {
-                self.give_up(view, &mut stripe, ino);
+                self.give_up(view, &mut stripe, ino, None);
             }
         }
         // Numbers are given out in order, so those before the next one are the last that were.
@@ -224,7 +226,7 @@ impl Backings {
             },
         };
         if let Err(error) = self.remember(view, handle, Opened::Passed(ino, flags)) {
-            self.give_up(view, stripe, ino);
+            self.give_up(view, stripe, ino, None);
             return Err(error);
         }
         if flags.write && bits & (libc::O_DSYNC | libc::O_SYNC) != 0 {
@@ -232,7 +234,7 @@ impl Backings {
             view.fsync(handle, false)?;
         }
         self.load.passed();
-        if flags.write {
+        if flags.write && !opened.is_new {
             // Stores through mappings change times, and nobody tells us.
             if let Err(error) = self.pages.forget_attributes(ino.0) {
                 tracing::debug!(ino = ino.0, "the kernel keeps a file's attributes: {error}");
@@ -270,13 +272,13 @@ impl Backings {
         let last = view.release(handle);
         crash::point("session.released");
         self.session.released(handle);
-        if let (Some(stripe), Some(_)) = (&mut stripe, last) {
-            self.give_up(view, stripe, ino);
+        if let (Some(stripe), Some(last)) = (&mut stripe, last) {
+            self.give_up(view, stripe, ino, Some(last));
         }
     }
 
     /// Lets go of a file that has no handle past this worker any more. What mappings are left of is remembered.
-    fn give_up(&self, view: &View, stripe: &mut Stripe, ino: Ino) {
+    fn give_up(&self, view: &View, stripe: &mut Stripe, ino: Ino, last: Option<LastPassed>) {
         if view.has_passed_handles(ino) {
             return;
         }
@@ -289,7 +291,7 @@ impl Backings {
             }
             crash::point("backing.closed");
         }
-        if view.let_go(ino) {
+        if view.let_go(ino, last) {
             stripe.remove(&ino);
             self.session.forget_backing(ino);
         } else {
@@ -301,7 +303,7 @@ impl Backings {
     /// Forgets files that mappings alone were left of, if they are gone, too.
     fn look_after(&self, view: &View, stripe: &mut Stripe) {
         stripe.retain(|ino, id| {
-            let gone = id.is_none() && view.let_go(*ino);
+            let gone = id.is_none() && view.let_go(*ino, None);
             if gone {
                 self.session.forget_backing(*ino);
             }

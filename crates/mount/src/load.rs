@@ -251,6 +251,8 @@ struct Busy {
     at: Instant,
     /// Time on a processor or waiting for one, in nanoseconds.
     awake: u64,
+    /// How often it gave its processor up to wait for something.
+    rests: u64,
     /// Time on a processor, in the program and in the kernel, in clock ticks.
     user: u64,
     system: u64,
@@ -269,10 +271,13 @@ impl Busy {
         let turns = about("schedstat")?;
         let mut turns = turns.split(' ').map_while(|field| field.parse::<u64>().ok());
         let awake = turns.next()?.saturating_add(turns.next()?);
+        let status = about("status")?;
+        let rests = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        let rests = rests.trim().parse().ok()?;
         let account = about("io")?;
         let count = |name| account.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         let moved = [count("rchar:")?, count("wchar:")?, count("syscr:")?, count("syscw:")?];
-        Some(Self { since, at: Instant::now(), awake, user, system, moved })
+        Some(Self { since, at: Instant::now(), awake, rests, user, system, moved })
     }
 
     /// Whether it is the same request, which has got nowhere since.
@@ -280,13 +285,15 @@ impl Busy {
         (self.since, self.moved) == (later.since, later.moved)
     }
 
-    /// How long it has spun by `later`, if it has. Waiting for a processor is no rest: on a busy machine one that spins gets
-    /// few of its turns.
+    /// How long it has spun by `later`, if it has. Waiting for a processor is no rest, for one of the machine's or for one of
+    /// the host's that a virtual machine runs on, which counts as no time of the thread at all: so who has run and has
+    /// never given its processor up has not rested either.
     fn spun_until(&self, later: &Self) -> Option<Duration> {
         let passed = later.at.saturating_duration_since(self.at);
         let awake = later.awake.saturating_sub(self.awake);
         let (user, system) = (later.user - self.user, later.system - self.system);
-        let never_rests = awake.saturating_mul(10) >= nanoseconds(passed).saturating_mul(9);
+        let mostly_awake = awake.saturating_mul(10) >= nanoseconds(passed).saturating_mul(9);
+        let never_rests = mostly_awake || self.rests == later.rests;
         let calls_apart = user > 0 && LEAST_OWN * user >= system;
         let mostly_own = 2 * user >= system;
         (never_rests && calls_apart).then_some(if mostly_own { passed } else { passed / IN_CALLS })

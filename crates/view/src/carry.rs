@@ -81,7 +81,7 @@ impl State {
     /// The files that are passed through, those that mappings alone were suspected to keep so only if they do.
     fn passed_inos(&self) -> Vec<Ino> {
         let passed = self.open.passed().into_iter();
-        passed.filter(|file| file.open || !self.let_go(file.ino)).map(|file| file.ino).collect()
+        passed.filter(|file| file.open || !self.let_go(file.ino, None)).map(|file| file.ino).collect()
     }
 
     /// Has open files that went on in `upper` known as its own.

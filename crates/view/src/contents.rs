@@ -8,6 +8,7 @@ use crate::inode::{Body, Inode, Patch};
 use crate::layers::Upper;
 use crate::open_flags::OpenFlags;
 use crate::open_table::{Content, Held, OpenFile, Own};
+use crate::passthrough::LastPassed;
 use crate::patched::{Patched, data_extents};
 use crate::request::{Handle, Request};
 use crate::state::State;
@@ -125,8 +126,8 @@ impl View {
         state.sync_log()
     }
 
-    /// Forgets a handle; tells the file if it was the last of its handles that lead past the view.
-    pub fn release(&self, handle: Handle) -> Option<Ino> {
+    /// Forgets a handle; if it was the last of its file that leads past the view, what is needed to let go of it.
+    pub fn release(&self, handle: Handle) -> Option<LastPassed> {
         let state = self.state();
         let removed = state.open.remove(handle)?;
         if removed.unused {
@@ -135,7 +136,7 @@ impl View {
         if removed.unused && state.work.was_forgotten(removed.ino) {
             state.work.reap(removed.ino);
         }
-        removed.passed.then_some(removed.ino)
+        removed.last_passed
     }
 
     /// Sets a regular file's length.
@@ -171,20 +172,28 @@ impl State {
         let mut seen = None;
         let held = self.open.hold(ino, || {
             let node = self.node(ino)?;
+            let names = self.names_of_files(&node)?;
             let content = self.content_of(&node)?;
-            seen = Some(node.inode.body.clone());
+            seen = Some((node.inode.body.clone(), names));
             Ok(content)
         })?;
-        if let Some(seen) = seen {
+        if let Some((body, names)) = seen {
             // Others may have opened, changed and released the file since its content was looked up. From here
             // on they share this state, so a second look is final.
             let _replacing = held.file.replacing.lock().unwrap_or_else(PoisonError::into_inner);
             let node = self.node(ino)?;
-            if node.inode.body != seen || matches!(*held.file.content(), Content::Empty) {
+            let is_empty = matches!(*held.file.content(), Content::Empty);
+            if node.inode.body != body || (is_empty && self.names_of_files(&node)? != names) {
                 held.file.replace(self.content_of(&node)?);
             }
         }
         Ok(held)
+    }
+
+    /// What changes when a file that has none gets a working file where the node's would be.
+    fn names_of_files(&self, node: &Node) -> Result<Option<u64>> {
+        let layer = node.inode.body.layer();
+        layer.map(|layer| Ok(self.files(layer, node.inode.ino)?.changes())).transpose()
     }
 
     /// Where the bytes of a regular file are.

@@ -86,7 +86,7 @@ pub use inherit::Opened;
 pub use layers::{remove_layers, remove_unneeded_layers};
 pub use open_flags::OpenFlags;
 pub use parents::FORMAT as PARENTS_FORMAT;
-pub use passthrough::{HostFile, OpenedFile};
+pub use passthrough::{HostFile, LastPassed, OpenedFile};
 pub use patched::Patching;
 pub use request::{Handle, Request, RequestKey, Stream};
 pub use side::{FileBytes, PatchedBytes, ViewSide};

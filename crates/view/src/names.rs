@@ -56,12 +56,12 @@ impl View {
         mode: u32,
         flags: OpenFlags,
     ) -> Result<(Attr, Handle)> {
-        let node = self.made(request, parent, name, mode, flags)?;
+        let (node, _) = self.made(request, parent, name, mode, flags)?;
         let handle = self.open_node(request, &node, flags)?;
         Ok((self.state().attr(&node)?, handle))
     }
 
-    /// The regular file of this name, made if there is none.
+    /// The regular file of this name, made if there is none; tells whether nobody can know of it yet.
     pub(crate) fn made(
         &self,
         request: &Request,
@@ -69,22 +69,28 @@ impl View {
         name: &[u8],
         mode: u32,
         flags: OpenFlags,
-    ) -> Result<Node> {
-        self.make(
+    ) -> Result<(Node, bool)> {
+        // Between the death of a worker and the request's second coming somebody may have looked the file up.
+        let mut is_new = !request.resent;
+        let node = self.make(
             request,
             parent,
             name,
-            |existing| match existing.inode.kind {
-                _ if flags.exclusive => Err(ViewError::Exists),
-                FileKind::Regular => Ok(()),
-                FileKind::Directory => Err(ViewError::IsDirectory),
-                _ => Err(ViewError::Exists),
+            |existing| {
+                is_new = false;
+                match existing.inode.kind {
+                    _ if flags.exclusive => Err(ViewError::Exists),
+                    FileKind::Regular => Ok(()),
+                    FileKind::Directory => Err(ViewError::IsDirectory),
+                    _ => Err(ViewError::Exists),
+                }
             },
             |change| {
                 let body = Body::File { layer: change.upper };
                 NewNode { kind: FileKind::Regular, mode, rdev: 0, body }
             },
-        )
+        )?;
+        Ok((node, is_new))
     }
 
     /// Makes a directory.

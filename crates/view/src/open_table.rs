@@ -4,7 +4,7 @@ use crate::attr::Allocate;
 use crate::error::{Result, ViewError};
 use crate::layers::Layers;
 use crate::open_flags::OpenFlags;
-use crate::passthrough::{Opens, Way};
+use crate::passthrough::{LastPassed, Opens, Way};
 use crate::patched::{Patched, allocate, write_some};
 use crate::request::Handle;
 use foldhash::HashMap;
@@ -149,13 +149,13 @@ pub(crate) struct PassedFile {
 }
 
 /// What the release of a handle came to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Removed {
     pub(crate) ino: Ino,
     /// Nobody uses the node any more.
     pub(crate) unused: bool,
-    /// It was the last handle that led past us.
-    pub(crate) passed: bool,
+    /// What it led to, if it was the last handle that led past us.
+    pub(crate) last_passed: Option<LastPassed>,
 }
 
 #[derive(Debug, Default)]
@@ -377,17 +377,17 @@ impl OpenTable {
     /// Forgets a handle; a second release does nothing.
     pub(crate) fn remove(&self, handle: Handle) -> Option<Removed> {
         let mut inner = self.inner();
-        let (ino, way) = match inner.handles.remove(&handle)? {
-            Open::File(file, _, way) => (file.ino, Some(way)),
-            Open::Inherited(ino, _, way) => (ino, Some(way)),
-            Open::Dir(dir) => (dir.ino, None),
+        let (ino, way, content) = match inner.handles.remove(&handle)? {
+            Open::File(file, _, way) => (file.ino, Some(way), Some(file.content())),
+            Open::Inherited(ino, _, way) => (ino, Some(way), None),
+            Open::Dir(dir) => (dir.ino, None, None),
         };
-        let mut last = false;
+        let mut last_passed = None;
         match way {
             Some(Way::Passed) => {
                 if let Some(passed) = inner.passed.get_mut(&ino) {
                     passed.handles = passed.handles.saturating_sub(1);
-                    last = passed.handles == 0;
+                    last_passed = (passed.handles == 0).then(|| LastPassed::of(content));
                 }
             }
             Some(Way::Served | Way::Make) => {
@@ -397,7 +397,7 @@ impl OpenTable {
             }
             None => {}
         }
-        Some(Removed { ino, unused: inner.unuse(ino), passed: last })
+        Some(Removed { ino, unused: inner.unuse(ino), last_passed })
     }
 
     /// Whether anybody has the file open for writing, and not past us.

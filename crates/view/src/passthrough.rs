@@ -96,6 +96,16 @@ fn host_file(content: &Content) -> Option<&File> {
     }
 }
 
+/// What the last handle past the view of some file led to.
+#[derive(Debug)]
+pub struct LastPassed(Option<HostFile>);
+
+impl LastPassed {
+    pub(crate) fn of(content: Option<Arc<Content>>) -> Self {
+        Self(content.and_then(HostFile::of))
+    }
+}
+
 /// A file that was opened.
 #[derive(Debug)]
 pub struct OpenedFile {
@@ -103,6 +113,8 @@ pub struct OpenedFile {
     pub handle: Handle,
     /// The host's file to be passed through; `None` if reads and writes come to the view.
     pub passed: Option<HostFile>,
+    /// No request before this one can have told anybody of the file.
+    pub is_new: bool,
 }
 
 impl View {
@@ -115,7 +127,7 @@ impl View {
             self.state().check_writable()?;
         }
         let node = self.state().node(ino)?;
-        self.open_node_past(request, &node, flags)
+        self.open_node_past(request, &node, flags, false)
     }
 
     /// As [`create`](Self::create), past the view where that can be. `enter` is called with the file's number before it
@@ -128,19 +140,25 @@ impl View {
         flags: OpenFlags,
         enter: impl FnOnce(Ino) -> T,
     ) -> Result<(Attr, OpenedFile, T)> {
-        let node = self.made(request, parent, name, mode, flags)?;
+        let (node, is_new) = self.made(request, parent, name, mode, flags)?;
         let entered = enter(node.inode.ino);
-        let opened = self.open_node_past(request, &node, flags)?;
+        let opened = self.open_node_past(request, &node, flags, is_new)?;
         // The host may have made the file just now, and its times are the file's.
         Ok((self.state().attr(&self.state().node(node.inode.ino)?)?, opened, entered))
     }
 
-    fn open_node_past(&self, request: &Request, node: &Node, flags: OpenFlags) -> Result<OpenedFile> {
+    fn open_node_past(
+        &self,
+        request: &Request,
+        node: &Node,
+        flags: OpenFlags,
+        is_new: bool,
+    ) -> Result<OpenedFile> {
         let state = self.state();
         let held = self.hold_regular(node)?;
         let handle = Handle(request.key.unique);
         let passed = state.choose_way(handle, &held, flags)?;
-        Ok(OpenedFile { handle, passed })
+        Ok(OpenedFile { handle, passed, is_new })
     }
 
     /// Has the reads and writes of a handle that [`open_past`](Self::open_past) gave out come to the view after all.
@@ -170,10 +188,10 @@ impl View {
         self.state().open.is_written_past(ino)
     }
 
-    /// After the last handle that leads past the view: tells whether nobody reads or writes the file past it any more.
-    /// If so the next one to open it is free to choose.
-    pub fn let_go(&self, ino: Ino) -> bool {
-        self.state().let_go(ino)
+    /// After the last handle that leads past the view, which is `last` if that was released just now: tells whether nobody
+    /// reads or writes the file past it any more. If so the next one to open it is free to choose.
+    pub fn let_go(&self, ino: Ino, last: Option<LastPassed>) -> bool {
+        self.state().let_go(ino, last)
     }
 
     /// A nameless file on the repository's disk, to try with what can be done there.
@@ -238,11 +256,11 @@ impl State {
 
     /// Lets go of a file without handles past the view, if the host knows of nobody who has it open. One that has gone
     /// is nobody's.
-    pub(crate) fn let_go(&self, ino: Ino) -> bool {
+    pub(crate) fn let_go(&self, ino: Ino, last: Option<LastPassed>) -> bool {
         if self.open.has_passed_handles(ino) {
             return false;
         }
-        if !self.read_only && !self.is_alone(ino) {
+        if !self.read_only && !self.is_alone(ino, last) {
             return false;
         }
         if self.open.let_go(ino) {
@@ -252,9 +270,17 @@ impl State {
         true
     }
 
-    fn is_alone(&self, ino: Ino) -> bool {
+    fn is_alone(&self, ino: Ino, last: Option<LastPassed>) -> bool {
         let Ok(node) = self.node(ino) else { return true };
         let Body::File { layer } = node.inode.body else { return true };
+        // Who has just released a file need not open it again to ask, unless it went to another layer meanwhile.
+        if let Some(LastPassed(Some(HostFile(content)))) = &last
+            && let Content::File { layer: of, file } = &**content
+            && *of == layer
+        {
+            return sys::is_alone(file).unwrap_or(false);
+        }
+        drop(last);
         let Ok(files) = self.files(layer, ino) else { return true };
         match files.open_file(ino, true) {
             Ok(Some(file)) => sys::is_alone(&file).unwrap_or(false),

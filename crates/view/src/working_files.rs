@@ -115,6 +115,11 @@ impl WorkingFiles {
         file.ok_or_else(|| ViewError::Damaged { ino, why: "its working file vanished".to_owned() })
     }
 
+    /// A number that is another one after each change of names in `files/`.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     fn open_with(&self, ino: Ino, flags: OFlags) -> Result<Option<File>> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         if let Some(copies) = &self.copies {
