@@ -12,6 +12,7 @@
 mod acl;
 mod attributes;
 mod caches;
+mod calls;
 mod contents;
 mod differential;
 mod ending;

@@ -17,7 +17,7 @@ use crate::WORKER;
 use selvedge_test_support::{Mounted, Repo, wait_until};
 
 /// Requests by operation, but for those that come whenever the kernel pleases.
-type Counts = BTreeMap<String, u64>;
+pub(crate) type Counts = BTreeMap<String, u64>;
 
 /// What has been asked so far, as soon as nothing is in flight. Of a descriptor's end the kernel tells when it has been
 /// closed for everybody else, so `ends` have to have been told before anything counts.
@@ -35,7 +35,7 @@ fn asked(mount: &Mounted, ends: Option<(&str, u64)>) -> Counts {
 }
 
 /// Requests that `work` causes, of which `closed` are the ends of files.
-fn requests(mount: &Mounted, closed: u64, work: impl FnOnce()) -> Counts {
+pub(crate) fn requests(mount: &Mounted, closed: u64, work: impl FnOnce()) -> Counts {
     let before = asked(mount, None);
     work();
     let released = before.get("release").copied().unwrap_or(0) + closed;
@@ -53,22 +53,27 @@ fn counts(expected: &[(&str, u64)]) -> Counts {
     expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
 }
 
-const FILES: u64 = 200;
+pub(crate) const FILES: u64 = 200;
 
-fn name(number: u64) -> String {
+pub(crate) fn name(number: u64) -> String {
     format!("f{number}")
 }
 
 /// A mount of a tree with a directory `d` of small files, of which nothing has been asked yet.
 fn small_files() -> (Repo, Mounted) {
+    // What is passed through asks for less, depending on who has it open.
+    small_files_mounted(|repo| repo.mounting(WORKER).option("--passthrough").option("off").start())
+}
+
+/// As [`small_files`], mounted in another way.
+pub(crate) fn small_files_mounted(mount: impl FnOnce(&Repo) -> Mounted) -> (Repo, Mounted) {
     let repo = Repo::with_tree(|source| {
         fs::create_dir(source.join("d")).unwrap();
         for number in 0..FILES {
             fs::write(source.join("d").join(name(number)), format!("file {number}\n")).unwrap();
         }
     });
-    // What is passed through asks for less, depending on who has it open.
-    let mount = repo.mounting(WORKER).option("--passthrough").option("off").start();
+    let mount = mount(&repo);
     // One file is opened and closed and one directory listed: what is asked once for each mount has been asked.
     let _ = fs::write(mount.path().join("first"), b"first");
     assert!(fs::read_dir(mount.path()).unwrap().count() > 0);
