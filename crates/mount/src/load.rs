@@ -285,18 +285,22 @@ impl Busy {
         (self.since, self.moved) == (later.since, later.moved)
     }
 
-    /// How long it has spun by `later`, if it has. Waiting for a processor is no rest, for one of the machine's or for one of
-    /// the host's that a virtual machine runs on, which counts as no time of the thread at all: so who has run and has
-    /// never given its processor up has not rested either.
+    /// How long it has spun by `later`, if it has. Waiting for a processor is no rest: on a busy machine one that spins gets
+    /// few of its turns. What the host of a virtual machine takes counts as no time of the thread at all, so it has not
+    /// rested either if it never gave its processor up, but then only the time counts that it had or waited for.
     fn spun_until(&self, later: &Self) -> Option<Duration> {
         let passed = later.at.saturating_duration_since(self.at);
         let awake = later.awake.saturating_sub(self.awake);
         let (user, system) = (later.user - self.user, later.system - self.system);
         let mostly_awake = awake.saturating_mul(10) >= nanoseconds(passed).saturating_mul(9);
-        let never_rests = mostly_awake || self.rests == later.rests;
+        let spun = match (mostly_awake, self.rests == later.rests) {
+            (true, _) => Some(passed),
+            (false, true) => Some(Duration::from_nanos(awake)),
+            (false, false) => None,
+        };
         let calls_apart = user > 0 && LEAST_OWN * user >= system;
         let mostly_own = 2 * user >= system;
-        (never_rests && calls_apart).then_some(if mostly_own { passed } else { passed / IN_CALLS })
+        spun.filter(|_| calls_apart).map(|spun| if mostly_own { spun } else { spun / IN_CALLS })
     }
 }
 

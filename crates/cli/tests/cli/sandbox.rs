@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -294,12 +294,19 @@ pub(crate) fn finish(command: &mut Command) -> Outcome {
     Outcome { status, stdout: text(stdout), stderr: text(stderr), took }
 }
 
-fn collect(mut from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+fn collect(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    collect_into(from, Arc::default())
+}
+
+/// As [`collect`]; what has come so far stands in `so_far`.
+fn collect_into(mut from: impl Read + Send + 'static, so_far: Arc<Mutex<Vec<u8>>>) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = from.read_to_end(&mut bytes);
-        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+        let mut block = [0; 4096];
+        while let Ok(read @ 1..) = from.read(&mut block) {
+            so_far.lock().unwrap().extend(&block[..read]);
+        }
+        let _ = sender.send(String::from_utf8_lossy(&so_far.lock().unwrap()).into_owned());
     });
     receiver
 }
@@ -426,6 +433,8 @@ pub(crate) struct Held {
     /// What it printed when it was ready.
     pub(crate) ready: Value,
     stderr: mpsc::Receiver<String>,
+    /// What it has said on standard error by now.
+    said: Arc<Mutex<Vec<u8>>>,
     stdout: mpsc::Receiver<String>,
 }
 
@@ -434,7 +443,8 @@ impl Held {
     pub(crate) fn start(mut command: Command) -> Result<Self, Outcome> {
         let started = Instant::now();
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = collect(child.stderr.take().unwrap());
+        let said = Arc::default();
+        let stderr = collect_into(child.stderr.take().unwrap(), Arc::clone(&said));
         let stdout = child.stdout.take().unwrap();
         let (first, line) = mpsc::channel();
         let (rest, remaining) = mpsc::channel();
@@ -449,7 +459,7 @@ impl Held {
         });
         let text = line.recv_timeout(DEADLINE).expect("an answer from mount");
         match serde_json::from_str(&text) {
-            Ok(ready) => Ok(Self { child, ready, stderr, stdout: remaining }),
+            Ok(ready) => Ok(Self { child, ready, stderr, said, stdout: remaining }),
             Err(_) => Err(Outcome {
                 status: wait(&mut child, DEADLINE).expect("an end"),
                 stdout: text,
@@ -467,6 +477,11 @@ impl Held {
     /// The worker's process id.
     pub(crate) fn worker(&self) -> u32 {
         u32::try_from(self.ready["worker_pid"].as_u64().unwrap()).unwrap()
+    }
+
+    /// Waits until it has said `text` on standard error.
+    pub(crate) fn says(&self, text: &str) {
+        eventually(text, || String::from_utf8_lossy(&self.said.lock().unwrap()).contains(text));
     }
 
     /// Waits for its end.
