@@ -2,8 +2,10 @@
 //!
 //! A memory file, whose descriptor lies with the supervisor. It begins with a header, written once before anything
 //! is open, what workers died of ([`poison`]), and the number of workers that have taken the connection
-//! over; then come slots of 32 bytes, one for each open handle, and one for each file that is passed through. A slot is written before the OPEN is answered and
-//! emptied when the handle is released, so what a dead worker left says at least what the kernel knows. Slots are mapped: writing one is four stores, no system call, and the memory file has them when the process is gone.
+//! over; then come slots of 32 bytes, one for each open handle, and one for each file that is passed through. They are
+//! mapped: writing one is four stores and no system call, and the file has them when the process is gone. A slot is
+//! written before the OPEN is answered and emptied when the handle is released, so what a dead worker left says at
+//! least what the kernel knows:
 //!
 //! - A slot that was torn by the death belongs to an OPEN that was not answered, and comes again; or to a RELEASE
 //!   that comes again, of a handle that nobody uses any more. Either way it counts as empty.

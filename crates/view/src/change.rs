@@ -10,6 +10,7 @@ use crate::layers::Upper;
 use crate::request::Request;
 use crate::state::State;
 use crate::tables::{Node, Origin, Tables};
+use foldhash::HashSet;
 use selvedge_store::{FileKind, Ino, LayerId, Timestamp, Xattrs};
 use std::sync::MutexGuard;
 
@@ -121,18 +122,18 @@ impl Change<'_> {
     /// Gives every directory above what the commit writes a row in the upper, saying what holds already. So the rows
     /// of a layer lead up to the root by themselves, and nobody searches the base for where a change is.
     fn put_ancestors(&mut self) -> Result<()> {
-        for at in 0..self.commit.effects.len() {
-            let Effect::PutInode(inode) = &self.commit.effects[at] else { continue };
-            let mut above = inode.parent.filter(|_| inode.nlink > 0);
-            while let Some(ino) = above
-                && !self.commit.inodes().any(|inode| inode.ino == ino)
-            {
+        let mut written: HashSet<Ino> = self.commit.inodes().map(|inode| inode.ino).collect();
+        let named = self.commit.inodes().filter(|inode| inode.nlink > 0);
+        let parents: Vec<Ino> = named.filter_map(|inode| inode.parent).collect();
+        for parent in parents {
+            let mut at = parent;
+            while written.insert(at) {
                 // Where a file had a name once may be gone by now.
-                let Some(node) = self.state.node_nearby(&mut self.tables, ino)? else { break };
+                let Some(node) = self.state.node_nearby(&mut self.tables, at)? else { break };
                 if node.origin == Origin::Layer(self.upper) {
                     break;
                 }
-                above = node.inode.parent;
+                at = node.inode.parent.unwrap_or(at);
                 self.commit.put((*node.inode).clone());
             }
         }

@@ -172,18 +172,18 @@ impl State {
         let mut seen = None;
         let held = self.open.hold(ino, || {
             let node = self.node(ino)?;
-            let names = self.names_of_files(&node)?;
+            let changes = self.working_file_changes(&node)?;
             let content = self.content_of(&node)?;
-            seen = Some((node.inode.body.clone(), names));
+            seen = Some((node.inode.body.clone(), changes));
             Ok(content)
         })?;
-        if let Some((body, names)) = seen {
+        if let Some((body, changes)) = seen {
             // Others may have opened, changed and released the file since its content was looked up. From here
             // on they share this state, so a second look is final.
             let _replacing = held.file.replacing.lock().unwrap_or_else(PoisonError::into_inner);
             let node = self.node(ino)?;
             let is_empty = matches!(*held.file.content(), Content::Empty);
-            if node.inode.body != body || (is_empty && self.names_of_files(&node)? != names) {
+            if node.inode.body != body || (is_empty && self.working_file_changes(&node)? != changes) {
                 held.file.replace(self.content_of(&node)?);
             }
         }
@@ -191,7 +191,7 @@ impl State {
     }
 
     /// What changes when a file that has none gets a working file where the node's would be.
-    fn names_of_files(&self, node: &Node) -> Result<Option<u64>> {
+    fn working_file_changes(&self, node: &Node) -> Result<Option<u64>> {
         let layer = node.inode.body.layer();
         layer.map(|layer| Ok(self.files(layer, node.inode.ino)?.changes())).transpose()
     }
