@@ -623,7 +623,7 @@ impl Filesystem for Adapter {
             reply,
             |view, reply| {
                 view.readdir(self.stream(ino, fh), offset, &mut |entry| {
-                    let name = OsStr::from_bytes(&entry.name);
+                    let name = OsStr::from_bytes(entry.name);
                     !reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), name)
                 })
             },
@@ -646,7 +646,7 @@ impl Filesystem for Adapter {
             reply,
             |view, reply| {
                 view.readdir_plus(self.stream(ino, fh), offset, &mut |entry, attr| {
-                    let (ino, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(&entry.name));
+                    let (ino, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(entry.name));
                     let ttl = ttl.min(self.ttl_of(attr));
                     !reply.add(ino, entry.cookie, name, &ttl, &self.shown(attr), GENERATION)
                 })

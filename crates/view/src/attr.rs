@@ -88,22 +88,22 @@ pub enum SetId {
 }
 
 /// One entry of a directory stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirEntry {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirEntry<'a> {
     /// Inode number of the entry.
     pub ino: Ino,
     /// Type of the entry.
     pub kind: FileKind,
     /// Name in bytes.
-    pub name: Vec<u8>,
+    pub name: &'a [u8],
     /// Cookie of the entry: a listing that continues after it resumes here, in this worker or a later one.
     pub cookie: u64,
 }
 
-impl DirEntry {
+impl DirEntry<'_> {
     /// Whether it is the directory itself or the one above.
     pub(crate) fn is_dots(&self) -> bool {
-        matches!(&*self.name, b"." | b"..")
+        matches!(self.name, b"." | b"..")
     }
 }
 

@@ -8,9 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Effects that make it worth while: each row is then written once for many changes, and a successor still has little to
-/// read.
-pub(crate) const WORTH_WHILE: usize = 1024;
+/// Effects that make it worth while: some two thousand mutations, so that each row and each page is written once for many
+/// changes, while a successor still reads what is left in a few milliseconds.
+pub(crate) const WORTH_WHILE: usize = 8192;
 
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_millis(100);

@@ -107,10 +107,10 @@ impl State {
         while at != self.root {
             let Some(parent) = self.node(at)?.inode.parent else { return Ok(None) };
             let listing = self.list(parent)?;
-            let Some(entry) = listing.after(DOT_DOT).iter().find(|entry| entry.ino == at) else {
+            let Some(entry) = listing.after(DOT_DOT).find(|entry| entry.ino == at) else {
                 return Ok(None);
             };
-            let mut below = entry.name.clone();
+            let mut below = entry.name.to_vec();
             if !path.is_empty() {
                 below.push(b'/');
                 below.append(&mut path);
@@ -334,7 +334,7 @@ fn put_ancestors(tables: &Tables, ino: Ino, commit: &mut Commit) -> Result<()> {
 /// Gives the nodes without a name rows in the next upper. Their working files get a second name there, so that
 /// whoever has one open reads and writes it as before.
 pub(crate) fn carry_orphans(tables: &Tables, upper: &Upper, next: &Upper, commit: &mut Commit) -> Result<()> {
-    for &ino in tables.orphans() {
+    for ino in tables.orphans() {
         let Some(row) = tables.upper().map(|catalog| catalog.inode(ino)).transpose()?.flatten() else {
             continue;
         };
@@ -343,7 +343,7 @@ pub(crate) fn carry_orphans(tables: &Tables, upper: &Upper, next: &Upper, commit
             row.body = row.body.in_layer(next.id);
             next.files.link_from(&upper.files, ino)?;
         }
-        commit.put(row).push(Effect::AddOrphan(ino));
+        commit.put(row).push(Effect::AddOrphan { ino, since: None });
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! file alone.
 
 use crate::claim::Claim;
-use crate::commit::Commit;
+use crate::commit::{Commit, Effect};
 use crate::crash;
 use crate::database::{Database, Wanted};
 use crate::error::{Result, ViewError};
@@ -18,7 +18,7 @@ use crate::rows::Rows;
 use foldhash::{HashMap, HashSet};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use selvedge_store::{FileKind, Ino};
+use selvedge_store::{FileKind, Ino, Timestamp};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -81,6 +81,9 @@ pub(crate) struct Catalog {
     claim: Option<Claim>,
     /// The nodes that have a row; those of which it is gone may be among them.
     rows: Rows,
+    /// The nodes without a name, each with when it lost its last one if its row need not say so. Of a layer that is written:
+    /// in others nobody asks, and rows say so themselves.
+    orphans: HashMap<Ino, Option<Timestamp>>,
     /// Made by the first who writes.
     journal: Option<Journal>,
     /// The journal has to begin anew before it is appended to.
@@ -122,10 +125,12 @@ impl Catalog {
     pub(crate) fn open_upper(directory: &Path) -> Result<Self> {
         let database = Database::open_upper(&directory.join(FILE))?;
         let found = Journal::open(directory, database.brought_in())?;
-        let mut catalog = Self::new(directory, database);
+        let orphans = database.orphans()?;
+        let mut catalog = Self { orphans, ..Self::new(directory, database) };
         if let Some(found) = found {
             for (number, bytes) in found.records {
                 let effects = record::decode(&bytes).ok_or(ViewError::Journal { record: number })?;
+                catalog.note_orphans(&effects);
                 catalog.pending.note(&effects, number);
             }
             catalog.torn = found.torn;
@@ -151,6 +156,7 @@ impl Catalog {
             file: Arc::new(file),
             claim: None,
             rows: Rows::default(),
+            orphans: HashMap::default(),
             journal: None,
             torn: false,
             pending: Batch::default(),
@@ -222,9 +228,18 @@ impl Catalog {
         if !self.may_speak_of(ino)? {
             return Ok(None);
         }
-        match self.batches().find_map(|batch| batch.row(ino)) {
-            Some(row) => Ok(row.map(|row| (**row).clone())),
-            None => self.file.database().inode(ino),
+        let row = match self.batches().find_map(|batch| batch.row(ino)) {
+            Some(row) => row.map(|row| (**row).clone()),
+            None => self.file.database().inode(ino)?,
+        };
+        Ok(row.map(|row| self.amended(row)))
+    }
+
+    /// The row as it is to be read.
+    fn amended(&self, row: Inode) -> Inode {
+        match self.orphans.get(&row.ino) {
+            Some(Some(since)) => row.without_name(*since),
+            Some(None) | None => row,
         }
     }
 
@@ -238,7 +253,7 @@ impl Catalog {
         found.retain(|row| !pending.contains_key(&row.ino));
         let rows = pending.into_values().flatten().filter(|row| wanted.is(row));
         found.extend(rows.map(|row| (**row).clone()));
-        Ok(found)
+        Ok(found.into_iter().map(|row| self.amended(row)).collect())
     }
 
     /// The patched files.
@@ -303,10 +318,24 @@ impl Catalog {
         self.settled()?.scan(scan)
     }
 
-    pub(crate) fn orphans(&self) -> Result<HashSet<Ino>> {
-        let mut orphans = self.file.database().orphans()?;
-        self.batches().rev().for_each(|batch| batch.amend_orphans(&mut orphans));
-        Ok(orphans)
+    /// The nodes without a name, of a layer that is written.
+    pub(crate) fn orphans(&self) -> impl Iterator<Item = Ino> {
+        self.orphans.keys().copied()
+    }
+
+    /// Whether the node is one without a name.
+    pub(crate) fn is_orphan(&self, ino: Ino) -> bool {
+        self.orphans.contains_key(&ino)
+    }
+
+    fn note_orphans(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::AddOrphan { ino, since } => drop(self.orphans.insert(*ino, *since)),
+                Effect::DropOrphan(ino) => drop(self.orphans.remove(ino)),
+                _ => {}
+            }
+        }
     }
 
     pub(crate) fn unsettled(&self) -> Result<Vec<Unsettled>> {
@@ -354,6 +383,7 @@ impl Catalog {
             }
         }
         self.rows.note(commit);
+        self.note_orphans(&commit.effects);
         crash::point("commit.after");
         Ok(())
     }
@@ -397,10 +427,14 @@ impl Catalog {
         Ok(self.bringing.clone().map(bringing))
     }
 
-    /// Brings everything into the file.
+    /// Brings everything into the file, which then says it as whoever reads it alone needs it.
     fn bring_all_in(&mut self) -> Result<()> {
         while let Some(bringing) = self.bring_in()? {
             bringing.file.bring_in(&bringing.batch, usize::MAX)?;
+        }
+        if self.orphans.values().any(Option::is_some) {
+            self.file.database().settle_orphans()?;
+            self.orphans.values_mut().for_each(|since| *since = None);
         }
         Ok(())
     }

@@ -215,16 +215,19 @@ impl Change<'_> {
     /// Takes one name's worth off the node, which becomes an orphan with its last one.
     pub(crate) fn drop_link(&mut self, node: &Node) -> Result<()> {
         let nlink = if node.inode.is_dir() { 0 } else { node.inode.nlink.saturating_sub(1) };
-        // The host's times are the node's as long as it has a file of its own in this layer, and no snapshot takes a node
-        // without a name: its row need not repeat them.
-        let keeps_own = nlink == 0 && node.has_own_file() == Some(self.upper);
-        let mut row = if keeps_own { (*node.inode).clone() } else { self.row_of(node)? };
-        row.nlink = nlink;
-        row.ctime = self.now;
-        if row.nlink == 0 {
-            self.commit.push(Effect::AddOrphan(row.ino));
+        let ino = node.inode.ino;
+        if node.inode.is_dir() {
+            self.commit.push(Effect::DropNames(ino));
         }
-        self.commit.put(row);
+        if nlink == 0 && node.origin == Origin::Layer(self.upper) {
+            self.commit.push(Effect::AddOrphan { ino, since: Some(self.now) });
+            return Ok(());
+        }
+        let row = self.row_of(node)?;
+        if nlink == 0 {
+            self.commit.push(Effect::AddOrphan { ino, since: None });
+        }
+        self.commit.put(Inode { nlink, ctime: self.now, ..row });
         Ok(())
     }
 

@@ -184,7 +184,7 @@ fn rewritten(upper: &Upper, catalog: &Catalog, layers: &Layers, covered: &Covere
 
 /// Keeps what the store has of files without a name: the layers that go may have been all that named it.
 fn hold_nameless(tables: &Tables, upper: &Upper, catalog: &Catalog) -> Result<()> {
-    for &ino in tables.orphans() {
+    for ino in tables.orphans() {
         if let Some(row) = catalog.inode(ino)? {
             upper.held.add(&row.body)?;
         }

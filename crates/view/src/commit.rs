@@ -2,7 +2,7 @@
 
 use crate::catalog::Unsettled;
 use crate::inode::Inode;
-use selvedge_store::{FileKind, Ino};
+use selvedge_store::{FileKind, Ino, Timestamp};
 use std::sync::Arc;
 
 /// One change to a layer's catalog.
@@ -26,10 +26,16 @@ pub(crate) enum Effect {
         parent: Ino,
         name: Vec<u8>,
     },
-    /// Removes what is left of a directory that has gone: whiteouts, as it is empty.
+    /// Removes what is left in a directory that loses its name: whiteouts, as it is empty.
     DropNames(Ino),
     /// The node has no name left; it lives until nobody has it open.
-    AddOrphan(Ino),
+    /// Where `since` is given, this layer has a row of it, which need not say so: as long as it does not, the node lost its
+    /// name then. Rows that are put from then on do.
+    AddOrphan {
+        ino: Ino,
+        since: Option<Timestamp>,
+    },
+    /// The node is gone, or is put again with a name by the same mutation.
     DropOrphan(Ino),
     /// A name was replaced by a node whose bytes are not durable yet: after a power cut it is the old one again.
     Unsettle(Unsettled),

@@ -3,46 +3,40 @@
 //! Its connection locks it exclusively: commits then cost no shared memory and no file locks. What is committed is in the
 //! kernel's page cache, so the death of the process cannot lose it.
 
-use crate::body_codec;
 use crate::catalog::{NameRow, Row, Scan, Unsettled};
 use crate::commit::Effect;
 use crate::crash;
 use crate::error::{Result, ViewError};
-use crate::inode::{Applied, Body, Inode};
+use crate::inode::{Body, Inode};
+use crate::old_rows;
 use crate::pending::Batch;
-use crate::request::RequestKey;
+use crate::record;
 use crate::sys::system_errno;
-use foldhash::HashSet;
+use foldhash::{HashMap, HashSet};
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, params};
-use selvedge_store::{FileKind, Ino, Timestamp, Xattrs};
+use selvedge_store::{FileKind, Ino, Timestamp};
 use std::path::Path;
 
 /// Version of a catalog's schema and journal; one that is not known is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
-/// The oldest version that is known: the same without a journal.
+/// The oldest version that is known.
 const OLDEST_FORMAT: u32 = 1;
+
+/// The last version that has a column for each field of a node.
+const LAST_IN_COLUMNS: u32 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE inodes(
-    ino INTEGER PRIMARY KEY, kind INTEGER NOT NULL, mode INTEGER NOT NULL, uid INTEGER NOT NULL,
-    gid INTEGER NOT NULL, nlink INTEGER NOT NULL, rdev INTEGER NOT NULL,
-    atime_s INTEGER NOT NULL, atime_ns INTEGER NOT NULL, mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    ctime_s INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, host_ctime_s INTEGER, host_ctime_ns INTEGER,
-    parent INTEGER, body BLOB NOT NULL, fallback BLOB, xattrs BLOB NOT NULL,
-    epoch INTEGER, request INTEGER, result INTEGER) STRICT;
-CREATE INDEX fallbacks ON inodes(ino) WHERE fallback IS NOT NULL;
+CREATE TABLE nodes(ino INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;
+CREATE TABLE fallbacks(ino INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE names(parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL, kind INTEGER NOT NULL,
     PRIMARY KEY(parent, name)) STRICT, WITHOUT ROWID;
-CREATE TABLE orphans(ino INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE orphans(ino INTEGER PRIMARY KEY, ctime_s INTEGER, ctime_ns INTEGER) STRICT;
 CREATE TABLE unsettled(parent INTEGER NOT NULL, name BLOB NOT NULL, old INTEGER NOT NULL,
     source INTEGER NOT NULL, from_parent INTEGER NOT NULL, from_name BLOB NOT NULL,
     PRIMARY KEY(parent, name)) STRICT, WITHOUT ROWID;
 ";
-
-const COLUMNS: &str = "ino, kind, mode, uid, gid, nlink, rdev, atime_s, atime_ns, mtime_s, mtime_ns, ctime_s, \
-    ctime_ns, host_ctime_s, host_ctime_ns, parent, body, fallback, xattrs, epoch, request, result";
 
 /// Rows that are looked for by what they say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,14 +50,6 @@ pub(crate) enum Wanted {
 }
 
 impl Wanted {
-    fn condition(self) -> &'static str {
-        match self {
-            Self::OnOthers => "kind = 2 OR substr(body, 1, 1) IN (x'02', x'05') OR fallback IS NOT NULL",
-            Self::Patched => "substr(body, 1, 1) = x'05'",
-            Self::WithFallback => "fallback IS NOT NULL",
-        }
-    }
-
     /// Whether the row is one of them.
     pub(crate) fn is(self, row: &Inode) -> bool {
         match self {
@@ -82,6 +68,11 @@ pub(crate) struct Database {
     at: usize,
     /// The number of the last record of the journal that has been brought in.
     brought_in: u64,
+    /// It is one of a layer that nobody writes any more, and has a column for each field of a node.
+    in_columns: bool,
+    /// The nodes that it says have a fallback, when that was asked: mostly there are none, and who writes a row need not
+    /// ask then.
+    fallbacks: Option<HashSet<Ino>>,
 }
 
 impl Database {
@@ -90,7 +81,7 @@ impl Database {
         let db = Connection::open(path)?;
         configure(&db)?;
         db.execute_batch(SCHEMA)?;
-        let database = Self { db, at: 0, brought_in: 0 };
+        let database = Self::new(db);
         database.set_meta("format", i64::from(FORMAT))?;
         Ok(database)
     }
@@ -100,7 +91,12 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags)?;
         configure(&db)?;
-        Self::checked(db)
+        let mut database = Self::checked(db)?;
+        if database.in_columns {
+            old_rows::convert(&mut database.db, FORMAT)?;
+            database.in_columns = false;
+        }
+        Ok(database)
     }
 
     /// Opens that of a layer that nobody writes: any number of processes may read it unlocked.
@@ -122,10 +118,16 @@ impl Database {
         Self::checked(db)
     }
 
+    fn new(db: Connection) -> Self {
+        Self { db, at: 0, brought_in: 0, in_columns: false, fallbacks: None }
+    }
+
     fn checked(db: Connection) -> Result<Self> {
-        let mut database = Self { db, at: 0, brought_in: 0 };
+        let mut database = Self::new(db);
         match database.meta::<i64>("format")? {
-            Some(found) if (i64::from(OLDEST_FORMAT)..=i64::from(FORMAT)).contains(&found) => {}
+            Some(found) if (i64::from(OLDEST_FORMAT)..=i64::from(FORMAT)).contains(&found) => {
+                database.in_columns = found <= i64::from(LAST_IN_COLUMNS);
+            }
             found => return Err(ViewError::CatalogFormat { found, known: i64::from(FORMAT) }),
         }
         database.brought_in = database.meta::<i64>("brought_in")?.map_or(0, unsigned);
@@ -148,10 +150,8 @@ impl Database {
         if self.meta::<String>("boot")?.as_deref() != Some(boot_id) {
             self.set_meta("boot", boot_id)?;
         }
-        for (key, value) in [("orderly", 0), ("format", i64::from(FORMAT))] {
-            if self.meta::<i64>(key)? != Some(value) {
-                self.set_meta(key, value)?;
-            }
+        if self.meta::<i64>("orderly")? != Some(0) {
+            self.set_meta("orderly", 0)?;
         }
         Ok(())
     }
@@ -163,29 +163,59 @@ impl Database {
 
     /// The numbers of nodes that have a row, at most so many.
     pub(crate) fn numbers(&self, most: u64) -> Result<HashSet<Ino>> {
-        let mut statement = self.db.prepare_cached("SELECT ino FROM inodes LIMIT ?1")?;
+        let table = if self.in_columns { old_rows::TABLE } else { "nodes" };
+        let mut statement = self.db.prepare_cached(&format!("SELECT ino FROM {table} LIMIT ?1"))?;
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows = statement.query_map([most], |row| row.get(0))?;
         rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
     }
 
     pub(crate) fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
-        let mut statement =
-            self.db.prepare_cached(&format!("SELECT {COLUMNS} FROM inodes WHERE ino = ?1"))?;
+        let sql = if self.in_columns { old_rows::ONE } else { "SELECT ino, row FROM nodes WHERE ino = ?1" };
+        let mut statement = self.db.prepare_cached(sql)?;
         let mut rows = statement.query([signed(ino.0)])?;
-        rows.next()?.map(read_inode).transpose()
+        rows.next()?.map(|row| self.read_inode(row)).transpose()
     }
 
     pub(crate) fn inodes(&self, wanted: Wanted) -> Result<Vec<Inode>> {
-        let condition = wanted.condition();
-        let mut statement =
-            self.db.prepare_cached(&format!("SELECT {COLUMNS} FROM inodes WHERE {condition}"))?;
-        let mut rows = statement.query([])?;
         let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            found.push(read_inode(row)?);
+        if wanted == Wanted::WithFallback && !self.in_columns {
+            for ino in read_fallbacks(&self.db)? {
+                found.extend(self.inode(ino)?);
+            }
+            return Ok(found);
         }
+        self.each_inode(|inode| {
+            let inode = inode?;
+            if wanted.is(&inode) {
+                found.push(inode);
+            }
+            Ok(true)
+        })?;
         Ok(found)
+    }
+
+    /// Shows all rows, or what is wrong with them, until `look` tells that it has seen enough.
+    fn each_inode(&self, mut look: impl FnMut(Result<Inode>) -> Result<bool>) -> Result<()> {
+        let sql = if self.in_columns { old_rows::ALL } else { "SELECT ino, row FROM nodes" };
+        let mut statement = self.db.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            if !look(self.read_inode(row))? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_inode(&self, row: &rusqlite::Row<'_>) -> Result<Inode> {
+        if self.in_columns {
+            return old_rows::read_inode(row);
+        }
+        let ino = Ino(unsigned(row.get(0)?));
+        let damaged = || ViewError::Damaged { ino, why: "unreadable row".to_owned() };
+        let bytes = row.get_ref(1)?.as_blob().map_err(|_| damaged())?;
+        record::decode_row(bytes).filter(|inode| inode.ino == ino).ok_or_else(damaged)
     }
 
     pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Result<Option<NameRow>> {
@@ -225,15 +255,11 @@ impl Database {
 
     /// Adds what is not in `scan` yet.
     pub(crate) fn scan(&self, scan: &mut Scan) -> Result<()> {
-        let mut statement = self.db.prepare_cached("SELECT ino, kind, nlink, parent FROM inodes")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let ino = Ino(unsigned(row.get(0)?));
-            let kind = FileKind::from_code(row.get(1)?)
-                .ok_or_else(|| ViewError::Damaged { ino, why: "unknown kind".to_owned() })?;
-            let parent = row.get::<_, Option<i64>>(3)?.map(|parent| Ino(unsigned(parent)));
-            scan.rows.entry(ino).or_insert(Row { kind, nlink: row.get(2)?, parent });
-        }
+        self.each_inode(|inode| {
+            let Inode { ino, kind, nlink, parent, .. } = inode?;
+            scan.rows.entry(ino).or_insert(Row { kind, nlink, parent });
+            Ok(true)
+        })?;
         let mut statement = self.db.prepare_cached("SELECT DISTINCT parent FROM names")?;
         let parents = statement.query_map([], |row| row.get(0))?;
         for parent in parents {
@@ -242,10 +268,28 @@ impl Database {
         Ok(())
     }
 
-    pub(crate) fn orphans(&self) -> Result<HashSet<Ino>> {
-        let mut statement = self.db.prepare("SELECT ino FROM orphans")?;
-        let rows = statement.query_map([], |row| row.get(0))?;
-        rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
+    /// The nodes without a name, each with when it lost its last one if its row does not say so.
+    pub(crate) fn orphans(&self) -> Result<HashMap<Ino, Option<Timestamp>>> {
+        let mut statement = self.db.prepare("SELECT ino, ctime_s, ctime_ns FROM orphans")?;
+        let rows = statement.query_map([], |row| {
+            let since: (Option<i64>, Option<u32>) = (row.get(1)?, row.get(2)?);
+            let since = since.0.zip(since.1).map(|(sec, nsec)| Timestamp { sec, nsec });
+            Ok((Ino(unsigned(row.get(0)?)), since))
+        })?;
+        rows.map(|row| Ok(row?)).collect()
+    }
+
+    /// Has the rows of all nodes without a name say so themselves.
+    pub(crate) fn settle_orphans(&mut self) -> Result<()> {
+        let orphans = self.orphans()?.into_iter().filter_map(|(ino, since)| Some((ino, since?)));
+        let mut effects = Vec::new();
+        for (ino, since) in orphans {
+            if let Some(row) = self.inode(ino)? {
+                effects.push(Effect::PutInode(row.without_name(since).into()));
+            }
+            effects.push(Effect::AddOrphan { ino, since: None });
+        }
+        self.apply(&effects)
     }
 
     pub(crate) fn unsettled(&self) -> Result<Vec<Unsettled>> {
@@ -265,14 +309,13 @@ impl Database {
 
     /// Where the bytes of all nodes are, and those that these may fall back to.
     pub(crate) fn bodies(&self) -> Result<Vec<Body>> {
-        let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM inodes"))?;
-        let mut rows = statement.query([])?;
         let mut bodies = Vec::new();
-        while let Some(row) = rows.next()? {
-            let inode = read_inode(row)?;
+        self.each_inode(|inode| {
+            let inode = inode?;
             bodies.push(inode.body);
             bodies.extend(inode.fallback);
-        }
+            Ok(true)
+        })?;
         Ok(bodies)
     }
 
@@ -281,11 +324,10 @@ impl Database {
         let mut statement = self.db.prepare("PRAGMA integrity_check(20)")?;
         let lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
         let mut problems: Vec<String> = lines.into_iter().filter(|line| line != "ok").collect();
-        let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM inodes"))?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            problems.extend(read_inode(row).err().map(|error| error.to_string()));
-        }
+        self.each_inode(|inode| {
+            problems.extend(inode.err().map(|error| error.to_string()));
+            Ok(true)
+        })?;
         let mut statement = self.db.prepare("SELECT parent, ino, kind FROM names")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -297,10 +339,13 @@ impl Database {
 
     /// Whether anything is said of nodes that have a name, or of names.
     pub(crate) fn says_anything(&self) -> Result<bool> {
-        let mut statement = self.db.prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM inodes WHERE nlink > 0) OR EXISTS (SELECT 1 FROM names)",
-        )?;
-        Ok(statement.query_row([], |row| row.get(0))?)
+        let mut statement = self.db.prepare_cached("SELECT EXISTS (SELECT 1 FROM names)")?;
+        let mut says: bool = statement.query_row([], |row| row.get(0))?;
+        self.each_inode(|inode| {
+            says |= inode?.nlink > 0;
+            Ok(!says)
+        })?;
+        Ok(says)
     }
 
     /// Brings at most `most` effects of `batch` in; tells whether all of them are. Nobody begins another batch before, and
@@ -312,6 +357,7 @@ impl Database {
         let done = self.try_bring_in(batch, most);
         if done.is_err() {
             self.at = 0;
+            self.fallbacks = None;
             if !self.db.is_autocommit() {
                 self.db.execute_batch("ROLLBACK")?;
             }
@@ -325,7 +371,7 @@ impl Database {
             self.db.execute_batch("BEGIN IMMEDIATE")?;
         }
         let end = self.at.saturating_add(most).min(effects.len());
-        let mut writer = Writer::new(&self.db);
+        let mut writer = Writer::new(&self.db, &mut self.fallbacks);
         for effect in effects.get(self.at..end).unwrap_or_default() {
             writer.apply(effect)?;
         }
@@ -348,12 +394,15 @@ impl Database {
     /// Applies effects that are in no journal, whole.
     pub(crate) fn apply(&mut self, effects: &[Effect]) -> Result<()> {
         let done = self.try_apply(effects);
+        if done.is_err() {
+            self.fallbacks = None;
+        }
         self.told_of_quota("commit", done)
     }
 
     fn try_apply(&mut self, effects: &[Effect]) -> Result<()> {
         let transaction = self.db.transaction()?;
-        let mut writer = Writer::new(&transaction);
+        let mut writer = Writer::new(&transaction, &mut self.fallbacks);
         for effect in effects {
             writer.apply(effect)?;
         }
@@ -417,6 +466,8 @@ fn configure(db: &Connection) -> Result<()> {
 /// Applies effects, one after the other. What many of them need is prepared once.
 struct Writer<'db> {
     db: &'db Connection,
+    fallbacks: &'db mut Option<HashSet<Ino>>,
+    row: Vec<u8>,
     put_inode: Prepared<'db>,
     delete_inode: Prepared<'db>,
     put_name: Prepared<'db>,
@@ -426,20 +477,21 @@ struct Writer<'db> {
 }
 
 impl<'db> Writer<'db> {
-    fn new(db: &'db Connection) -> Self {
+    fn new(db: &'db Connection, fallbacks: &'db mut Option<HashSet<Ino>>) -> Self {
         Self {
             db,
+            fallbacks,
+            row: Vec::new(),
             put_inode: Prepared::new(
-                "INSERT OR REPLACE INTO inodes VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-                 ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+                "INSERT INTO nodes(ino, row) VALUES(?1, ?2) ON CONFLICT(ino) DO UPDATE SET row = excluded.row",
             ),
-            delete_inode: Prepared::new("DELETE FROM inodes WHERE ino = ?1"),
+            delete_inode: Prepared::new("DELETE FROM nodes WHERE ino = ?1"),
             put_name: Prepared::new(
                 "INSERT INTO names(parent, name, ino, kind) VALUES(?1, ?2, ?3, ?4)
                  ON CONFLICT(parent, name) DO UPDATE SET ino = excluded.ino, kind = excluded.kind",
             ),
             drop_name: Prepared::new("DELETE FROM names WHERE parent = ?1 AND name = ?2"),
-            add_orphan: Prepared::new("INSERT OR IGNORE INTO orphans(ino) VALUES(?1)"),
+            add_orphan: Prepared::new("INSERT OR REPLACE INTO orphans VALUES(?1, ?2, ?3)"),
             drop_orphan: Prepared::new("DELETE FROM orphans WHERE ino = ?1"),
         }
     }
@@ -448,7 +500,10 @@ impl<'db> Writer<'db> {
         let db = self.db;
         match effect {
             Effect::PutInode(inode) => return self.put_inode(inode),
-            Effect::DeleteInode(ino) => self.delete_inode.on(db)?.execute([signed(ino.0)])?,
+            Effect::DeleteInode(ino) => {
+                self.set_fallback(*ino, false)?;
+                self.delete_inode.on(db)?.execute([signed(ino.0)])?
+            }
             Effect::PutName { parent, name, ino, kind } => self.put_name(*parent, name, *ino, kind.code())?,
             Effect::Whiteout { parent, name } => self.put_name(*parent, name, Ino(0), 0)?,
             Effect::DropName { parent, name } => {
@@ -457,7 +512,10 @@ impl<'db> Writer<'db> {
             Effect::DropNames(parent) => {
                 db.prepare_cached("DELETE FROM names WHERE parent = ?1")?.execute([signed(parent.0)])?
             }
-            Effect::AddOrphan(ino) => self.add_orphan.on(db)?.execute([signed(ino.0)])?,
+            Effect::AddOrphan { ino, since } => {
+                let (sec, nsec) = (since.map(|time| time.sec), since.map(|time| time.nsec));
+                self.add_orphan.on(db)?.execute(params![signed(ino.0), sec, nsec])?
+            }
             Effect::DropOrphan(ino) => self.drop_orphan.on(db)?.execute([signed(ino.0)])?,
             Effect::Unsettle(Unsettled { parent, name, old, source, from }) => db
                 .prepare_cached("INSERT OR REPLACE INTO unsettled VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?
@@ -483,34 +541,25 @@ impl<'db> Writer<'db> {
     }
 
     fn put_inode(&mut self, inode: &Inode) -> Result<()> {
-        let xattrs = inode
-            .xattrs
-            .encode()
-            .map_err(|error| ViewError::Damaged { ino: inode.ino, why: error.to_string() })?;
-        self.put_inode.on(self.db)?.execute(params![
-            signed(inode.ino.0),
-            inode.kind.code(),
-            inode.mode,
-            inode.uid,
-            inode.gid,
-            inode.nlink,
-            signed(inode.rdev),
-            inode.atime.sec,
-            inode.atime.nsec,
-            inode.mtime.sec,
-            inode.mtime.nsec,
-            inode.ctime.sec,
-            inode.ctime.nsec,
-            inode.host_ctime.map(|time| time.sec),
-            inode.host_ctime.map(|time| time.nsec),
-            inode.parent.map(|parent| signed(parent.0)),
-            body_codec::encode(&inode.body),
-            inode.fallback.as_ref().map(body_codec::encode),
-            xattrs,
-            inode.applied.map(|applied| signed(applied.key.epoch)),
-            inode.applied.map(|applied| signed(applied.key.unique)),
-            inode.applied.map(|applied| signed(applied.result.0)),
-        ])?;
+        self.set_fallback(inode.ino, inode.fallback.is_some())?;
+        self.row.clear();
+        record::encode_row(inode, &mut self.row)?;
+        self.put_inode.on(self.db)?.execute(params![signed(inode.ino.0), self.row])?;
+        Ok(())
+    }
+
+    /// Notes whether the node has a fallback.
+    fn set_fallback(&mut self, ino: Ino, has: bool) -> Result<()> {
+        let known = match self.fallbacks.take() {
+            Some(known) => known,
+            None => read_fallbacks(self.db)?,
+        };
+        let known = self.fallbacks.insert(known);
+        if has && known.insert(ino) {
+            self.db.prepare_cached("INSERT INTO fallbacks VALUES(?1)")?.execute([signed(ino.0)])?;
+        } else if !has && known.remove(&ino) {
+            self.db.prepare_cached("DELETE FROM fallbacks WHERE ino = ?1")?.execute([signed(ino.0)])?;
+        }
         Ok(())
     }
 }
@@ -535,46 +584,10 @@ impl<'db> Prepared<'db> {
     }
 }
 
-fn read_inode(row: &rusqlite::Row<'_>) -> Result<Inode> {
-    let ino = Ino(unsigned(row.get(0)?));
-    let damaged = |why: &str| ViewError::Damaged { ino, why: why.to_owned() };
-    let time =
-        |at: usize| -> Result<Timestamp> { Ok(Timestamp { sec: row.get(at)?, nsec: row.get(at + 1)? }) };
-    let body = |bytes: &[u8]| body_codec::decode(bytes).ok_or_else(|| damaged("unreadable body"));
-    let host_ctime = match row.get::<_, Option<i64>>(13)? {
-        Some(_) => Some(time(13)?),
-        None => None,
-    };
-    let fallback = match row.get_ref(17)?.as_blob_or_null().map_err(|_| damaged("unreadable fallback"))? {
-        Some(bytes) => Some(body(bytes)?),
-        None => None,
-    };
-    let applied = match (row.get(19)?, row.get(20)?, row.get(21)?) {
-        (Some(epoch), Some(unique), Some(result)) => Some(Applied {
-            key: RequestKey { epoch: unsigned(epoch), unique: unsigned(unique) },
-            result: Ino(unsigned(result)),
-        }),
-        _ => None,
-    };
-    Ok(Inode {
-        ino,
-        kind: FileKind::from_code(row.get(1)?).ok_or_else(|| damaged("unknown kind"))?,
-        mode: row.get(2)?,
-        uid: row.get(3)?,
-        gid: row.get(4)?,
-        nlink: row.get(5)?,
-        rdev: unsigned(row.get(6)?),
-        atime: time(7)?,
-        mtime: time(9)?,
-        ctime: time(11)?,
-        host_ctime,
-        parent: row.get::<_, Option<i64>>(15)?.map(|parent| Ino(unsigned(parent))),
-        body: body(row.get_ref(16)?.as_blob().map_err(|_| damaged("unreadable body"))?)?,
-        fallback,
-        xattrs: Xattrs::decode(row.get_ref(18)?.as_blob().map_err(|_| damaged("unreadable xattrs"))?)
-            .map_err(|_| damaged("unreadable xattrs"))?,
-        applied,
-    })
+fn read_fallbacks(db: &Connection) -> Result<HashSet<Ino>> {
+    let mut statement = db.prepare_cached("SELECT ino FROM fallbacks")?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    rows.map(|ino| Ok(Ino(unsigned(ino?)))).collect()
 }
 
 fn read_name(parent: Ino, row: &rusqlite::Row<'_>, at: usize) -> Result<NameRow> {
@@ -588,10 +601,10 @@ fn read_name(parent: Ino, row: &rusqlite::Row<'_>, at: usize) -> Result<NameRow>
 }
 
 /// SQLite's integers are signed; the bits are kept.
-fn signed(value: u64) -> i64 {
+pub(crate) fn signed(value: u64) -> i64 {
     value.cast_signed()
 }
 
-fn unsigned(value: i64) -> u64 {
+pub(crate) fn unsigned(value: i64) -> u64 {
     value.cast_unsigned()
 }

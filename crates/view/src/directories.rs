@@ -1,8 +1,7 @@
 //! Operations on directory streams: opendir, readdir, fsyncdir, releasedir.
 
 use crate::attr::{Attr, DirEntry};
-use crate::catalog::NameRow;
-use crate::dir_stream::Listing;
+use crate::dir_stream::{Listing, Names};
 use crate::error::{Result, ViewError};
 use crate::request::{Handle, Request, Stream};
 use crate::state::State;
@@ -34,11 +33,11 @@ impl View {
         &self,
         stream: impl Into<Stream>,
         cookie: u64,
-        emit: &mut dyn FnMut(&DirEntry) -> bool,
+        emit: &mut dyn FnMut(&DirEntry<'_>) -> bool,
     ) -> Result<()> {
         let directory = self.directory_of(stream.into())?;
         let listing = self.state().listing(directory, cookie)?;
-        let _ = listing.after(cookie).iter().all(emit);
+        let _ = listing.after(cookie).all(|entry| emit(&entry));
         Ok(())
     }
 
@@ -48,13 +47,18 @@ impl View {
         &self,
         stream: impl Into<Stream>,
         cookie: u64,
-        emit: &mut dyn FnMut(&DirEntry, &Attr) -> bool,
+        emit: &mut dyn FnMut(&DirEntry<'_>, &Attr) -> bool,
     ) -> Result<()> {
         let directory = self.directory_of(stream.into())?;
         let state = self.state();
         let listing = state.listing(directory, cookie)?;
-        for entries in listing.after(cookie).chunks(AT_ONCE) {
-            for (entry, node) in entries.iter().zip(state.entries(directory, entries)?) {
+        let mut after = listing.after(cookie);
+        loop {
+            let entries: Vec<_> = after.by_ref().take(AT_ONCE).collect();
+            if entries.is_empty() {
+                return Ok(());
+            }
+            for (entry, node) in entries.iter().zip(state.entries(directory, &entries)?) {
                 let attr = match node {
                     Some(node) => state.attr(&node),
                     None if entry.is_dots() => self.getattr(entry.ino),
@@ -67,7 +71,6 @@ impl View {
                 }
             }
         }
-        Ok(())
     }
 
     fn directory_of(&self, stream: Stream) -> Result<Ino> {
@@ -109,10 +112,10 @@ impl State {
 
     /// The nodes that these entries of a directory have at this moment; nothing for one that is gone, and for `.` and
     /// `..`.
-    fn entries(&self, directory: Ino, entries: &[DirEntry]) -> Result<Vec<Option<Node>>> {
+    fn entries(&self, directory: Ino, entries: &[DirEntry<'_>]) -> Result<Vec<Option<Node>>> {
         let (mut tables, node) = self.tables_and_directory(directory)?;
-        let node_of = |entry: &DirEntry| {
-            if entry.is_dots() { Ok(None) } else { self.child_in(&mut tables, &node.inode, &entry.name) }
+        let node_of = |entry: &DirEntry<'_>| {
+            if entry.is_dots() { Ok(None) } else { self.child_in(&mut tables, &node.inode, entry.name) }
         };
         entries.iter().map(node_of).collect()
     }
@@ -120,26 +123,24 @@ impl State {
     /// The names of a directory at this moment.
     pub(crate) fn list(&self, ino: Ino) -> Result<Listing> {
         self.warm(ino)?;
-        let (inode, names) = {
+        let (inode, mut names) = {
             let mut tables = self.tables();
             (self.node_in(&mut tables, ino)?.inode, tables.list_of_names(ino)?)
         };
         let parent = inode.parent.unwrap_or(ino);
         if inode.nlink == 0 {
             // It was removed, so it was empty, and nothing has come into it since.
-            return Ok(Listing::new(ino, parent, Vec::new()));
+            return Ok(Names::default().listing(ino, parent));
         }
-        let mut listed = Vec::with_capacity(names.len());
         if let Some(tree) = inode.tree() {
-            let spoken_of: HashSet<&[u8]> = names.iter().map(|(name, _)| &name[..]).collect();
+            let spoken_of: HashSet<&[u8]> = names.iter().collect();
             let base = self.base().tree(tree)?;
-            let unchanged = base.iter_names().filter(|(name, _, _)| !spoken_of.contains(name));
-            listed.extend(unchanged.map(|(name, ino, kind)| DirEntry::new(name.to_vec(), ino, kind)));
+            let unchanged: Vec<_> =
+                base.iter_names().filter(|(name, _, _)| !spoken_of.contains(name)).collect();
+            for (name, ino, kind) in unchanged {
+                names.add(name, ino, kind, 0);
+            }
         }
-        listed.extend(names.into_iter().filter_map(|(name, row)| match row {
-            NameRow::Node { ino, kind } => Some(DirEntry::new(name, ino, kind)),
-            NameRow::Whiteout => None,
-        }));
-        Ok(Listing::new(ino, parent, listed))
+        Ok(names.listing(ino, parent))
     }
 }

@@ -70,7 +70,7 @@ impl State {
             let copies = self.copy_passed()?;
             // Files without a name have to lie in an upper at any instant, and so have those that are written past the
             // view; without any, the next change makes one.
-            let needs_upper = !self.open.passed().is_empty() || !self.tables().orphans().is_empty();
+            let needs_upper = !self.open.passed().is_empty() || self.tables().orphans().next().is_some();
             let spare = needs_upper.then(|| Upper::make(&self.repo, &self.boot_id, true)).transpose()?;
             let spare_id = spare.as_ref().map(|(upper, _)| upper.id);
             let outcome = self.freeze_now(thread, spare, copies);
@@ -110,7 +110,7 @@ impl State {
         let mut layers = self.shut_gate();
         let shut = Instant::now();
         let Some(upper) = layers.upper.clone() else { return Ok(Outcome::Unchanged) };
-        let is_needed = !tables.orphans().is_empty() || !self.open.passed().is_empty();
+        let is_needed = tables.orphans().next().is_some() || !self.open.passed().is_empty();
         let mut carried = Carried::default();
         let is_other = copies.as_ref().is_some_and(|copies| !copies.are_of(&upper));
         let spare = match spare {
@@ -159,7 +159,7 @@ impl State {
             }
             None => (None, None),
         };
-        tables.freeze_upper(next.as_ref().map(|next| next.id).zip(catalog))?;
+        tables.freeze_upper(next.as_ref().map(|next| next.id).zip(catalog));
         *layers = Arc::new(Layers {
             base: Arc::clone(&layers.base),
             frozen: below,

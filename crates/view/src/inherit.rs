@@ -58,7 +58,7 @@ impl View {
 
     /// Nodes that have no name any more, and are kept as long as somebody may use them.
     pub fn nameless(&self) -> Vec<Ino> {
-        self.state().tables().orphans().iter().copied().collect()
+        self.state().tables().orphans().collect()
     }
 
     /// The handles of a node.

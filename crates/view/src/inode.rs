@@ -166,6 +166,11 @@ impl Inode {
         }
     }
 
+    /// The same when it has no name, and has had none since then unless its row says so already.
+    pub(crate) fn without_name(self, since: Timestamp) -> Self {
+        if self.nlink == 0 { self } else { Self { nlink: 0, ctime: since, ..self } }
+    }
+
     pub(crate) fn is_dir(&self) -> bool {
         self.kind == FileKind::Directory
     }

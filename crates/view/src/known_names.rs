@@ -1,6 +1,7 @@
 //! What the layers say of names, as far as somebody has asked: a lookup and a listing find it here.
 
 use crate::catalog::NameRow;
+use crate::dir_stream;
 use foldhash::HashMap;
 use selvedge_store::Ino;
 
@@ -15,7 +16,26 @@ const MOST_DIRECTORIES: usize = 16_384;
 struct Directory {
     /// No layer speaks of a name that is not here.
     complete: bool,
-    names: HashMap<Vec<u8>, Option<NameRow>>,
+    names: HashMap<Vec<u8>, Option<Said>>,
+}
+
+/// What the layers say of a name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said {
+    pub(crate) row: NameRow,
+    /// The name's position in listings, 0 if it is not known: whoever lists a directory would otherwise wait longest for the hash
+    /// of each name.
+    pub(crate) cookie: u64,
+}
+
+impl Said {
+    fn of(name: &[u8], row: NameRow) -> Self {
+        let cookie = match row {
+            NameRow::Node { .. } => dir_stream::cookie(name),
+            NameRow::Whiteout => 0,
+        };
+        Self { row, cookie }
+    }
 }
 
 /// What is known of a name.
@@ -41,19 +61,17 @@ impl KnownNames {
     pub(crate) fn get(&self, parent: Ino, name: &[u8]) -> Known {
         let Some(directory) = self.directories.get(&parent) else { return Known::Nothing };
         match directory.names.get(name) {
-            Some(said) => Known::Said(*said),
+            Some(said) => Known::Said(said.map(|said| said.row)),
             None if directory.complete => Known::Said(None),
             None => Known::Unknown,
         }
     }
 
-    /// All that the layers say of names in `parent`, if all of it is known.
-    pub(crate) fn all<T: Default + Extend<(Vec<u8>, NameRow)>>(&self, parent: Ino) -> Option<T> {
+    /// All that the layers say of names in `parent`, if all of it is known, and how many names these are at most.
+    pub(crate) fn said(&self, parent: Ino) -> Option<(usize, impl Iterator<Item = (&[u8], Said)>)> {
         let directory = self.directories.get(&parent).filter(|directory| directory.complete)?;
-        let said = directory.names.iter();
-        let mut all = T::default();
-        all.extend(said.filter_map(|(name, row)| row.map(|row| (name.clone(), row))));
-        Some(all)
+        let said = directory.names.iter().filter_map(|(name, said)| Some((&name[..], (*said)?)));
+        Some((directory.names.len(), said))
     }
 
     /// Takes note of a directory of which nothing is known, or of which no layer speaks.
@@ -85,9 +103,9 @@ impl KnownNames {
             return;
         }
         if let Some(known) = directory.names.get_mut(name) {
-            *known = said;
+            *known = said.map(|row| Said { row, ..known.unwrap_or_else(|| Said::of(name, row)) });
         } else {
-            directory.names.insert(name.to_vec(), said);
+            directory.names.insert(name.to_vec(), said.map(|row| Said::of(name, row)));
             self.names += 1;
         }
     }
@@ -120,8 +138,8 @@ mod tests {
     const DIR: Ino = Ino(2);
     const FILE: NameRow = NameRow::Node { ino: Ino(7), kind: FileKind::Regular };
 
-    fn all(known: &KnownNames) -> Option<Vec<(Vec<u8>, NameRow)>> {
-        known.all(DIR)
+    fn all(known: &KnownNames) -> Option<Vec<(&[u8], NameRow)>> {
+        known.said(DIR).map(|(_, said)| said.map(|(name, said)| (name, said.row)).collect())
     }
 
     #[test]

@@ -46,6 +46,7 @@ mod listings;
 mod log_sync;
 mod merge;
 mod names;
+mod old_rows;
 mod open_flags;
 mod open_table;
 mod parents;

@@ -42,7 +42,7 @@ impl View {
     pub fn forget(&self, ino: Ino) {
         let state = self.state();
         let tables = state.tables();
-        if tables.orphans().contains(&ino) {
+        if tables.is_orphan(ino) {
             state.reap_when_free(&tables, ino);
         }
     }

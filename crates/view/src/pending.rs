@@ -3,8 +3,8 @@
 use crate::catalog::{NameRow, Unsettled};
 use crate::commit::Effect;
 use crate::inode::Inode;
-use foldhash::{HashMap, HashSet};
-use selvedge_store::Ino;
+use foldhash::HashMap;
+use selvedge_store::{Ino, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,12 +18,19 @@ struct Names {
     said: HashMap<Vec<u8>, Option<NameRow>>,
 }
 
+/// What is pending of a node that has no name, or had none.
+#[derive(Debug, Clone, Copy)]
+enum Orphan {
+    Is { since: Option<Timestamp> },
+    IsNot,
+}
+
 /// What a number of mutations, one after the other, came to.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     rows: HashMap<Ino, Option<Arc<Inode>>>,
     names: HashMap<Ino, Names>,
-    orphans: HashMap<Ino, bool>,
+    orphans: HashMap<Ino, Orphan>,
     unsettled: HashMap<(Ino, Vec<u8>), Option<Unsettled>>,
     found: bool,
     /// The number of its last record.
@@ -56,8 +63,12 @@ impl Batch {
             Effect::DropNames(parent) => {
                 drop(self.names.insert(*parent, Names { dropped: true, said: HashMap::default() }));
             }
-            Effect::AddOrphan(ino) => drop(self.orphans.insert(*ino, true)),
-            Effect::DropOrphan(ino) => drop(self.orphans.insert(*ino, false)),
+            Effect::AddOrphan { ino, since } => {
+                self.orphans.insert(*ino, Orphan::Is { since: *since });
+            }
+            Effect::DropOrphan(ino) => {
+                self.orphans.insert(*ino, Orphan::IsNot);
+            }
             Effect::Unsettle(row) => {
                 drop(self.unsettled.insert((row.parent, row.name.clone()), Some(row.clone())));
             }
@@ -141,17 +152,6 @@ impl Batch {
         self.names.contains_key(&parent)
     }
 
-    /// Makes of the nodes that had no name before those that have none with this.
-    pub(crate) fn amend_orphans(&self, orphans: &mut HashSet<Ino>) {
-        for (&ino, &is_orphan) in &self.orphans {
-            if is_orphan {
-                orphans.insert(ino);
-            } else {
-                orphans.remove(&ino);
-            }
-        }
-    }
-
     /// Makes of the replaced names of before those of now.
     pub(crate) fn amend_unsettled(&self, rows: &mut Vec<Unsettled>) {
         rows.retain(|row| !self.unsettled.contains_key(&(row.parent, row.name.clone())));
@@ -183,8 +183,11 @@ impl Batch {
                 Some(row) => Effect::PutInode(Arc::clone(row)),
                 None => Effect::DeleteInode(ino),
             }));
-            effects.extend(self.orphans.iter().map(|(&ino, &is_orphan)| {
-                if is_orphan { Effect::AddOrphan(ino) } else { Effect::DropOrphan(ino) }
+            let mut orphans: Vec<_> = self.orphans.iter().collect();
+            orphans.sort_unstable_by_key(|(ino, _)| **ino);
+            effects.extend(orphans.into_iter().map(|(&ino, orphan)| match *orphan {
+                Orphan::Is { since } => Effect::AddOrphan { ino, since },
+                Orphan::IsNot => Effect::DropOrphan(ino),
             }));
             effects.extend(self.unsettled.iter().map(|((parent, name), row)| match row {
                 Some(row) => Effect::Unsettle(row.clone()),

@@ -23,6 +23,7 @@ const DROP_ORPHAN: u8 = 8;
 const UNSETTLE: u8 = 9;
 const SETTLE: u8 = 10;
 const FOUND: u8 = 11;
+const ADD_ORPHAN_SINCE: u8 = 12;
 
 /// Adds what stands for `effects`.
 ///
@@ -33,7 +34,7 @@ pub(crate) fn encode(effects: &[Effect], into: &mut Vec<u8>) -> Result<()> {
         match effect {
             Effect::PutInode(inode) => {
                 into.push(PUT_INODE);
-                put_inode(into, inode)?;
+                encode_row(inode, into)?;
             }
             Effect::DeleteInode(ino) => put_number(into, DELETE_INODE, *ino),
             Effect::PutName { parent, name, ino, kind } => {
@@ -44,7 +45,11 @@ pub(crate) fn encode(effects: &[Effect], into: &mut Vec<u8>) -> Result<()> {
             Effect::Whiteout { parent, name } => put_named(into, WHITEOUT, *parent, name),
             Effect::DropName { parent, name } => put_named(into, DROP_NAME, *parent, name),
             Effect::DropNames(parent) => put_number(into, DROP_NAMES, *parent),
-            Effect::AddOrphan(ino) => put_number(into, ADD_ORPHAN, *ino),
+            Effect::AddOrphan { ino, since: None } => put_number(into, ADD_ORPHAN, *ino),
+            Effect::AddOrphan { ino, since: Some(since) } => {
+                put_number(into, ADD_ORPHAN_SINCE, *ino);
+                put_time(into, *since);
+            }
             Effect::DropOrphan(ino) => put_number(into, DROP_ORPHAN, *ino),
             Effect::Unsettle(Unsettled { parent, name, old, source, from }) => {
                 put_named(into, UNSETTLE, *parent, name);
@@ -68,6 +73,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Vec<Effect>> {
         effects.push(from.effect()?);
     }
     Some(effects)
+}
+
+/// The node that `bytes` stand for; `None` when they stand for nothing.
+pub(crate) fn decode_row(bytes: &[u8]) -> Option<Inode> {
+    let mut from = Decoder(bytes);
+    let inode = from.inode()?;
+    from.0.is_empty().then_some(inode)
 }
 
 fn put_number(into: &mut Vec<u8>, tag: u8, ino: Ino) {
@@ -102,7 +114,11 @@ fn put_optional<T>(into: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut V
     }
 }
 
-fn put_inode(into: &mut Vec<u8>, inode: &Inode) -> Result<()> {
+/// Adds what stands for a node.
+///
+/// # Errors
+/// When its extended attributes are none that can be kept.
+pub(crate) fn encode_row(inode: &Inode, into: &mut Vec<u8>) -> Result<()> {
     put_ino(into, inode.ino);
     into.push(inode.kind.code());
     for number in [inode.mode, inode.uid, inode.gid, inode.nlink] {
@@ -144,7 +160,8 @@ impl<'a> Decoder<'a> {
             WHITEOUT => Effect::Whiteout { parent: self.ino()?, name: self.bytes()?.to_vec() },
             DROP_NAME => Effect::DropName { parent: self.ino()?, name: self.bytes()?.to_vec() },
             DROP_NAMES => Effect::DropNames(self.ino()?),
-            ADD_ORPHAN => Effect::AddOrphan(self.ino()?),
+            ADD_ORPHAN => Effect::AddOrphan { ino: self.ino()?, since: None },
+            ADD_ORPHAN_SINCE => Effect::AddOrphan { ino: self.ino()?, since: Some(self.time()?) },
             DROP_ORPHAN => Effect::DropOrphan(self.ino()?),
             UNSETTLE => Effect::Unsettle(Unsettled {
                 parent: self.ino()?,
@@ -274,7 +291,8 @@ mod tests {
             Effect::Whiteout { parent, name: name.clone() },
             Effect::DropName { parent, name: name.clone() },
             Effect::DropNames(parent),
-            Effect::AddOrphan(Ino(20)),
+            Effect::AddOrphan { ino: Ino(20), since: None },
+            Effect::AddOrphan { ino: Ino(20), since: Some(Timestamp { sec: -1, nsec: 5 }) },
             Effect::DropOrphan(Ino(20)),
             Effect::Unsettle(Unsettled {
                 parent,

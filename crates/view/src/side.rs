@@ -179,7 +179,7 @@ impl View {
             let mut tables = state.tables();
             (state.node_in(&mut tables, ino)?.inode, tables.names(ino)?)
         };
-        if !inode.is_dir() {
+        if !inode.is_dir() || inode.nlink == 0 {
             return Err(ViewError::NotFound);
         }
         Ok((inode.tree().map(|tree| state.base().tree(tree)).transpose()?, rows))

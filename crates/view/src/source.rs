@@ -20,8 +20,8 @@ impl Source for View {
         let state = self.state();
         let ino = directory.meta.ino;
         let Some(listing) = unless_gone(state.list(ino))? else { return Ok(Vec::new()) };
-        let entries = listing.after(DOT_DOT).iter();
-        let mut names: Vec<_> = entries.map(|entry| (entry.name.clone(), entry.ino)).collect();
+        let entries = listing.after(DOT_DOT);
+        let mut names: Vec<_> = entries.map(|entry| (entry.name.to_vec(), entry.ino)).collect();
         names.sort_unstable();
         let mut children = Vec::with_capacity(names.len());
         for (name, ino) in names {

@@ -2,6 +2,7 @@
 
 use crate::catalog::{Catalog, NameRow, Scan, Unsettled};
 use crate::commit::{Commit, Effect};
+use crate::dir_stream::Names;
 use crate::error::{Result, ViewError};
 use crate::inode::Inode;
 use crate::known_names::{Known, KnownNames};
@@ -40,8 +41,6 @@ pub(crate) struct Tables {
     /// What the layers say of nodes, also where that is nothing.
     rows: Recent<Option<Node>, CACHED_ROWS>,
     names: KnownNames,
-    /// Nodes of the upper without a name.
-    orphans: HashSet<Ino>,
     /// Nodes of the upper with a fallback.
     fallbacks: HashSet<Ino>,
     unsettled: BTreeMap<(Ino, Vec<u8>), Replaced>,
@@ -69,12 +68,10 @@ impl Tables {
             frozen,
             rows: Recent::default(),
             names: KnownNames::default(),
-            orphans: HashSet::default(),
             fallbacks: HashSet::default(),
             unsettled: BTreeMap::new(),
         };
         if let Some((id, catalog)) = upper {
-            tables.orphans = catalog.orphans()?;
             tables.fallbacks = catalog.with_fallback()?.into_iter().collect();
             for row in catalog.unsettled()? {
                 tables.unsettled.insert((row.parent, row.name.clone()), row.into());
@@ -85,8 +82,13 @@ impl Tables {
     }
 
     /// Nodes without a name.
-    pub(crate) fn orphans(&self) -> &HashSet<Ino> {
-        &self.orphans
+    pub(crate) fn orphans(&self) -> impl Iterator<Item = Ino> {
+        self.upper().into_iter().flat_map(Catalog::orphans)
+    }
+
+    /// Whether the node is one without a name.
+    pub(crate) fn is_orphan(&self, ino: Ino) -> bool {
+        self.upper().is_some_and(|catalog| catalog.is_orphan(ino))
     }
 
     /// Nodes whose working files are not known to be durable.
@@ -125,12 +127,10 @@ impl Tables {
 
     /// Makes the upper a frozen layer, the highest. Nodes without a name go on in `upper`, the new one if there is one
     /// already.
-    pub(crate) fn freeze_upper(&mut self, upper: Option<(LayerId, Catalog)>) -> Result<()> {
-        let orphans = upper.as_ref().map_or(Ok(HashSet::default()), |(_, catalog)| catalog.orphans())?;
-        for orphan in &orphans {
-            self.rows.remove(*orphan);
+    pub(crate) fn freeze_upper(&mut self, upper: Option<(LayerId, Catalog)>) {
+        for orphan in upper.iter().flat_map(|(_, catalog)| catalog.orphans()) {
+            self.rows.remove(orphan);
         }
-        self.orphans = orphans;
         self.names.clear();
         // What is not durable yet becomes so with its layer, as a whole.
         self.fallbacks.clear();
@@ -138,7 +138,6 @@ impl Tables {
         if let Some(frozen) = std::mem::replace(&mut self.upper, upper) {
             self.frozen.insert(0, frozen);
         }
-        Ok(())
     }
 
     /// Has the nodes that `commit` writes looked up anew.
@@ -259,8 +258,8 @@ impl Tables {
 
     /// Everything the layers say of the names in a directory.
     pub(crate) fn names(&mut self, parent: Ino) -> Result<HashMap<Vec<u8>, NameRow>> {
-        if let Some(all) = self.names.all(parent) {
-            return Ok(all);
+        if let Some((_, said)) = self.names.said(parent) {
+            return Ok(said.map(|(name, said)| (name.to_vec(), said.row)).collect());
         }
         let mut merged = HashMap::default();
         for (_, catalog) in self.layers() {
@@ -273,11 +272,12 @@ impl Tables {
     }
 
     /// As [`names`](Self::names), for who looks none of them up.
-    pub(crate) fn list_of_names(&mut self, parent: Ino) -> Result<Vec<(Vec<u8>, NameRow)>> {
-        match self.names.all(parent) {
-            Some(all) => Ok(all),
-            None => Ok(self.names(parent)?.into_iter().collect()),
+    pub(crate) fn list_of_names(&mut self, parent: Ino) -> Result<Names> {
+        if let Some((count, said)) = self.names.said(parent) {
+            return Ok(list(count, said.map(|(name, said)| (name, said.row, said.cookie))));
         }
+        let names = self.names(parent)?;
+        Ok(list(names.len(), names.iter().map(|(name, row)| (&name[..], *row, 0))))
     }
 
     /// What the layers say at all, in short.
@@ -310,11 +310,11 @@ impl Tables {
                     self.rows.remove(*ino);
                     self.fallbacks.remove(ino);
                 }
-                Effect::AddOrphan(ino) => {
-                    self.orphans.insert(*ino);
-                }
-                Effect::DropOrphan(ino) => {
-                    self.orphans.remove(ino);
+                // What is kept of its row may not say so.
+                Effect::AddOrphan { ino, since } => {
+                    if since.is_some() {
+                        self.rows.remove(*ino);
+                    }
                 }
                 Effect::Unsettle(row) => {
                     self.unsettled.insert((row.parent, row.name.clone()), row.clone().into());
@@ -334,7 +334,7 @@ impl Tables {
                     Err(_) => self.names.forget(*parent),
                 },
                 Effect::DropNames(parent) => self.names.forget(*parent),
-                Effect::Found => {}
+                Effect::DropOrphan(_) | Effect::Found => {}
             }
         }
         Ok(())
@@ -352,6 +352,18 @@ impl Tables {
     fn layers_mut(&mut self) -> impl Iterator<Item = &mut (LayerId, Catalog)> {
         self.upper.iter_mut().chain(&mut self.frozen)
     }
+}
+
+/// Of each name what is said of it, and its position, 0 if that is not known.
+fn list<'a>(count: usize, said: impl Iterator<Item = (&'a [u8], NameRow, u64)>) -> Names {
+    let mut names = Names::with_capacity(count);
+    for (name, row, cookie) in said {
+        match row {
+            NameRow::Node { ino, kind } => names.add(name, ino, kind, cookie),
+            NameRow::Whiteout => names.hide(name),
+        }
+    }
+    names
 }
 
 /// What the first of these layers says of the name that says anything.

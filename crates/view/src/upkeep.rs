@@ -26,7 +26,7 @@ const GATHER_SHORT: Duration = Duration::from_millis(5);
 /// Bytes free on the disk below which room is short: what a fast disk is filled with in the time that work gathers.
 const SHORT: u64 = 512 << 20;
 
-/// Nodes removed in one commit: it holds the tables, and others wait for them.
+/// Nodes spoken of in one commit: it holds the tables, and others wait for them.
 const REAP_BATCH: usize = 256;
 
 #[derive(Debug, Default)]
@@ -313,7 +313,7 @@ impl State {
 
     /// Queues everything without a name, for a connection on which nothing can be open.
     pub(crate) fn reap_orphans(&self) {
-        let orphans: Vec<Ino> = self.tables().orphans().iter().copied().collect();
+        let orphans: Vec<Ino> = self.tables().orphans().collect();
         for ino in orphans {
             self.work.reap(ino);
         }
@@ -338,36 +338,23 @@ impl State {
         !self.work.queue().reap.is_empty() && self.reap_queued().is_ok()
     }
 
-    /// Removes nodes without name and user: rows first, and bytes once the log that says so is durable.
+    /// Removes nodes without name and user.
     pub(crate) fn reap_queued(&self) -> Result<()> {
         let queued = self.work.take_reap();
-        for (at, batch) in queued.chunks(REAP_BATCH).enumerate() {
-            self.reap(batch).inspect_err(|_| {
-                let left = &queued[at * REAP_BATCH..];
-                self.work.queue().reap.extend_from_slice(left);
-            })?;
+        if queued.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.reap(&queued).inspect_err(|_| self.work.queue().reap.extend_from_slice(&queued))
     }
 
-    /// The orphan's entry goes last: until then the next opening finds it and does what is left to do.
-    fn reap(&self, batch: &[Ino]) -> Result<()> {
+    /// Rows first, and bytes once the log that says so is durable. The orphan's entry goes last: until then the next
+    /// opening, or the next round after a failure, finds it and does what is left to do.
+    fn reap(&self, queued: &[Ino]) -> Result<()> {
         crash::point("reap.before-commit");
-        let gone = self.change_freeing(|change| {
-            let mut gone = Vec::new();
-            for &ino in batch {
-                if !change.tables.orphans().contains(&ino) {
-                    continue;
-                }
-                if !change.state.is_free(&change.tables, ino) {
-                    change.state.reap_when_free(&change.tables, ino);
-                    continue;
-                }
-                change.commit.push(Effect::DeleteInode(ino)).push(Effect::DropNames(ino));
-                gone.push(ino);
-            }
-            Ok(gone)
-        })?;
+        let mut gone = Vec::new();
+        for batch in queued.chunks(REAP_BATCH) {
+            gone.extend(self.drop_rows(batch)?);
+        }
         if gone.is_empty() {
             return Ok(());
         }
@@ -378,17 +365,38 @@ impl State {
             self.volatile.forget(ino);
             upper.files.remove(ino)?;
         }
-        self.change_freeing(|change| {
-            for &ino in &gone {
-                change.commit.push(Effect::DropOrphan(ino));
-            }
-            Ok(())
-        })?;
+        for batch in gone.chunks(REAP_BATCH) {
+            self.change_freeing(|change| {
+                for &ino in batch {
+                    change.commit.push(Effect::DropOrphan(ino));
+                }
+                Ok(())
+            })?;
+        }
         let tables = self.tables();
-        if let (true, Some(upper)) = (tables.orphans().is_empty(), &self.gate().upper) {
+        if let (true, Some(upper)) = (tables.orphans().next().is_none(), &self.gate().upper) {
             upper.held.clear();
         }
         Ok(())
+    }
+
+    /// Takes away the rows of nodes that nothing keeps, and tells which these are.
+    fn drop_rows(&self, batch: &[Ino]) -> Result<Vec<Ino>> {
+        self.change_freeing(|change| {
+            let mut gone = Vec::new();
+            for &ino in batch {
+                if !change.tables.is_orphan(ino) {
+                    continue;
+                }
+                if !change.state.is_free(&change.tables, ino) {
+                    change.state.reap_when_free(&change.tables, ino);
+                    continue;
+                }
+                change.commit.push(Effect::DeleteInode(ino));
+                gone.push(ino);
+            }
+            Ok(gone)
+        })
     }
 }
 

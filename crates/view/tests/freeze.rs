@@ -315,7 +315,7 @@ fn a_name_is_there_at_every_moment_while_layers_go_into_the_base() {
             let wanted = name(latest.load(Ordering::SeqCst));
             let found = view.lookup(root, &wanted);
             let mut listed = false;
-            let mut see = |entry: &DirEntry, _: &Attr| {
+            let mut see = |entry: &DirEntry<'_>, _: &Attr| {
                 listed |= entry.name == wanted;
                 true
             };

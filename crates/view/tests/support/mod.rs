@@ -296,7 +296,7 @@ pub fn list(bench: &Bench, view: &View, ino: Ino) -> Vec<(Vec<u8>, Ino)> {
             room -= 1;
             some = true;
             cookie = entry.cookie;
-            names.push((entry.name.clone(), entry.ino));
+            names.push((entry.name.to_vec(), entry.ino));
             true
         })
         .unwrap();
