@@ -16,7 +16,7 @@ use crate::tables::{Node, Origin};
 use crate::view::View;
 use crate::working_files::stat_open;
 use foldhash::HashSet;
-use selvedge_store::{BlobReader, Extent, FileKind, Ino, between_holes};
+use selvedge_store::{BlobReader, Extent, FileKind, Ino, LayerId, between_holes};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -166,14 +166,28 @@ impl Content {
     }
 }
 
+/// Which working files a layer has: another value after each change of their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FilesAt {
+    layer: LayerId,
+    changes: u64,
+}
+
 impl State {
     /// The shared state of a regular file, for one operation or until a handle has it.
     pub(crate) fn hold(&self, ino: Ino) -> Result<Held<'_>> {
+        self.hold_made_since(ino, None)
+    }
+
+    /// As [`hold`](Self::hold). A file that was made since the upper's working files were `before` has none, which the host
+    /// need not be asked, unless these have changed by now.
+    pub(crate) fn hold_made_since(&self, ino: Ino, before: Option<FilesAt>) -> Result<Held<'_>> {
         let mut seen = None;
         let held = self.open.hold(ino, || {
             let node = self.node(ino)?;
             let changes = self.working_file_changes(&node)?;
-            let content = self.content_of(&node)?;
+            let is_unmade = before.is_some() && changes == before;
+            let content = if is_unmade { Content::Empty } else { self.content_of(&node)? };
             seen = Some((node.inode.body.clone(), changes));
             Ok(content)
         })?;
@@ -190,10 +204,17 @@ impl State {
         Ok(held)
     }
 
+    /// The upper's working files as they are.
+    pub(crate) fn upper_files(&self) -> Option<FilesAt> {
+        let layers = self.gate();
+        let upper = layers.upper.as_ref()?;
+        Some(FilesAt { layer: upper.id, changes: upper.files.changes() })
+    }
+
     /// What changes when a file that has none gets a working file where the node's would be.
-    fn working_file_changes(&self, node: &Node) -> Result<Option<u64>> {
-        let layer = node.inode.body.layer();
-        layer.map(|layer| Ok(self.files(layer, node.inode.ino)?.changes())).transpose()
+    fn working_file_changes(&self, node: &Node) -> Result<Option<FilesAt>> {
+        let files_at = |layer| Ok(FilesAt { layer, changes: self.files(layer, node.inode.ino)?.changes() });
+        node.inode.body.layer().map(files_at).transpose()
     }
 
     /// Where the bytes of a regular file are.

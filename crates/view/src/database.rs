@@ -453,7 +453,6 @@ fn set_meta<T: rusqlite::ToSql>(db: &Connection, key: &str, value: T) -> Result<
 }
 
 fn configure(db: &Connection) -> Result<()> {
-    db.pragma_update(None, "page_size", 1024)?;
     db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "NORMAL")?;

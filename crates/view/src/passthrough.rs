@@ -12,7 +12,6 @@ use crate::open_table::{Content, Held};
 use crate::request::{Handle, Request};
 use crate::state::State;
 use crate::sys;
-use crate::tables::Node;
 use crate::view::View;
 use rustix::fs::{Mode, OFlags};
 use selvedge_store::{BlobReader, Ino};
@@ -127,7 +126,7 @@ impl View {
             self.state().check_writable()?;
         }
         let node = self.state().node(ino)?;
-        self.open_node_past(request, &node, flags, false)
+        self.open_held_past(request, &self.hold_regular(&node)?, flags, false)
     }
 
     /// As [`create`](Self::create), past the view where that can be. `enter` is called with the file's number before it
@@ -140,24 +139,28 @@ impl View {
         flags: OpenFlags,
         enter: impl FnOnce(Ino) -> T,
     ) -> Result<(Attr, OpenedFile, T)> {
+        let before = self.state().upper_files();
         let (node, is_new) = self.made(request, parent, name, mode, flags)?;
         let entered = enter(node.inode.ino);
-        let opened = self.open_node_past(request, &node, flags, is_new)?;
+        let held = if is_new {
+            self.state().hold_made_since(node.inode.ino, before)?
+        } else {
+            self.hold_regular(&node)?
+        };
+        let opened = self.open_held_past(request, &held, flags, is_new)?;
         // The host may have made the file just now, and its times are the file's.
         Ok((self.state().attr(&self.state().node(node.inode.ino)?)?, opened, entered))
     }
 
-    fn open_node_past(
+    fn open_held_past(
         &self,
         request: &Request,
-        node: &Node,
+        held: &Held<'_>,
         flags: OpenFlags,
         is_new: bool,
     ) -> Result<OpenedFile> {
-        let state = self.state();
-        let held = self.hold_regular(node)?;
         let handle = Handle(request.key.unique);
-        let passed = state.choose_way(handle, &held, flags)?;
+        let passed = self.state().choose_way(handle, held, flags)?;
         Ok(OpenedFile { handle, passed, is_new })
     }
 
