@@ -6,7 +6,7 @@
 mod support;
 
 use selvedge_store::Ino;
-use selvedge_view::{Handle, OpenFlags, Opened, Request, View, ViewError};
+use selvedge_view::{Handle, OpenFlags, Opened, Request, SetAttr, View, ViewError};
 use std::time::{Duration, Instant};
 use support::{Base, Bench};
 
@@ -105,6 +105,40 @@ fn a_file_without_a_name_is_kept_as_long_as_the_kernel_may_know_it() {
     assert_eq!(working_files(&bench), 1);
     view.close().unwrap();
     assert_eq!(working_files(&bench), 0);
+}
+
+#[test]
+fn a_file_that_lost_its_name_says_so_to_whoever_goes_on_with_it() {
+    let mut bench = Bench::new(&base());
+    let view = bench.open();
+    let (attr, handle) = view.create(&bench.request(), view.root(), b"temp", 0o600, RW).unwrap();
+    let directory = view.mkdir(&bench.request(), view.root(), b"gone", 0o700).unwrap();
+    view.write(handle, 0, b"kept").unwrap();
+    // Rows of the upper, which are left as they are.
+    for ino in [attr.ino, directory.ino] {
+        view.setattr(ino, &SetAttr { mode: Some(0o750), ..SetAttr::default() }).unwrap();
+    }
+    let before = view.getattr(attr.ino).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    view.unlink(&bench.request(), view.root(), b"temp").unwrap();
+    view.rmdir(&bench.request(), view.root(), b"gone").unwrap();
+    let after = view.getattr(attr.ino).unwrap();
+    assert_eq!(after.nlink, 0);
+    assert!(after.ctime > before.ctime, "{after:?} and {before:?}");
+    let open = [(handle, Opened::File(attr.ino, RW))];
+    bench.kill(view);
+    let view = bench.resume(&open);
+    assert_eq!(view.getattr(attr.ino).unwrap(), after);
+    assert_eq!(view.getattr(directory.ino).unwrap().nlink, 0);
+    assert!(matches!(view.lookup(directory.ino, b"x"), Err(ViewError::NotFound)));
+    // Carried into the next upper, whose successor finds it there.
+    view.snapshot(b"", &|_| {}).unwrap();
+    assert_eq!(view.getattr(attr.ino).unwrap(), after);
+    bench.kill(view);
+    let view = bench.resume(&open);
+    assert_eq!(view.getattr(attr.ino).unwrap(), after);
+    assert_eq!(view.read(handle, 0, 10).unwrap(), b"kept");
+    view.close().unwrap();
 }
 
 #[test]
