@@ -73,7 +73,7 @@ fn nothing_is_lost_when_the_worker_dies_as_it_brings_the_log_into_its_file() {
     let mount = scene.mounting().env("SELVEDGE_FUSE_WORKER_CRASH_AT", "checkpoint.before").start();
     let directory = mount.path().join("w0");
     // More than the log takes between two checkpoints.
-    let made: Vec<String> = (0..4000)
+    let made: Vec<String> = (0..16_000)
         .map(|number| format!("many-{number}"))
         .take_while(|name| std::fs::create_dir(directory.join(name)).is_ok())
         .collect();

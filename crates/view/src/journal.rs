@@ -24,8 +24,9 @@ pub(crate) const NAME: &str = "catalog.journal";
 /// Length of a region: how far the catalog's file may lag behind before who commits has to wait for it.
 const REGION: u64 = 4 << 20;
 
-/// A region that is longer is left as soon as the other is free: what a successor has to read.
-const LONG: u64 = 512 << 10;
+/// A region that is longer is left as soon as the other is free: what a successor has to read, and how often everybody who asks the
+/// catalog's file waits until it is durable.
+const LONG: u64 = 2 << 20;
 
 /// Room is taken from the disk in steps of so many bytes.
 const STEP: u64 = 128 << 10;
