@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Effects that make it worth while: some two thousand mutations, so that each row and each page is written once for many
-/// changes, while a successor still reads what is left in a few milliseconds.
+/// changes, while a successor still has little to decode.
 pub(crate) const WORTH_WHILE: usize = 8192;
 
 /// How long after a failure it is tried again.

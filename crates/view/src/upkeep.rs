@@ -29,6 +29,10 @@ const SHORT: u64 = 512 << 20;
 /// Nodes spoken of in one commit: it holds the tables, and others wait for them.
 const REAP_BATCH: usize = 256;
 
+/// Nodes whose rows are dropped before their bytes go, with one sync for all: what is written of these fits into the reserve, so
+/// that on a full disk each round gives room back.
+const REAP_ROUND: usize = 64 * REAP_BATCH;
+
 #[derive(Debug, Default)]
 struct Queue {
     reap: Vec<Ino>,
@@ -341,10 +345,13 @@ impl State {
     /// Removes nodes without name and user.
     pub(crate) fn reap_queued(&self) -> Result<()> {
         let queued = self.work.take_reap();
-        if queued.is_empty() {
-            return Ok(());
+        for (at, round) in queued.chunks(REAP_ROUND).enumerate() {
+            self.reap(round).inspect_err(|_| {
+                let left = &queued[at * REAP_ROUND..];
+                self.work.queue().reap.extend_from_slice(left);
+            })?;
         }
-        self.reap(&queued).inspect_err(|_| self.work.queue().reap.extend_from_slice(&queued))
+        Ok(())
     }
 
     /// Rows first, and bytes once the log that says so is durable. The orphan's entry goes last: until then the next
@@ -352,11 +359,19 @@ impl State {
     fn reap(&self, queued: &[Ino]) -> Result<()> {
         crash::point("reap.before-commit");
         let mut gone = Vec::new();
+        let mut dropped = Ok(());
         for batch in queued.chunks(REAP_BATCH) {
-            gone.extend(self.drop_rows(batch)?);
+            match self.drop_rows(batch) {
+                Ok(batch) => gone.extend(batch),
+                // What is done so far may be what gives the others room.
+                Err(error) => {
+                    dropped = Err(error);
+                    break;
+                }
+            }
         }
         if gone.is_empty() {
-            return Ok(());
+            return dropped;
         }
         self.sync_log()?;
         crash::point("reap.before-delete");
@@ -377,7 +392,7 @@ impl State {
         if let (true, Some(upper)) = (tables.orphans().next().is_none(), &self.gate().upper) {
             upper.held.clear();
         }
-        Ok(())
+        dropped
     }
 
     /// Takes away the rows of nodes that nothing keeps, and tells which these are.
