@@ -2,12 +2,14 @@
 //!
 //! `pause [KILLS [FILES]...]` prints the median, the 99th percentile and the longest of each situation: nobody else at
 //! work; four programs at work; so many files known to the kernel (10, 10 000 and 1 000 000, or those that are given);
-//! workers with 64 and 256 MiB of memory resident. The request asks for the attributes of a file that nobody changed,
+//! workers with 64 and 256 MiB of memory resident; names that were changed right before, for which a successor has a journal
+//! to read. The request asks for the attributes of a file that nobody changed,
 //! which the kernel knows by its number. Beneath each stands where the median goes, step by step. With a release build, on an
 //! idle machine.
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,9 @@ use selvedge_supervisor::{State, Supervisor};
 
 /// Kills in each situation unless the command line says otherwise.
 const KILLS: usize = 100;
+
+/// Changes of names right before a death, where there are any: about as many as the catalog's file lacks at the most.
+const CHANGES: usize = 2500;
 
 /// Known files unless the command line says otherwise.
 const FILES: [usize; 3] = [10, 10_000, 1_000_000];
@@ -48,6 +53,8 @@ struct Situation {
     files: usize,
     /// Memory that each worker has resident when it dies, in MiB.
     resident: usize,
+    /// Names that are changed before each death.
+    changes: usize,
 }
 
 fn main() -> Result<()> {
@@ -68,7 +75,8 @@ fn main() -> Result<()> {
     for resident in [64, 256] {
         measure(&format!("{resident} MiB resident"), kills, Situation { resident, ..Situation::default() })?;
     }
-    Ok(())
+    let changes = Situation { changes: CHANGES, ..Situation::default() };
+    measure(&format!("{CHANGES} changes before"), kills, changes)
 }
 
 /// A program that is ended when its value goes.
@@ -111,6 +119,7 @@ fn measure(name: &str, kills: usize, situation: Situation) -> Result<()> {
     for _ in 0..kills {
         std::thread::sleep(SETTLE);
         wait_ready(&mount, situation.resident)?;
+        change_names(&place, situation.changes)?;
         resident.push(resident_of(&mount));
         pauses.push(pause(&mount, &live, &file)?);
     }
@@ -133,6 +142,17 @@ fn measure(name: &str, kills: usize, situation: Situation) -> Result<()> {
         })
         .collect();
     println!("{:22} {}", "", parts.join(", "));
+    Ok(())
+}
+
+/// Makes a file, and gives it another name so many times.
+fn change_names(place: &Path, changes: usize) -> Result<()> {
+    if changes > 0 {
+        fs::write(place.join("name0"), "")?;
+    }
+    for number in 0..changes {
+        fs::rename(place.join(format!("name{number}")), place.join(format!("name{}", number + 1)))?;
+    }
     Ok(())
 }
 

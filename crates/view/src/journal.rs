@@ -81,7 +81,10 @@ pub(crate) struct Found {
 /// What one region holds.
 #[derive(Debug, Default)]
 struct Content {
+    /// What the catalog's file lacks.
     records: Vec<Record>,
+    /// The numbers of the first and the last record, whether the file has them or not.
+    bounds: Option<(u64, u64)>,
     salt: u64,
     end: u64,
     torn: bool,
@@ -106,7 +109,8 @@ impl Journal {
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(ViewError::host("open the catalog's journal")(error)),
         };
-        let read = |region| read(&file, region).map_err(ViewError::host("read the catalog's journal"));
+        let read =
+            |region| read(&file, region, brought_in).map_err(ViewError::host("read the catalog's journal"));
         let contents = [read(0)?, read(1)?];
         Self::new(file, brought_in).continued(contents).map(Some)
     }
@@ -124,7 +128,7 @@ impl Journal {
 
     /// Goes on behind the last record of `contents` that counts.
     fn continued(mut self, contents: [Content; 2]) -> Result<Found> {
-        let first = |content: &Content| content.records.first().map_or(u64::MAX, |(number, _)| *number);
+        let first = |content: &Content| content.bounds.map_or(u64::MAX, |(first, _)| first);
         let second_is_older = first(&contents[1]) < first(&contents[0]);
         let mut order: Vec<(usize, Content)> = contents.into_iter().enumerate().collect();
         if second_is_older {
@@ -133,7 +137,7 @@ impl Journal {
         let mut found = Vec::new();
         let mut torn = false;
         for (index, content) in order {
-            let Some((begins, ends)) = content.bounds() else { continue };
+            let Some((begins, ends)) = content.bounds else { continue };
             if begins > self.next {
                 // What it follows is torn.
                 torn = true;
@@ -263,14 +267,6 @@ pub(crate) enum Appended {
     NoRoom(usize),
 }
 
-impl Content {
-    /// The numbers of the first and the last record.
-    fn bounds(&self) -> Option<(u64, u64)> {
-        let number = |record: Option<&Record>| record.map(|(number, _)| *number);
-        number(self.records.first()).zip(number(self.records.last()))
-    }
-}
-
 /// What comes before a record, but for the hash over it and the record.
 #[derive(Debug, Clone, Copy)]
 struct Header {
@@ -317,63 +313,79 @@ fn salt() -> Result<u64> {
     }
 }
 
-/// Reads a region's records, up to the first that is not whole.
-fn read(file: &File, region: usize) -> io::Result<Content> {
-    let mut bytes = Bytes { file, at: start(region), end: start(region) + REGION, buffer: Vec::new() };
+/// Reads a region's records, up to the first that is not whole. Those up to `brought_in` are passed over by their headers:
+/// nobody needs what they say, and only a loss of power makes anything else of them than what was written, after which the
+/// journal begins anew.
+fn read(file: &File, region: usize, brought_in: u64) -> io::Result<Content> {
+    let end = file.metadata()?.len().min(start(region) + REGION);
+    let mut bytes = Bytes { file, from: start(region), end, buffer: Vec::new() };
     let mut content = Content::default();
     loop {
-        let begin = usize::try_from(content.end).unwrap_or(usize::MAX);
+        let begin = start(region) + content.end;
         let Some(header) = bytes.get(begin, HEADER)?.and_then(Header::decode) else { break };
-        let continues = content.bounds();
+        let continues = content.bounds;
         if continues.is_some() && header.salt != content.salt {
             break;
         }
         let length = HEADER + header.length as usize;
-        let whole = bytes.get(begin, length)?.filter(|record| {
-            let due = continues.is_none_or(|(_, last)| header.number == last + 1);
-            due && header.number > 0 && record[..HEADER] == header.encode(&record[HEADER..])
-        });
-        let Some(record) = whole else {
+        let due = header.number > 0 && continues.is_none_or(|(_, last)| header.number == last + 1);
+        let whole = due
+            && if header.number <= brought_in {
+                begin + length as u64 <= end
+            } else if let Some(record) = bytes.get(begin, length)?
+                && record[..HEADER] == header.encode(&record[HEADER..])
+            {
+                content.records.push((header.number, record[HEADER..].to_vec()));
+                true
+            } else {
+                false
+            };
+        if !whole {
             content.torn = continues.is_some();
             break;
-        };
-        content.records.push((header.number, record[HEADER..].to_vec()));
+        }
+        content.bounds = Some((continues.map_or(header.number, |(first, _)| first), header.number));
         content.salt = header.salt;
         content.end += length as u64;
     }
     Ok(content)
 }
 
-/// A range of a file, read as far as it is needed.
+/// A range of a file, read block by block as far as it is needed, and from its beginning to its end.
 struct Bytes<'a> {
     file: &'a File,
-    at: u64,
+    /// Where in the file the buffer begins.
+    from: u64,
     end: u64,
     buffer: Vec<u8>,
 }
 
 impl Bytes<'_> {
-    /// So many bytes from `begin` on, if there are as many.
-    fn get(&mut self, begin: usize, length: usize) -> io::Result<Option<&[u8]>> {
-        let Some(end) = begin.checked_add(length) else { return Ok(None) };
-        while self.buffer.len() < end && self.at < self.end {
-            let have = self.buffer.len();
-            let want = BLOCK.min(usize::try_from(self.end - self.at).unwrap_or(BLOCK));
-            self.buffer.resize(have + want, 0);
-            let read = match self.file.read_at(&mut self.buffer[have..], self.at) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                result => {
-                    let read = result?;
-                    if read == 0 {
-                        self.end = self.at;
-                    }
-                    read
-                }
-            };
-            self.buffer.truncate(have + read);
-            self.at += read as u64;
+    /// So many bytes at `begin`, if there are as many. What comes before is not asked for again.
+    fn get(&mut self, begin: u64, length: usize) -> io::Result<Option<&[u8]>> {
+        if begin.checked_add(length as u64).is_none_or(|end| end > self.end) {
+            return Ok(None);
         }
-        Ok(self.buffer.get(begin..end))
+        let mut skipped = usize::try_from(begin - self.from).unwrap_or(usize::MAX);
+        if skipped > BLOCK {
+            self.buffer.drain(..skipped.min(self.buffer.len()));
+            (self.from, skipped) = (begin, 0);
+        }
+        while self.buffer.len() < skipped + length {
+            let have = self.buffer.len();
+            let at = self.from + have as u64;
+            let want = BLOCK.min(usize::try_from(self.end - at).unwrap_or(BLOCK));
+            self.buffer.resize(have + want, 0);
+            let read = self.file.read_at(&mut self.buffer[have..], at);
+            self.buffer.truncate(have + read.as_ref().map_or(0, |read| *read));
+            match read {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.buffer.get(skipped..skipped + length))
     }
 }
 
@@ -504,6 +516,36 @@ mod tests {
         append_numbered(&mut found.journal, kept + 1..kept + 3);
         let found = open(&dir, kept);
         assert_eq!((numbers(&found), found.torn), (vec![kept + 1, kept + 2], false));
+    }
+
+    #[test]
+    fn what_the_catalogs_file_has_is_passed_over_and_what_it_lacks_is_looked_into() {
+        let dir = TempDir::new().unwrap();
+        let mut journal = Journal::create(dir.path(), 0).unwrap();
+        // Longer than what is read at once, and with long records among them.
+        let long = vec![b'l'; 3 * BLOCK / 2];
+        let mut begins = Vec::new();
+        for number in 1..=12 {
+            begins.push(journal.end);
+            let bytes = if number % 4 == 0 { long.clone() } else { payload(number) };
+            assert_eq!(append(&mut journal, &bytes), number);
+        }
+        let spoil = |number: usize| {
+            let mut byte = [0];
+            let at = begins[number - 1] + HEADER as u64 + 3;
+            journal.file.read_exact_at(&mut byte, at).unwrap();
+            journal.file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        };
+        for number in [1, 4, 7] {
+            spoil(number);
+        }
+        let found = open(&dir, 8);
+        let numbers: Vec<u64> = found.records.iter().map(|(number, _)| *number).collect();
+        assert_eq!((numbers, found.torn), (vec![9, 10, 11, 12], false));
+        assert_eq!((found.records[0].1.clone(), found.records[3].1.len()), (payload(9), long.len()));
+        spoil(11);
+        let found = open(&dir, 8);
+        assert_eq!((found.records.len(), found.torn), (2, true));
     }
 
     /// How many records after the number `before` end at or before `at`.

@@ -524,6 +524,36 @@ fn a_thread_on_a_full_disk_is_opened_and_deleted_from() {
 }
 
 #[test]
+fn a_full_disk_gets_its_room_back_however_many_files_are_removed() {
+    // More than are removed in one round, each with a page of its own.
+    const FILES: u64 = 20_000;
+    const PAGES: u64 = FILES * 4096;
+    let disk = support::SmallDisk::new(2 * PAGES);
+    let bench = Bench::new_in(disk.path(), &base());
+    let view = bench.open();
+    let free = || {
+        let disk = rustix::fs::statvfs(disk.path()).unwrap();
+        disk.f_bavail * disk.f_frsize
+    };
+    let name = |number: u64| format!("f{number}").into_bytes();
+    let inos: Vec<Ino> =
+        (0..FILES).map(|number| create(&bench, &view, view.root(), &name(number), b"x")).collect();
+    let mut filler = std::fs::File::create(disk.path().join("filler")).unwrap();
+    while std::io::Write::write_all(&mut filler, &[0; 4096]).is_ok() {}
+    assert_eq!(free(), 0);
+    for (number, ino) in (0..).zip(&inos) {
+        view.unlink(&bench.request(), view.root(), &name(number)).unwrap();
+        view.forget(*ino);
+    }
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while free() < PAGES / 10 * 9 {
+        assert!(Instant::now() < deadline, "{} bytes of {PAGES} are free", free());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    view.close().unwrap();
+}
+
+#[test]
 fn a_full_disk_is_enospc_and_the_thread_opens_again() {
     let disk = support::SmallDisk::new(6 << 20);
     let bench = Bench::new_in(disk.path(), &base());
