@@ -186,11 +186,11 @@ fn as_nobody(script: &str, path: &Path) {
 
 #[test]
 fn set_id_bits_go_when_somebody_else_writes() {
-    assert_set_id_bits_go_with_a_write("--allow-other");
+    assert_set_id_bits_go_with_a_write(&[]);
 }
 
-/// On a mount with one more option.
-pub(crate) fn assert_set_id_bits_go_with_a_write(option: &str) {
+/// On a mount with these options, too.
+pub(crate) fn assert_set_id_bits_go_with_a_write(options: &[&str]) {
     let repo = Repo::with_tree(|source| {
         for name in ["write", "truncate", "direct"] {
             fs::write(source.join(name), b"program").unwrap();
@@ -199,7 +199,8 @@ pub(crate) fn assert_set_id_bits_go_with_a_write(option: &str) {
     });
     // Where the temporary directory is another user's, the way to the mount must be open to this one.
     fs::set_permissions(repo.dir(), Permissions::from_mode(0o755)).unwrap();
-    let mount = repo.mounting(WORKER).option("--allow-other").option(option).start();
+    let mounting = repo.mounting(WORKER).option("--allow-other");
+    let mount = options.iter().fold(mounting, |mounting, option| mounting.option(option)).start();
     let path = |name: &str| mount.path().join(name);
     assert_eq!(mode(&path("write")), 0o6777);
     as_nobody("printf x >>\"$1\"", &path("write"));

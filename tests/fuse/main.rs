@@ -28,6 +28,7 @@ mod space;
 mod special;
 #[expect(unsafe_code, reason = "mappings and what else only C can say; argued there")]
 mod sys;
+mod unasked;
 mod unprivileged;
 mod writeback;
 mod xattrs;

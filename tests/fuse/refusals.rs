@@ -138,5 +138,9 @@ fn what_no_mount_can_have_at_once_is_refused() {
     assert_refused(held_back().option("--direct-io"), ErrorKind::Usage, "direct_io");
     let passing = held_back().option("--passthrough").option("on");
     assert_refused(passing, ErrorKind::Usage, "passes no files through");
+    for option in ["--direct-io", "--writeback"] {
+        let unasked = repo.mounting(WORKER).option("--profile").option("small-files");
+        assert_refused(unasked.option(option), ErrorKind::Usage, "without asking");
+    }
     assert_no_mount(&repo.mountpoint());
 }

@@ -49,7 +49,7 @@ pub(crate) fn requests(mount: &Mounted, closed: u64, work: impl FnOnce()) -> Cou
     counts
 }
 
-fn counts(expected: &[(&str, u64)]) -> Counts {
+pub(crate) fn counts(expected: &[(&str, u64)]) -> Counts {
     expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn small_files_mounted(mount: impl FnOnce(&Repo) -> Mounted) -> (Repo
     (repo, mount)
 }
 
-fn list(directory: &Path) {
+pub(crate) fn list(directory: &Path) {
     let seen = fs::read_dir(directory).unwrap().filter(|entry| entry.as_ref().unwrap().metadata().is_ok());
     assert_eq!(seen.count() as u64, FILES);
 }

@@ -35,16 +35,16 @@ fn writes(mount: &Mounted) -> u64 {
     status.operations.get("write").copied().unwrap_or(0)
 }
 
-fn both(path: &Path) -> File {
+pub(crate) fn both(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
 }
 
-fn with_file(bytes: &[u8]) -> Repo {
+pub(crate) fn with_file(bytes: &[u8]) -> Repo {
     Repo::with_tree(|source| fs::write(source.join("file"), bytes).unwrap())
 }
 
 /// What the thread has in `name`, once nothing is held back any more.
-fn mounted_again(repo: &Repo, name: &str) -> Vec<u8> {
+pub(crate) fn mounted_again(repo: &Repo, name: &str) -> Vec<u8> {
     let mount = repo.mounting(WORKER).start();
     assert!(!mount.ready().writeback);
     let bytes = fs::read(mount.path().join(name)).unwrap();
@@ -104,8 +104,16 @@ fn lengths_holes_and_mappings_are_as_on_the_host_whatever_is_held_back() {
     let old = vec![7; 40_000];
     let repo = with_file(&old);
     let mount = holding_back(&repo);
+    assert_lengths_holes_and_mappings_are_as_on_the_host(&repo, &mount, &old);
+    let expected = fs::read(mount.path().join("file")).unwrap();
+    mount.stop();
+    assert!(mounted_again(&repo, "file") == expected);
+}
+
+/// Of the file `file`, which has the bytes `old`.
+pub(crate) fn assert_lengths_holes_and_mappings_are_as_on_the_host(repo: &Repo, mount: &Mounted, old: &[u8]) {
     let host = repo.dir().join("host");
-    fs::write(&host, &old).unwrap();
+    fs::write(&host, old).unwrap();
     let (path, keep) = (mount.path().join("file"), FallocateFlags::KEEP_SIZE);
     let steps: [&dyn Fn(&File); 12] = [
         &|file| file.write_all_at(&[1; 10_000], 35_000).unwrap(),
@@ -133,10 +141,7 @@ fn lengths_holes_and_mappings_are_as_on_the_host_whatever_is_held_back() {
         assert!(fs::read(&path).unwrap() == fs::read(&host).unwrap(), "step {number}");
     }
     drop((here, there));
-    let expected = fs::read(&host).unwrap();
-    assert!(fs::read(&path).unwrap() == expected);
-    mount.stop();
-    assert!(mounted_again(&repo, "file") == expected);
+    assert!(fs::read(&path).unwrap() == fs::read(&host).unwrap());
 }
 
 /// Length, mode, times to the nanosecond.
@@ -194,7 +199,7 @@ fn times_are_those_of_the_writes_and_not_of_their_arrival() {
 
 #[test]
 fn set_id_bits_go_when_somebody_else_writes_what_is_held_back() {
-    assert_set_id_bits_go_with_a_write("--writeback");
+    assert_set_id_bits_go_with_a_write(&["--writeback"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use selvedge_worker_proto::WirePath;
 
 use crate::application::Application;
 use crate::random::Random;
-use crate::scene::{AS_NOBODY, ELSEWHERE, SOON, kill, mounting, nobodys, repo};
+use crate::scene::{AS_NOBODY, ELSEWHERE, SOON, kill, mounting, nobodys, repo, unasked};
 
 /// How often the worker is killed, unless `SELVEDGE_TEST_KILLS` says otherwise.
 pub(crate) const KILLS: u32 = 25;
@@ -211,6 +211,22 @@ fn databases_git_and_archives_notice_no_death_where_writes_are_held_back() {
     chaos.run(mounting(&repo).option("--writeback"), |mount| {
         vec![Application::start("programs", mount.path(), seed())]
     });
+}
+
+/// What is open is known to the kernel alone.
+#[test]
+fn nobody_notices_that_workers_die_where_files_are_opened_without_asking() {
+    let repo = repo();
+    Chaos { longest: 1000, ..Chaos::default() }.run(unasked(mounting(&repo)), |mount| {
+        vec![Application::start("system calls", mount.path(), seed())]
+    });
+}
+
+#[test]
+fn databases_git_and_archives_notice_no_death_where_files_are_opened_without_asking() {
+    let repo = repo();
+    let chaos = Chaos { kills: kills(KILLS / 2), longest: 400, ..Chaos::default() };
+    chaos.run(unasked(mounting(&repo)), |mount| vec![Application::start("programs", mount.path(), seed())]);
 }
 
 #[test]

@@ -12,13 +12,24 @@ use rustix::io::Errno;
 use selvedge_supervisor::State;
 
 use crate::application::{Application, Talk};
-use crate::scene::{mounting, repo};
+use selvedge_test_support::Mounted;
+
+use crate::scene::{mounting, repo, unasked};
 use crate::sys::{Mapping, aligned, lock_description};
 
 #[test]
 fn what_is_open_locked_mapped_or_half_listed_goes_on_when_the_worker_is_killed() {
     let repo = repo();
-    let mount = mounting(&repo).start();
+    assert_open_things_go_on(mounting(&repo).start());
+}
+
+#[test]
+fn what_the_kernel_opened_without_asking_goes_on_when_the_worker_is_killed() {
+    let repo = repo();
+    assert_open_things_go_on(unasked(mounting(&repo)).start());
+}
+
+fn assert_open_things_go_on(mount: Mounted) {
     let first = mount.pid();
     Application::start("open", mount.path(), 1).serve(&mount);
     assert_eq!((mount.restarts(), mount.state()), (3, State::Ready));

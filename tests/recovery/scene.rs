@@ -94,6 +94,11 @@ pub(crate) fn mounting(repo: &Repo) -> Mounting {
     repo.mounting(WORKER).recovering()
 }
 
+/// A mount on which the kernel opens files without asking.
+pub(crate) fn unasked(mounting: Mounting) -> Mounting {
+    mounting.option("--profile").option("small-files")
+}
+
 /// Sends `signal` to the present worker until it is dead: Rust's runtime takes the first SIGSEGV for a stack overflow
 /// to be looked into, and dies of the next.
 pub(crate) fn kill(mount: &Mounted, signal: Signal) {

@@ -100,8 +100,8 @@ impl Plan {
     ) -> Result<Self> {
         let tuning = settings.tuning();
         tuning.check().map_err(|clash| {
-            let origin = settings.get("mount.writeback").map(|setting| setting.origin.to_string());
-            CliError::usage(format!("{clash}, which is on by {}", origin.unwrap_or_default()))
+            let origin = settings.get(clash.setting()).map(|setting| setting.origin.to_string());
+            CliError::usage(format!("{clash}, which is set by {}", origin.unwrap_or_default()))
                 .hint(clash.hint())
         })?;
         Ok(Self {

@@ -6,6 +6,7 @@
 //! | operation | answer | why |
 //! |---|---|---|
 //! | lookup … create | the view | |
+//! | open, create, lseek | `ENOSYS` in the profile `small-files` | the kernel then opens files by itself, makes them by mknod, and asks for them by number; where their data is it does not ask, which nobody who does not know what is mapped could tell |
 //! | flush | `ENOSYS` | nothing is held back per descriptor that could fail at close(2); the kernel still writes out what it holds of the file, and asks no more |
 //! | opendir, releasedir | `ENOSYS` | the kernel then opens directories by itself, keeps their listings, and asks for them by number. One that cannot (before Linux 5.1) is given handles |
 //! | `copy_file_range` | `ENOSYS` | the kernel then copies through its page cache, without asking first each time |
@@ -32,7 +33,7 @@ use fuser::{
 };
 use selvedge_store::Ino;
 use selvedge_view::{
-    Attr, Handle, Opened, Request, RequestKey, SeekTo, SetAttr, SetId, Stream, View, ViewError, crash,
+    Attr, Handle, Opened, Request, RequestKey, SeekTo, SetAttr, SetId, Via, View, ViewError, crash,
 };
 
 use crate::arguments::{acl_kind, allocate_mode, rename_mode, seek_to, set_id, xattr_mode};
@@ -47,7 +48,7 @@ use crate::poison::{self, Poison};
 use crate::reply::{GENERATION, Refuse, accept_ok, accept_xattr};
 use crate::session_state::SessionState;
 use crate::sys;
-use crate::tuning::Tuning;
+use crate::tuning::{Profile, Tuning};
 
 /// The root's node id, whatever its inode number is.
 const ROOT: u64 = 1;
@@ -88,6 +89,8 @@ pub struct Adapter {
     tuning: Tuning,
     /// The kernel opens directories without asking.
     no_opendir: bool,
+    /// It opens files without asking.
+    no_open: bool,
     /// How deep file systems may be stacked below, if files are to be passed through.
     stack_depth: Option<u32>,
 }
@@ -105,7 +108,18 @@ impl Adapter {
         let pages = Arc::<PageCache>::default();
         let backings = Arc::new(Backings::new(Arc::clone(&pages), session, Arc::clone(&load)));
         let tuning = Tuning::default();
-        Self { view, load, pages, backings, poison, epoch, tuning, no_opendir: false, stack_depth: None }
+        Self {
+            view,
+            load,
+            pages,
+            backings,
+            poison,
+            epoch,
+            tuning,
+            no_opendir: false,
+            no_open: false,
+            stack_depth: None,
+        }
     }
 
     /// The same, with files passed through where the kernel agrees: file systems may be stacked so deep below.
@@ -165,8 +179,8 @@ impl Adapter {
         Arc::clone(&self.backings)
     }
 
-    /// What a program reads a directory through. No handle is 0.
-    fn stream(&self, ino: INodeNo, fh: FileHandle) -> Stream {
+    /// How a request comes to what is open. No handle is 0.
+    fn via(&self, ino: INodeNo, fh: FileHandle) -> Via {
         if fh.0 == 0 { self.node(ino).into() } else { Handle(fh.0).into() }
     }
 
@@ -188,6 +202,11 @@ impl Adapter {
             gid: request.gid(),
             umask,
         }
+    }
+
+    /// Tells the kernel that it is to do without this operation from now on.
+    fn decline(&self, from: &fuser::Request, op: &'static Op, reply: impl Refuse) {
+        self.serve(from, op, reply, |_, _| Ok(()), |reply, ()| reply.refuse(Errno::ENOSYS));
     }
 
     /// One operation from request to reply: `work` asks the view, `accept` tells the kernel.
@@ -254,8 +273,10 @@ impl Filesystem for Adapter {
         let refused = config.add_capabilities(offered).err().unwrap_or(InitFlags::empty());
         // Within the bounds of the protocol: the options were checked when they were read.
         let max_write = config.set_max_write(u32::try_from(self.tuning.max_write).unwrap_or(u32::MAX));
-        let _ = config.set_max_background(self.tuning.max_background);
+        let _ = config.set_max_background(self.tuning.background());
         self.no_opendir = config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        self.no_open = self.tuning.profile == Profile::SmallFiles
+            && config.capabilities().contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
         if let Some(depth) = self.stack_depth
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && let Err(most) = config.set_max_stack_depth(depth)
@@ -338,7 +359,10 @@ impl Filesystem for Adapter {
                     ctime: ctime.map(timestamp),
                     set_id: SetId::Keep,
                 };
-                let set = SetAttr { set_id: set_id(view.mode_and_owner(ino)?, &asked, from), ..asked };
+                let set = SetAttr {
+                    set_id: set_id(view.mode_and_owner(ino)?, &asked, from, self.no_open),
+                    ..asked
+                };
                 view.setattr(ino, &set)
             },
             |reply, attr| self.accept_attr(reply, &attr),
@@ -481,6 +505,9 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, from: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.no_open {
+            return self.decline(from, op::OPEN, reply);
+        }
         let request = self.request(from);
         self.serve(
             from,
@@ -500,7 +527,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         from: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -512,7 +539,7 @@ impl Filesystem for Adapter {
             from,
             op::READ,
             reply,
-            |view, _| view.read(Handle(fh.0), offset, size),
+            |view, _| view.read(self.via(ino, fh), offset, size),
             |reply, data| reply.data(&data),
         );
     }
@@ -538,10 +565,11 @@ impl Filesystem for Adapter {
             op::WRITE,
             reply,
             |view, _| {
+                let via = self.via(ino, fh);
                 if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
-                    return view.write_back(Handle(fh.0), offset, data);
+                    return view.write_back(via, offset, data);
                 }
-                view.write(Handle(fh.0), offset, data)
+                view.write(via, offset, data)
             },
             ReplyWrite::written,
         );
@@ -555,7 +583,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.serve(from, op::FLUSH, reply, |_, _| Ok(()), |reply, ()| reply.error(Errno::ENOSYS));
+        self.decline(from, op::FLUSH, reply);
     }
 
     fn release(
@@ -580,19 +608,13 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn fsync(&self, from: &fuser::Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.serve(from, op::FSYNC, reply, |view, _| view.fsync(Handle(fh.0), datasync), accept_ok);
+    fn fsync(&self, from: &fuser::Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.serve(from, op::FSYNC, reply, |view, _| view.fsync(self.via(ino, fh), datasync), accept_ok);
     }
 
     fn opendir(&self, from: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         if self.no_opendir {
-            return self.serve(
-                from,
-                op::OPENDIR,
-                reply,
-                |_, _| Ok(()),
-                |reply, ()| reply.error(Errno::ENOSYS),
-            );
+            return self.decline(from, op::OPENDIR, reply);
         }
         let request = self.request(from);
         self.serve(
@@ -622,7 +644,7 @@ impl Filesystem for Adapter {
             op::READDIR,
             reply,
             |view, reply| {
-                view.readdir(self.stream(ino, fh), offset, &mut |entry| {
+                view.readdir(self.via(ino, fh), offset, &mut |entry| {
                     let name = OsStr::from_bytes(entry.name);
                     !reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), name)
                 })
@@ -645,7 +667,7 @@ impl Filesystem for Adapter {
             op::READDIRPLUS,
             reply,
             |view, reply| {
-                view.readdir_plus(self.stream(ino, fh), offset, &mut |entry, attr| {
+                view.readdir_plus(self.via(ino, fh), offset, &mut |entry, attr| {
                     let (ino, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(entry.name));
                     let ttl = ttl.min(self.ttl_of(attr));
                     !reply.add(ino, entry.cookie, name, &ttl, &self.shown(attr), GENERATION)
@@ -683,7 +705,7 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve(from, op::FSYNCDIR, reply, |view, _| view.fsyncdir(self.stream(ino, fh)), accept_ok);
+        self.serve(from, op::FSYNCDIR, reply, |view, _| view.fsyncdir(self.via(ino, fh)), accept_ok);
     }
 
     fn statfs(&self, from: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -774,6 +796,10 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        if self.no_open {
+            // The kernel makes files by MKNOD then.
+            return self.decline(from, op::CREATE, reply);
+        }
         let request = self.making(from, umask);
         self.serve(
             from,
@@ -861,7 +887,7 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         from: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
@@ -872,7 +898,7 @@ impl Filesystem for Adapter {
             from,
             op::FALLOCATE,
             reply,
-            |view, _| view.allocate(Handle(fh.0), allocate_mode(mode)?, offset, length),
+            |view, _| view.allocate(self.via(ino, fh), allocate_mode(mode)?, offset, length),
             accept_ok,
         );
     }
@@ -886,6 +912,10 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        if self.no_open {
+            // Nobody knows which files are mapped. The kernel then takes all of a file for data, which is never wrong.
+            return self.decline(from, op::LSEEK, reply);
+        }
         self.serve(
             from,
             op::LSEEK,
@@ -899,7 +929,7 @@ impl Filesystem for Adapter {
                     let found = if to == SeekTo::Data { offset } else { size };
                     return if offset < size { Ok(found) } else { Err(ViewError::NoData) };
                 }
-                view.seek(Handle(fh.0), offset, to)
+                view.seek(self.via(ino, fh), offset, to)
             },
             |reply, offset| reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
         );

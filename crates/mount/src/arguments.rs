@@ -18,8 +18,14 @@ pub(crate) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, ViewError> {
 
 /// What the kernel leaves to us of set-id bits (`FUSE_HANDLE_KILLPRIV_V2`): they go with a change of owner, with a
 /// change of length by somebody who may not set them, and with an attribute change that changes nothing, which is
-/// how the kernel tells of such a write, and of a chown(2) that names neither owner nor group.
-pub(crate) fn set_id((mode, owner, group): (u32, u32, u32), asked: &SetAttr, from: &fuser::Request) -> SetId {
+/// how the kernel tells of such a write, and of a chown(2) that names neither owner nor group. Where files are opened
+/// without asking (`no_open`) nobody knows who writes: then it counts who may.
+pub(crate) fn set_id(
+    (mode, owner, group): (u32, u32, u32),
+    asked: &SetAttr,
+    from: &fuser::Request,
+    no_open: bool,
+) -> SetId {
     if mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
         return SetId::Keep;
     }
@@ -29,10 +35,11 @@ pub(crate) fn set_id((mode, owner, group): (u32, u32, u32), asked: &SetAttr, fro
         // A time of change that the kernel keeps changes nothing by itself.
         None => SetAttr { ctime: None, ..*asked } == SetAttr::default(),
     };
+    let may_be_writer = no_open && mode & (libc::S_IWGRP | libc::S_IWOTH) != 0;
     if owner_changes || written {
         SetId::Clear {
             keep_group: caller::may_set_group(from.pid(), from.gid(), group),
-            owned: caller::may_own(from.pid(), from.uid(), owner),
+            owned: may_be_writer || caller::may_own(from.pid(), from.uid(), owner),
         }
     } else {
         SetId::Keep

@@ -43,4 +43,4 @@ pub use op::POINTS;
 pub use poison::Poison;
 pub use resident::ResidentBuffers;
 pub use session_state::{Backing, Header, Resumed, SessionState, SessionStateError};
-pub use tuning::{BadTuning, Clash, MAX_THREADS, Passing, Tuning, WRITE_SIZES};
+pub use tuning::{BadTuning, Clash, MAX_THREADS, Passing, Profile, Tuning, WRITE_SIZES};

@@ -106,6 +106,40 @@ impl Load {
         }
     }
 
+    /// Waits until every request that a dispatch thread has read by now is answered, for so long at most; tells whether they
+    /// are.
+    pub(crate) fn settle(&self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        let mut waited_for: HashMap<u32, Option<u64>> =
+            dispatch_threads().map(|thread| (thread, None)).collect();
+        loop {
+            let states = thread_states();
+            waited_for.retain(|thread, request| !self.has_answered(*thread, states.get(thread), request));
+            if waited_for.is_empty() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            thread::sleep(ROUND);
+        }
+    }
+
+    /// Whether a dispatch thread has answered what it had read when it was first looked at; `request` is what it was at, by
+    /// its start. Between reading a request and starting it a thread runs; one that sleeps and is at none waits for the next.
+    fn has_answered(&self, thread: u32, state: Option<&char>, request: &mut Option<u64>) -> bool {
+        let slot = self.thread.iter().position(|known| known.load(Ordering::Relaxed) == thread);
+        let since = slot.map_or(0, |slot| self.since[slot].load(Ordering::Acquire));
+        match *request {
+            Some(first) => since != first,
+            None if since != 0 => {
+                *request = Some(since);
+                false
+            }
+            None => matches!(state, Some('S') | None),
+        }
+    }
+
     /// Goes on with requests.
     pub(crate) fn reopen(&self) {
         self.closed_until.store(0, Ordering::Relaxed);
@@ -316,6 +350,15 @@ fn thread_states() -> HashMap<u32, char> {
     threads.filter_map(state).collect()
 }
 
+/// The threads that read requests: fuser names them.
+fn dispatch_threads() -> impl Iterator<Item = u32> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    threads.filter_map(|entry| {
+        let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+        name.starts_with("fuser-").then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+    })
+}
+
 fn slot() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     SLOT.with(|slot| {
@@ -369,6 +412,41 @@ mod tests {
         let begun = Instant::now();
         load.admit();
         assert!(begun.elapsed() > CLOSED / 2, "it goes on if the end does not come");
+    }
+
+    #[test]
+    fn who_waits_for_what_was_read_waits_for_nothing_that_is_read_later() {
+        use std::sync::mpsc::channel;
+        let load = Load::new();
+        assert!(load.settle(Duration::from_secs(10)), "there is no dispatch thread");
+        std::thread::scope(|scope| {
+            let (load, (request, requests), (told, heard)) = (&load, channel::<()>(), channel());
+            // It waits for requests as for the device; the second is answered only when the test is over.
+            let dispatch = move || {
+                for _ in 0..2 {
+                    if requests.recv().is_err() {
+                        return;
+                    }
+                    let _at_work = load.enter(op::WRITE);
+                    told.send(()).unwrap();
+                    let _ = requests.recv();
+                }
+            };
+            std::thread::Builder::new().name("fuser-0".to_owned()).spawn_scoped(scope, dispatch).unwrap();
+            assert!(load.settle(Duration::from_secs(10)), "one that waits for the device");
+            request.send(()).unwrap();
+            heard.recv().unwrap();
+            assert!(!load.settle(Duration::from_millis(20)), "one that is at work");
+            let waiting = scope.spawn(|| load.settle(Duration::from_secs(10)));
+            std::thread::sleep(Duration::from_millis(30));
+            assert!(!waiting.is_finished());
+            for _ in 0..2 {
+                request.send(()).unwrap();
+            }
+            heard.recv().unwrap();
+            assert!(waiting.join().unwrap());
+            drop(request);
+        });
     }
 
     /// What is told of a request that does `work` again and again.

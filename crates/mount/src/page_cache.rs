@@ -102,8 +102,8 @@ impl PageCache {
         left
     }
 
-    /// Has the kernel begin to write what it holds of all files of the mount, and tell their times; waits for the times,
-    /// `patience` or some seconds at most. Tells whether it has told them.
+    /// Has the kernel begin to write what it holds of all files of the mount, and tell their times; waits for the times and
+    /// for the answer to a question that comes after all of it, `patience` or some seconds at most. Tells whether they came.
     pub(crate) fn sync(&self, mount: &MountIdentity, patience: Duration) -> bool {
         let Device { major, minor } = mount.device;
         let words = vec![SYNC.into(), format!("{major}:{minor}").into(), mount.path.clone().into()];
@@ -198,7 +198,8 @@ fn drop_pages(connection: BorrowedFd<'_>, node: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// Syncs the mount of `device` on `directory`. Any other that is there by now is not asked anything.
+/// Syncs the mount of `device` on `directory`, and asks it something afterwards. Any other that is there by now is not asked
+/// anything.
 fn sync(device: &OsStr, directory: &OsStr) -> Result<(), Errno> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let there = rustix::fs::open(directory, flags | OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
@@ -208,7 +209,9 @@ fn sync(device: &OsStr, directory: &OsStr) -> Result<(), Errno> {
     }
     let path = format!("/proc/self/fd/{}", there.as_raw_fd());
     let root = rustix::fs::open(path, flags | OFlags::RDONLY, Mode::empty())?;
-    rustix::fs::syncfs(root)
+    rustix::fs::syncfs(&root)?;
+    // A request of its own, which the kernel keeps no answer to: it comes after what the sync has sent.
+    rustix::fs::fstatvfs(root).map(drop)
 }
 
 /// `FUSE_NOTIFY_INVAL_INODE` of a node's attributes, and of all its pages unless `from` is negative: a `fuse_out_header` with the notification's number where replies

@@ -50,6 +50,31 @@ impl Passing {
     }
 }
 
+/// What a mount is to be fast at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Reading and writing: the worker hears of each file that is opened, and may have the kernel read and write it itself.
+    #[default]
+    Throughput,
+    /// Many small files, read again and again: the kernel opens files without asking, so that one whose content it has costs
+    /// no request at all.
+    SmallFiles,
+}
+
+impl Profile {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Throughput, Self::SmallFiles];
+
+    /// Its name in settings and options.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Throughput => "throughput",
+            Self::SmallFiles => "small-files",
+        }
+    }
+}
+
 /// What can be set of a mount. Whatever a record does not say is as in [`Tuning::default`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -62,6 +87,8 @@ pub struct Tuning {
     pub attr_ttl_ms: u64,
     /// How long it may remember that there is no such name, in milliseconds.
     pub negative_ttl_ms: u64,
+    /// What it is to be fast at.
+    pub profile: Profile,
     /// Whether it reads and writes files itself, where it can.
     pub passthrough: Passing,
     /// Whether it holds back what programs write, and sends it when it sees fit or is asked to.
@@ -89,6 +116,7 @@ impl Default for Tuning {
             entry_ttl_ms: TTL_MS,
             attr_ttl_ms: TTL_MS,
             negative_ttl_ms: TTL_MS,
+            profile: Profile::Throughput,
             passthrough: Passing::Auto,
             writeback: false,
             direct_io: false,
@@ -112,23 +140,35 @@ pub struct BadTuning {
     pub value: OsString,
 }
 
-/// What excludes that the kernel holds back what programs write.
+/// Two settings that exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Clash {
-    /// Passthrough, if it has to be.
+    /// Held back writes, and passthrough if it has to be.
     #[error("the kernel passes no files through on a mount where it holds writes back (writeback)")]
     Passthrough,
-    /// Files past the page cache.
+    /// Held back writes, and files past the page cache.
     #[error("writes that all go to the worker at once (direct_io) cannot be held back (writeback)")]
     DirectIo,
+    /// Files that are opened without asking, and what is agreed when a file is opened; named here.
+    #[error("there is no {0} where files are opened without asking (profile small-files)")]
+    Unasked(&'static str),
 }
 
 impl Clash {
+    /// The setting that excludes others.
+    pub const fn setting(self) -> &'static str {
+        match self {
+            Self::Passthrough | Self::DirectIo => "mount.writeback",
+            Self::Unasked(_) => "mount.profile",
+        }
+    }
+
     /// What to do about it.
     pub const fn hint(self) -> &'static str {
         match self {
             Self::Passthrough => "set mount.passthrough to auto or off, or mount.writeback to false",
             Self::DirectIo => "set one of mount.direct_io and mount.writeback to false",
+            Self::Unasked(_) => "set mount.profile to throughput, or do without the other setting",
         }
     }
 }
@@ -137,8 +177,16 @@ impl Tuning {
     /// Refuses what the kernel could not do on one mount.
     ///
     /// # Errors
-    /// The one of two settings that excludes the other, [`writeback`](Self::writeback).
+    /// The two settings that exclude each other.
     pub const fn check(&self) -> Result<(), Clash> {
+        if matches!(self.profile, Profile::SmallFiles) {
+            match (self.passthrough, self.writeback, self.direct_io) {
+                (Passing::On, ..) => return Err(Clash::Unasked("passthrough")),
+                (_, true, _) => return Err(Clash::Unasked("writeback")),
+                (.., true) => return Err(Clash::Unasked("direct_io")),
+                _ => {}
+            }
+        }
         match (self.writeback, self.direct_io, self.passthrough) {
             (true, true, _) => Err(Clash::DirectIo),
             (true, _, Passing::On) => Err(Clash::Passthrough),
@@ -164,6 +212,9 @@ impl Tuning {
         number("--uid", self.uid.map(u64::from), None);
         number("--gid", self.gid.map(u64::from), None);
         number("--large-blob", Some(self.large_blob), Some(usual.large_blob));
+        if self.profile != usual.profile {
+            words.extend(["--profile".into(), self.profile.as_str().into()]);
+        }
         if self.passthrough != usual.passthrough {
             words.extend(["--passthrough".into(), self.passthrough.as_str().into()]);
         }
@@ -198,10 +249,11 @@ impl Tuning {
             Some("--uid") => self.uid = Some(number("--uid", value, 0..=u32::MAX - 1)?),
             Some("--gid") => self.gid = Some(number("--gid", value, 0..=u32::MAX - 1)?),
             Some("--large-blob") => self.large_blob = number("--large-blob", value, 1..=u64::MAX)?,
+            Some("--profile") => {
+                self.profile = choice("--profile", value, Profile::ALL.map(|it| (it.as_str(), it)))?;
+            }
             Some("--passthrough") => {
-                let value = value("--passthrough").unwrap_or_default();
-                let found = Passing::ALL.into_iter().find(|it| it.as_str() == value);
-                self.passthrough = found.ok_or(BadTuning { option: "--passthrough", value })?;
+                self.passthrough = choice("--passthrough", value, Passing::ALL.map(|it| (it.as_str(), it)))?;
             }
             Some("--writeback") => self.writeback = true,
             Some("--direct-io") => self.direct_io = true,
@@ -209,6 +261,15 @@ impl Tuning {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// How many requests of which no program waits the kernel may have in flight.
+    pub(crate) const fn background(&self) -> u16 {
+        match self.profile {
+            Profile::Throughput => self.max_background,
+            // None may wait its turn: what is asked after a sync is to come after all that was synced.
+            Profile::SmallFiles => u16::MAX,
+        }
     }
 
     pub(crate) const fn entry_ttl(&self) -> Duration {
@@ -222,6 +283,16 @@ impl Tuning {
     pub(crate) const fn negative_ttl(&self) -> Duration {
         Duration::from_millis(self.negative_ttl_ms)
     }
+}
+
+fn choice<T, const N: usize>(
+    option: &'static str,
+    value: &mut dyn FnMut(&'static str) -> Option<OsString>,
+    choices: [(&'static str, T); N],
+) -> Result<T, BadTuning> {
+    let value = value(option).unwrap_or_default();
+    let found = choices.into_iter().find(|(name, _)| *name == value);
+    found.map(|(_, choice)| choice).ok_or(BadTuning { option, value })
 }
 
 fn number<T: FromStr + PartialOrd>(
@@ -255,6 +326,7 @@ mod tests {
             entry_ttl_ms: 0,
             attr_ttl_ms: 1,
             negative_ttl_ms: 2,
+            profile: Profile::SmallFiles,
             passthrough: Passing::On,
             writeback: true,
             direct_io: true,
@@ -277,6 +349,16 @@ mod tests {
         assert_eq!(Tuning { passthrough: Passing::On, ..held_back }.check(), Err(Clash::Passthrough));
         assert_eq!(Tuning { direct_io: true, ..held_back }.check(), Err(Clash::DirectIo));
         assert_eq!(Tuning { direct_io: true, writeback: false, ..held_back }.check(), Ok(()));
+        let unasked = Tuning { profile: Profile::SmallFiles, ..Tuning::default() };
+        assert_eq!(unasked.check(), Ok(()));
+        assert_eq!(Tuning { trace_writes: true, ..unasked }.check(), Ok(()));
+        for (tuning, what) in [
+            (Tuning { passthrough: Passing::On, ..unasked }, "passthrough"),
+            (Tuning { writeback: true, ..unasked }, "writeback"),
+            (Tuning { direct_io: true, ..unasked }, "direct_io"),
+        ] {
+            assert_eq!(tuning.check(), Err(Clash::Unasked(what)));
+        }
     }
 
     #[test]
@@ -287,6 +369,7 @@ mod tests {
             ("--max-background", "65536"),
             ("--uid", "4294967295"),
             ("--passthrough", "never"),
+            ("--profile", "fast"),
         ] {
             let error = read(&[option.into(), value.into()]).unwrap_err();
             assert_eq!((error.option, error.value), (option, value.into()));

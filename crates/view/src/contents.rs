@@ -10,7 +10,7 @@ use crate::open_flags::OpenFlags;
 use crate::open_table::{Content, Held, OpenFile, Own};
 use crate::passthrough::LastPassed;
 use crate::patched::{Patched, data_extents};
-use crate::request::{Handle, Request};
+use crate::request::{Handle, Request, Via};
 use crate::state::State;
 use crate::tables::{Node, Origin};
 use crate::view::View;
@@ -39,23 +39,15 @@ impl View {
     }
 
     pub(crate) fn open_node(&self, request: &Request, node: &Node, flags: OpenFlags) -> Result<Handle> {
-        let held = self.hold_regular(node)?;
+        let held = self.state().hold_regular(node)?;
         let handle = Handle(request.key.unique);
         self.state().open.add_file(handle, &held, flags);
         Ok(handle)
     }
 
-    pub(crate) fn hold_regular(&self, node: &Node) -> Result<Held<'_>> {
-        match node.inode.kind {
-            FileKind::Regular => self.state().hold(node.inode.ino),
-            FileKind::Directory => Err(ViewError::IsDirectory),
-            _ => Err(ViewError::Invalid("not a regular file")),
-        }
-    }
-
     /// Reads `size` bytes at `offset`; fewer only at the end of the file.
-    pub fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Vec<u8>> {
-        let (file, _) = self.state().file_of(handle)?;
+    pub fn read(&self, via: impl Into<Via>, offset: u64, size: u32) -> Result<Vec<u8>> {
+        let (file, _) = self.state().file_of(via.into())?;
         let mut buffer = vec![0; size as usize];
         let content = file.content();
         let mut filled = 0;
@@ -73,10 +65,10 @@ impl View {
 
     /// Writes `data` at `offset` and tells how much of it: less only where the disk is full. The kernel sends appends with the offset they go to, so a write that is
     /// sent twice writes the same bytes to the same place.
-    pub fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
+    pub fn write(&self, via: impl Into<Via>, offset: u64, data: &[u8]) -> Result<u32> {
         let state = self.state();
         state.check_writable()?;
-        let (file, flags) = state.file_of(handle)?;
+        let (file, flags) = state.file_of(via.into())?;
         if !flags.write {
             return Err(ViewError::BadHandle);
         }
@@ -98,10 +90,10 @@ impl View {
 
     /// Writes all of what the kernel has held back. It looks at errors only, and takes a short answer for a whole one: so
     /// a disk that takes a part is asked for the rest, until it says why not.
-    pub fn write_back(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
-        let mut done = 0;
+    pub fn write_back(&self, via: impl Into<Via>, offset: u64, data: &[u8]) -> Result<u32> {
+        let (via, mut done) = (via.into(), 0);
         while done < data.len() {
-            match self.write(handle, offset + done as u64, &data[done..])? {
+            match self.write(via, offset + done as u64, &data[done..])? {
                 0 => return Err(ViewError::host("write")(rustix::io::Errno::NOSPC)),
                 some => done += some as usize,
             }
@@ -110,10 +102,10 @@ impl View {
     }
 
     /// Makes the file's bytes, attributes and name durable.
-    pub fn fsync(&self, handle: Handle, data_only: bool) -> Result<()> {
+    pub fn fsync(&self, via: impl Into<Via>, data_only: bool) -> Result<()> {
         let state = self.state();
         state.latch.check()?;
-        let (file, _) = state.file_of(handle)?;
+        let (file, _) = state.file_of(via.into())?;
         // A file that was frozen meanwhile is made durable with its layer.
         if let Some(own) = file.content().own(&state.layers()) {
             let seen = state.volatile.look(file.ino);
@@ -174,6 +166,15 @@ pub(crate) struct FilesAt {
 }
 
 impl State {
+    /// The shared state of a node that has to be a regular file.
+    pub(crate) fn hold_regular(&self, node: &Node) -> Result<Held<'_>> {
+        match node.inode.kind {
+            FileKind::Regular => self.hold(node.inode.ino),
+            FileKind::Directory => Err(ViewError::IsDirectory),
+            _ => Err(ViewError::Invalid("not a regular file")),
+        }
+    }
+
     /// The shared state of a regular file, for one operation or until a handle has it.
     pub(crate) fn hold(&self, ino: Ino) -> Result<Held<'_>> {
         self.hold_made_since(ino, None)

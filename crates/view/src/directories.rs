@@ -3,7 +3,7 @@
 use crate::attr::{Attr, DirEntry};
 use crate::dir_stream::{Listing, Names};
 use crate::error::{Result, ViewError};
-use crate::request::{Handle, Request, Stream};
+use crate::request::{Handle, Request, Via};
 use crate::state::State;
 use crate::tables::Node;
 use crate::view::View;
@@ -31,11 +31,11 @@ impl View {
     /// once in each, whatever comes and goes meanwhile.
     pub fn readdir(
         &self,
-        stream: impl Into<Stream>,
+        via: impl Into<Via>,
         cookie: u64,
         emit: &mut dyn FnMut(&DirEntry<'_>) -> bool,
     ) -> Result<()> {
-        let directory = self.directory_of(stream.into())?;
+        let directory = self.directory_of(via.into())?;
         let listing = self.state().listing(directory, cookie)?;
         let _ = listing.after(cookie).all(|entry| emit(&entry));
         Ok(())
@@ -45,11 +45,11 @@ impl View {
     /// that are there at this moment, with the nodes they have at this moment.
     pub fn readdir_plus(
         &self,
-        stream: impl Into<Stream>,
+        via: impl Into<Via>,
         cookie: u64,
         emit: &mut dyn FnMut(&DirEntry<'_>, &Attr) -> bool,
     ) -> Result<()> {
-        let directory = self.directory_of(stream.into())?;
+        let directory = self.directory_of(via.into())?;
         let state = self.state();
         let listing = state.listing(directory, cookie)?;
         let mut after = listing.after(cookie);
@@ -73,17 +73,17 @@ impl View {
         }
     }
 
-    fn directory_of(&self, stream: Stream) -> Result<Ino> {
-        match stream {
-            Stream::Directory(ino) => Ok(ino),
-            Stream::Handle(handle) => Ok(self.state().open.dir(handle)?.ino),
+    fn directory_of(&self, via: Via) -> Result<Ino> {
+        match via {
+            Via::Node(ino) => Ok(ino),
+            Via::Handle(handle) => Ok(self.state().open.dir(handle)?.ino),
         }
     }
 
     /// Makes the directory's names durable.
-    pub fn fsyncdir(&self, stream: impl Into<Stream>) -> Result<()> {
+    pub fn fsyncdir(&self, via: impl Into<Via>) -> Result<()> {
         let state = self.state();
-        state.settle_directory(self.directory_of(stream.into())?)?;
+        state.settle_directory(self.directory_of(via.into())?)?;
         state.sync_log()
     }
 

@@ -89,7 +89,7 @@ pub use open_flags::OpenFlags;
 pub use parents::FORMAT as PARENTS_FORMAT;
 pub use passthrough::{HostFile, LastPassed, OpenedFile};
 pub use patched::Patching;
-pub use request::{Handle, Request, RequestKey, Stream};
+pub use request::{Handle, Request, RequestKey, Via};
 pub use side::{FileBytes, PatchedBytes, ViewSide};
 pub use snapshot::SnapshotReport;
 pub use sys::Words;

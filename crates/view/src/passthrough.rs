@@ -126,7 +126,7 @@ impl View {
             self.state().check_writable()?;
         }
         let node = self.state().node(ino)?;
-        self.open_held_past(request, &self.hold_regular(&node)?, flags, false)
+        self.open_held_past(request, &self.state().hold_regular(&node)?, flags, false)
     }
 
     /// As [`create`](Self::create), past the view where that can be. `enter` is called with the file's number before it
@@ -145,7 +145,7 @@ impl View {
         let held = if is_new {
             self.state().hold_made_since(node.inode.ino, before)?
         } else {
-            self.hold_regular(&node)?
+            self.state().hold_regular(&node)?
         };
         let opened = self.open_held_past(request, &held, flags, is_new)?;
         // The host may have made the file just now, and its times are the file's.

@@ -38,24 +38,24 @@ pub struct Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(pub u64);
 
-/// A directory that is being read: by the handle that opening it gave, or by its number where the kernel opens
-/// directories without asking.
+/// How an operation comes to an open file or directory: by the handle that opening it gave, or by its number where the
+/// kernel opens without asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// What opening the directory gave.
+pub enum Via {
+    /// What opening it gave.
     Handle(Handle),
-    /// The directory itself.
-    Directory(Ino),
+    /// The file or directory itself.
+    Node(Ino),
 }
 
-impl From<Handle> for Stream {
+impl From<Handle> for Via {
     fn from(handle: Handle) -> Self {
         Self::Handle(handle)
     }
 }
 
-impl From<Ino> for Stream {
-    fn from(directory: Ino) -> Self {
-        Self::Directory(directory)
+impl From<Ino> for Via {
+    fn from(node: Ino) -> Self {
+        Self::Node(node)
     }
 }

@@ -4,7 +4,7 @@ use crate::attr::{Allocate, SeekTo};
 use crate::crash;
 use crate::error::{Result, ViewError};
 use crate::open_table::{Content, Own};
-use crate::request::Handle;
+use crate::request::Via;
 use crate::view::View;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -15,10 +15,10 @@ impl View {
     ///
     /// # Errors
     /// What the disk under the repository says, its lack of support for a mode included.
-    pub fn allocate(&self, handle: Handle, how: Allocate, offset: u64, len: u64) -> Result<()> {
+    pub fn allocate(&self, via: impl Into<Via>, how: Allocate, offset: u64, len: u64) -> Result<()> {
         let state = self.state();
         state.check_writable()?;
-        let (file, flags) = state.file_of(handle)?;
+        let (file, flags) = state.file_of(via.into())?;
         if !flags.write {
             return Err(ViewError::BadHandle);
         }
@@ -50,9 +50,9 @@ impl View {
     ///
     /// # Errors
     /// [`ViewError::NoData`] if there is none.
-    pub fn seek(&self, handle: Handle, offset: u64, to: SeekTo) -> Result<u64> {
+    pub fn seek(&self, via: impl Into<Via>, offset: u64, to: SeekTo) -> Result<u64> {
         let state = self.state();
-        let (file, _) = state.file_of(handle)?;
+        let (file, _) = state.file_of(via.into())?;
         let content = file.content();
         match &*content {
             Content::Empty => Err(ViewError::NoData),

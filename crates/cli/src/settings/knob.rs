@@ -1,7 +1,7 @@
 //! Everything that can be set: the one table from which the files are read, `selvedge config` prints, and the
 //! documentation is checked.
 
-use selvedge_mount::{MAX_THREADS, Passing, WRITE_SIZES};
+use selvedge_mount::{MAX_THREADS, Passing, Profile, WRITE_SIZES};
 
 use super::value::Kind;
 
@@ -90,6 +90,8 @@ const SAFE: &str = "safe";
 
 const PASSING: &[&str] = &[Passing::Auto.as_str(), Passing::On.as_str(), Passing::Off.as_str()];
 
+const PROFILES: &[&str] = &[Profile::Throughput.as_str(), Profile::SmallFiles.as_str()];
+
 /// Ten years, in milliseconds: as long as for ever.
 const EVER: u64 = 10 * 365 * 86_400 * 1000;
 
@@ -130,6 +132,15 @@ pub static KNOBS: &[Knob] = &[
         unit: "s",
         scope: Scope::Repository,
         effect: "how long the kernel remembers that there is no such name",
+    },
+    Knob {
+        section: MOUNT,
+        name: "profile",
+        kind: Kind::Choice(PROFILES),
+        default: Fallback::Text("throughput"),
+        unit: "",
+        scope: Scope::Repository,
+        effect: "what mounts are fast at: reading and writing, or small files that are read again, which the kernel then opens without asking; that excludes passthrough, writeback and direct_io",
     },
     Knob {
         section: MOUNT,

@@ -8,7 +8,7 @@ mod value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use selvedge_mount::{Passing, Tuning};
+use selvedge_mount::{Passing, Profile, Tuning};
 use selvedge_supervisor::SpawnSpec;
 use serde::{Deserialize, Deserializer};
 
@@ -135,6 +135,7 @@ pub struct MountSettings {
     pub attr_ttl: Duration,
     #[serde(deserialize_with = "seconds")]
     pub negative_ttl: Duration,
+    pub profile: Profile,
     pub passthrough: Passing,
     pub writeback: bool,
     pub direct_io: bool,
@@ -279,6 +280,7 @@ impl Settings {
             entry_ttl_ms: millis(mount.entry_ttl),
             attr_ttl_ms: millis(mount.attr_ttl),
             negative_ttl_ms: millis(mount.negative_ttl),
+            profile: mount.profile,
             passthrough: mount.passthrough,
             // Where nobody writes, nothing is held back.
             writeback: mount.writeback && !mount.read_only,

@@ -267,4 +267,14 @@ fn settings_that_exclude_each_other_are_refused_before_anything_is_done() {
     let mounted = sandbox.json(["mount", "main", "../m", "--read-only"]);
     assert_eq!(mounted["writeback"], json!(false), "nobody writes");
     sandbox.run(["unmount", "main"]).ok();
+    let own = user(&sandbox, "[mount]\n\nprofile = \"small-files\"\n");
+    for (other, word) in
+        [("passthrough=on", "passthrough"), ("direct_io=true", "direct_io"), ("writeback=true", "writeback")]
+    {
+        let outcome = sandbox.run(["mount", "main", "../m", "--set", &format!("mount.{other}")]);
+        outcome.fails(2).saying(word).saying(&format!("{own}:3")).saying("mount.profile");
+    }
+    let mounted = sandbox.json(["mount", "main", "../m"]);
+    assert!(mounted["passthrough"]["reason"].as_str().unwrap().contains("small-files"));
+    sandbox.run(["unmount", "main"]).ok();
 }

@@ -8,7 +8,7 @@ use selvedge_worker_proto::ErrorKind;
 use super::refusal::Refusal;
 use crate::backings::Backings;
 use crate::session::InitExchange;
-use crate::tuning::{Passing, Tuning};
+use crate::tuning::{Passing, Profile, Tuning};
 
 /// Why there is none where nothing else is in its way.
 const NOT_IN_THE_KERNEL: &str = "the kernel (before Linux 6.9) has none";
@@ -28,6 +28,8 @@ impl Wish {
         let helper = (!is_privileged()).then(helper);
         let obstacle = if passing == Passing::Off {
             Some("it is switched off".to_owned())
+        } else if tuning.profile == Profile::SmallFiles {
+            Some("files are opened without asking (profile small-files)".to_owned())
         } else if tuning.writeback {
             Some("the kernel holds back what is written (writeback)".to_owned())
         } else if tuning.direct_io {

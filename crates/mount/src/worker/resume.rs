@@ -110,7 +110,7 @@ pub(crate) fn resume(
         backings.inherit(&view, left);
         Ok(())
     };
-    let writeback = header.init.writeback();
+    let held = setup::held(&args.tuning, &header.init);
     let session = session::resume(adapter, &device, &header.init, &args.tuning, joined)?;
     crash::point("resume.joined");
     trace::reached("joined");
@@ -119,7 +119,7 @@ pub(crate) fn resume(
     forgotten::start(&view, &pages, &backings);
     let identity = header.identity;
     let read_only = args.read_only;
-    Ok(Mounted { view, identity, load, pages, backings, read_only, writeback, escrow, resumed: true })
+    Ok(Mounted { view, identity, load, pages, backings, read_only, held, escrow, resumed: true })
 }
 
 fn tell_fruitless(supervisor: &Channel<Event>, fruitless: u64, header: &Header, read_only: bool) {

@@ -21,7 +21,7 @@ use signal_hook::iterator::Signals;
 use super::adoption::{self, Adopted, Adopter, Search};
 use super::browse::Askers;
 use super::export::{self, Export};
-use super::held_back::HeldBack;
+use super::held_back::{Held, HeldBack};
 use super::refusal::Refusal;
 use super::setup::Mounted;
 use super::snapshot::{self, Job, Wish};
@@ -593,7 +593,7 @@ impl Service {
     }
 
     fn held_back(&self) -> HeldBack {
-        HeldBack::new(&self.mounted.pages, &self.mounted.identity, self.mounted.writeback)
+        HeldBack::new(&self.mounted.pages, &self.mounted.load, &self.mounted.identity, self.mounted.held)
     }
 
     fn ready(&self) -> MountReady {
@@ -606,7 +606,7 @@ impl Service {
             unique_mount_id: identity.unique_id,
             device: Device { major: identity.device.major, minor: identity.device.minor },
             passthrough: self.passthrough(),
-            writeback: self.mounted.writeback,
+            writeback: self.mounted.held == Held::Writes,
         }
     }
 

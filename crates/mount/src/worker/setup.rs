@@ -20,6 +20,7 @@ use selvedge_worker_proto::ErrorKind;
 
 use super::args::Args;
 use super::check_protocol;
+use super::held_back::Held;
 use super::passing::Wish;
 use super::refusal::Refusal;
 use super::serve::Happening;
@@ -28,7 +29,9 @@ use crate::backings::Backings;
 use crate::load::Load;
 use crate::page_cache::PageCache;
 use crate::poison::Poison;
+use crate::session::InitExchange;
 use crate::session_state::{Header, SessionState};
+use crate::tuning::{Profile, Tuning};
 use crate::{op, session};
 
 /// How long mounting may take; the helper program is another process and may hang.
@@ -64,8 +67,8 @@ pub(crate) struct Mounted {
     pub(crate) backings: Arc<Backings>,
     /// Whether it refuses changes.
     pub(crate) read_only: bool,
-    /// Whether the kernel holds back what programs write.
-    pub(crate) writeback: bool,
+    /// What the kernel may hold of what programs write.
+    pub(crate) held: Held,
     /// What a supervisor is to keep for a successor; empty if there can be none.
     pub(crate) escrow: Vec<OwnedFd>,
     /// Whether an earlier worker has served the mount.
@@ -113,8 +116,8 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     let (pages, backings) = (adapter.pages(), adapter.backings());
     let (session, init) = session::start(adapter, &mounted.device, &args.tuning)?;
     wish.begin(&backings, &view, &init)?;
-    let writeback = init.writeback();
-    check_writeback(args.tuning.writeback, writeback)?;
+    check_writeback(args.tuning.writeback, init.writeback())?;
+    let held = held(&args.tuning, &init);
     state.begin(&Header { epoch, identity: mounted.identity.clone(), init })?;
     // What is not handed over is closed here, so that the connection ends with the session.
     let escrow = if session::can_be_resumed(mounted.device.as_fd()) {
@@ -132,7 +135,16 @@ pub(crate) fn mount(args: &Args, protocol: u32, events: Sender<Happening>) -> Re
     check_in_place(&mounted.identity)?;
     let identity = undo.keep(mounted.identity);
     let read_only = args.read_only;
-    Ok(Mounted { view, identity, load, pages, backings, read_only, writeback, escrow, resumed: false })
+    Ok(Mounted { view, identity, load, pages, backings, read_only, held, escrow, resumed: false })
+}
+
+/// What the kernel may hold of what programs write.
+pub(crate) fn held(tuning: &Tuning, init: &InitExchange) -> Held {
+    match tuning.profile {
+        Profile::SmallFiles => Held::AnyStores,
+        Profile::Throughput if init.writeback() => Held::Writes,
+        Profile::Throughput => Held::Stores,
+    }
 }
 
 fn check_writeback(wanted: bool, agreed: bool) -> Result<(), Refusal> {
