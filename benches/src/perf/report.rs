@@ -129,7 +129,7 @@ impl SummaryRow {
                 || "–".to_owned(),
                 |figure| {
                     let cell = self.cell(figure);
-                    match self.is_met(figure).filter(|_| *subject == Subject::Selvedge) {
+                    match self.is_met(figure).filter(|_| subject.is_ours()) {
                         Some(true) => format!("**{cell}**"),
                         _ => cell,
                     }
@@ -225,6 +225,6 @@ mod tests {
         };
         let mut text = String::new();
         SummaryRow::of(&line).write(&mut text, &Subject::ALL[1..]);
-        assert_eq!(text, "| row | one CPU | 1.00 s | 0.80 | **0.80 ± 0.000** | failed | – | – |\n");
+        assert_eq!(text, "| row | one CPU | 1.00 s | 0.80 | **0.80 ± 0.000** | – | failed | – | – |\n");
     }
 }

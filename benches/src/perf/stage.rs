@@ -47,7 +47,7 @@ impl Stage {
         let root = if subject == Subject::Host { beneath } else { dir.join("mount") };
         fs::create_dir_all(&root)?;
         let mut stage = Self { subject, dir, root, server: None, round: 0, ended: false };
-        if subject == Subject::Selvedge {
+        if subject.is_ours() {
             for words in [["init"], ["import"]] {
                 run(&mut stage.selvedge(&words)?)?;
             }
@@ -89,7 +89,7 @@ impl Stage {
     }
 
     fn stop_service(&self) -> Result<()> {
-        if self.subject == Subject::Selvedge {
+        if self.subject.is_ours() {
             run(&mut self.selvedge(&["service", "stop"])?)?;
         }
         Ok(())
@@ -99,7 +99,8 @@ impl Stage {
         let (tree, root) = (self.dir.join("tree"), self.root.clone());
         self.server = match self.subject {
             Subject::Host => None,
-            Subject::Selvedge => Some(Server::Worker(self.mount_thread()?)),
+            Subject::Selvedge => Some(Server::Worker(self.mount_thread("throughput")?)),
+            Subject::SmallFiles => Some(Server::Worker(self.mount_thread("small-files")?)),
             Subject::Memory => Some(self.spawn(Command::new(built("memory-fs")?).args([&tree, &root]))?),
             Subject::Bindfs => Some(self.spawn(Command::new("bindfs").arg("-f").args([&tree, &root]))?),
             Subject::FuseOverlayfs => {
@@ -144,13 +145,14 @@ impl Stage {
         Ok(())
     }
 
-    /// Mounts the thread, a new one at every round, and tells its worker.
-    fn mount_thread(&self) -> Result<u32> {
+    /// Mounts the thread, a new one at every round, in this profile, and tells its worker.
+    fn mount_thread(&self, profile: &str) -> Result<u32> {
         let thread = if self.round == 0 { "main".to_owned() } else { format!("round-{}", self.round) };
         if self.round > 0 {
             run(&mut self.selvedge(&["thread", "create", &thread, "--from", "main"])?)?;
         }
-        let said = run(self.selvedge(&["--json", "mount", &thread])?.arg(&self.root))?;
+        let profile = format!("mount.profile={profile}");
+        let said = run(self.selvedge(&["--json", "mount", "--set", &profile, &thread])?.arg(&self.root))?;
         let said: serde_json::Value = serde_json::from_str(&said)?;
         let pid = said["worker_pid"].as_u64().context("the mount has no worker")?;
         Ok(u32::try_from(pid)?)

@@ -9,6 +9,8 @@ pub enum Subject {
     Host,
     /// A thread, mounted.
     Selvedge,
+    /// The same, mounted to be fast at small files.
+    SmallFiles,
     /// Another path for the same directory, by FUSE.
     Bindfs,
     /// A writable layer over a directory, by FUSE.
@@ -21,14 +23,15 @@ pub enum Subject {
 
 impl Subject {
     /// All that somebody could work in, in the order of tables.
-    pub const ALL: [Self; 5] =
-        [Self::Host, Self::Selvedge, Self::Bindfs, Self::FuseOverlayfs, Self::Overlayfs];
+    pub const ALL: [Self; 6] =
+        [Self::Host, Self::Selvedge, Self::SmallFiles, Self::Bindfs, Self::FuseOverlayfs, Self::Overlayfs];
 
     /// A name for tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Selvedge => "selvedge",
+            Self::SmallFiles => "selvedge-small-files",
             Self::Bindfs => "bindfs",
             Self::FuseOverlayfs => "fuse-overlayfs",
             Self::Overlayfs => "overlayfs",
@@ -36,13 +39,18 @@ impl Subject {
         }
     }
 
+    /// Whether it is a mount of ours, in whichever profile.
+    pub(crate) const fn is_ours(self) -> bool {
+        matches!(self, Self::Selvedge | Self::SmallFiles)
+    }
+
     /// Whether a process of its own answers for it.
     pub(crate) const fn is_served(self) -> bool {
-        matches!(self, Self::Selvedge | Self::Bindfs | Self::FuseOverlayfs | Self::Memory)
+        self.is_ours() || matches!(self, Self::Bindfs | Self::FuseOverlayfs | Self::Memory)
     }
 
     /// Whether changes go to a layer, and the tree beneath stays as it is.
     pub(crate) const fn is_layered(self) -> bool {
-        matches!(self, Self::Selvedge | Self::FuseOverlayfs | Self::Overlayfs | Self::Memory)
+        self.is_ours() || matches!(self, Self::FuseOverlayfs | Self::Overlayfs | Self::Memory)
     }
 }
