@@ -17,6 +17,7 @@
 //! | statx, tmpfile, syncfs and what fuser does not know | `ENOSYS` by fuser | the kernel falls back to getattr, answers `EOPNOTSUPP` for `O_TMPFILE`, and never asks again |
 //! | interrupt | `ENOSYS` by fuser | the kernel then lets a caller wait for its answer; no operation waits for anything but the disk |
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -49,6 +50,12 @@ use crate::reply::{GENERATION, Refuse, accept_ok, accept_xattr};
 use crate::session_state::SessionState;
 use crate::sys;
 use crate::tuning::{Profile, Tuning};
+
+thread_local! {
+    /// What this thread has read, on its way to the kernel: as long as the largest request so far, a MiB at the most. Memory that is new
+    /// for each request costs a page fault for each page.
+    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The root's node id, whatever its inode number is.
 const ROOT: u64 = 1;
@@ -539,8 +546,16 @@ impl Filesystem for Adapter {
             from,
             op::READ,
             reply,
-            |view, _| view.read(self.via(ino, fh), offset, size),
-            |reply, data| reply.data(&data),
+            |view, _| {
+                let (via, size) = (self.via(ino, fh), size as usize);
+                READ.with_borrow_mut(|buffer| {
+                    if buffer.len() < size {
+                        buffer.resize(size, 0);
+                    }
+                    view.read_into(via, offset, &mut buffer[..size])
+                })
+            },
+            |reply, filled| READ.with_borrow(|buffer| reply.data(&buffer[..filled])),
         );
     }
 

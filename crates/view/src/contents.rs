@@ -47,8 +47,15 @@ impl View {
 
     /// Reads `size` bytes at `offset`; fewer only at the end of the file.
     pub fn read(&self, via: impl Into<Via>, offset: u64, size: u32) -> Result<Vec<u8>> {
-        let (file, _) = self.state().file_of(via.into())?;
         let mut buffer = vec![0; size as usize];
+        let filled = self.read_into(via, offset, &mut buffer)?;
+        buffer.truncate(filled);
+        Ok(buffer)
+    }
+
+    /// Fills `buffer` with the bytes at `offset` and tells how many there are: fewer only at the end of the file.
+    pub fn read_into(&self, via: impl Into<Via>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let (file, _) = self.state().file_of(via.into())?;
         let content = file.content();
         let mut filled = 0;
         while filled < buffer.len() {
@@ -59,8 +66,7 @@ impl View {
                 Err(source) => return Err(ViewError::Host { what: "read", source }),
             }
         }
-        buffer.truncate(filled);
-        Ok(buffer)
+        Ok(filled)
     }
 
     /// Writes `data` at `offset` and tells how much of it: less only where the disk is full. The kernel sends appends with the offset they go to, so a write that is
