@@ -194,6 +194,17 @@ fn a_snapshot_has_what_was_stored_through_mappings_of_which_nobody_was_told() {
     assert!(mounted_again(&repo, &names[0]) == vec![b'4'; LENGTH]);
 }
 
+/// Who waits for what they have read finds them so.
+#[test]
+fn the_threads_that_read_requests_are_known_by_their_names() {
+    let repo = with_file(b"base");
+    let mount = unasked(&repo).option("--threads").option("3").start();
+    let threads = fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap();
+    let names = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("fuser-")).count(), 3);
+    mount.stop();
+}
+
 #[test]
 fn a_snapshot_beside_four_writers_of_whom_nobody_was_told_is_one_instant_of_each() {
     let repo = Repo::with_tree(|source| {

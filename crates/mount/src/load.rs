@@ -110,8 +110,9 @@ impl Load {
     /// are.
     pub(crate) fn settle(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
-        let mut waited_for: HashMap<u32, Option<u64>> =
-            dispatch_threads().map(|thread| (thread, None)).collect();
+        let known = self.thread.iter().map(|thread| thread.load(Ordering::Relaxed));
+        let threads = dispatch_threads().chain(known.filter(|thread| *thread != 0));
+        let mut waited_for: HashMap<u32, Option<u64>> = threads.map(|thread| (thread, None)).collect();
         loop {
             let states = thread_states();
             waited_for.retain(|thread, request| !self.has_answered(*thread, states.get(thread), request));
