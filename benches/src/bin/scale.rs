@@ -1,5 +1,5 @@
-//! What grows with the tree and what does not: import, a new thread, its first `git status`, a snapshot, a mount; each
-//! beside what people do without Selvedge.
+//! What grows with the tree and what does not: import, a new thread, its first `git status`, a snapshot, a mount, a first
+//! `ls`, a comparison, a worker's memory; each beside what people do without Selvedge.
 //!
 //! `scale [FILES]…` measures trees of so many files, by default 1 000 and 50 000. With a release build, on an idle
 //! machine. Fails when a figure that must stay flat is beyond its bound.
@@ -98,18 +98,22 @@ fn create(tree: &LargeTree) -> Result<bool> {
 
 /// The first `git status` in a new thread reads nothing that the second does not: nothing was touched.
 fn first_status(tree: &LargeTree) -> Result<bool> {
-    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let (mut first, mut second, mut resident) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..3 {
         let name = format!("t{number}");
-        tree.mount(&name, &name)?;
+        let mounted: serde_json::Value = serde_json::from_str(&tree.mount(&name, &name)?)?;
+        let worker = mounted["worker_pid"].as_u64().context("the mount has no worker")?;
         for times in [&mut first, &mut second] {
             let begun = Instant::now();
             let said = run(&mut tree.git_in(&tree.beside(&name), &["status", "--porcelain"]))?;
             times.push(begun.elapsed());
             ensure!(said.is_empty(), "a new thread is not clean: {said}");
         }
+        resident.push(resident_of(worker)?);
         run(&mut tree.selvedge(&["unmount", &name]))?;
     }
+    resident.sort_unstable();
+    println!("  memory of its worker then{:>23} MiB", resident[1]);
     print("  git status, first in a new mount", &first, None);
     print("  git status, second", &second, None);
     let mut host = Vec::new();
@@ -134,14 +138,23 @@ fn snapshots(tree: &LargeTree) -> Result<bool> {
         run(&mut tree.selvedge(&["snapshot", "t3"]))?;
         times.push(begun.elapsed());
     }
+    let mut compared = Vec::new();
+    for _ in 0..TIMES {
+        fs::write(tree.beside("t3").join("d0/f0"), "changed again\n")?;
+        let begun = Instant::now();
+        let said = run(&mut tree.selvedge(&["status", "t3"]))?;
+        compared.push(begun.elapsed());
+        ensure!(said.contains("d0/f0"), "a change is not told: {said}");
+    }
     run(&mut tree.selvedge(&["unmount", "t3"]))?;
+    print("  selvedge status, one change, mounted", &compared, None);
     Ok(print("  snapshot after 10 changes, mounted", &times, Some(SNAPSHOT)))
 }
 
 /// A mount, the first read in it, and its end, with the service up.
 fn mounts(tree: &LargeTree) -> Result<()> {
     run(&mut tree.selvedge(&["service", "start"]))?;
-    let mut times = Vec::new();
+    let (mut times, mut listed) = (Vec::new(), Vec::new());
     for _ in 0..TIMES {
         let begun = Instant::now();
         tree.mount("t4", "t4")?;
@@ -149,8 +162,25 @@ fn mounts(tree: &LargeTree) -> Result<()> {
         run(&mut tree.selvedge(&["unmount", "t4"]))?;
         times.push(begun.elapsed());
     }
+    for _ in 0..TIMES {
+        tree.mount("t4", "t4")?;
+        let begun = Instant::now();
+        let said = run(Command::new("ls").arg("-l").arg(tree.beside("t4").join("d0")))?;
+        listed.push(begun.elapsed());
+        ensure!(said.contains(" f7\n"), "a name is not listed");
+        run(&mut tree.selvedge(&["unmount", "t4"]))?;
+    }
     print("  mount, first read, unmount", &times, None);
+    print("  first ls -l of a directory, mounted", &listed, None);
     Ok(())
+}
+
+/// The memory that a process has resident, in MiB.
+fn resident_of(pid: u64) -> Result<u64> {
+    let said = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = said.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib = line.split_ascii_whitespace().next().context("VmRSS has no value")?;
+    Ok(kib.parse::<u64>()? >> 10)
 }
 
 /// Bytes of the disk that a directory takes.
