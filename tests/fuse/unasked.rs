@@ -199,9 +199,11 @@ fn a_snapshot_has_what_was_stored_through_mappings_of_which_nobody_was_told() {
 fn the_threads_that_read_requests_are_known_by_their_names() {
     let repo = with_file(b"base");
     let mount = unasked(&repo).option("--threads").option("3").start();
-    let threads = fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap();
-    let names = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).unwrap());
-    assert_eq!(names.filter(|name| name.starts_with("fuser-")).count(), 3);
+    wait_until("three threads that read requests", SOON, || {
+        let threads = fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap();
+        let names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("fuser-")).count() == 3
+    });
     mount.stop();
 }
 
