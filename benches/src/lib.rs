@@ -12,5 +12,5 @@ pub use figures::Figures;
 pub use large_tree::LargeTree;
 pub use live::{Live, Wire};
 pub use placement::Placement;
-pub use programs::{built, run};
+pub use programs::{built, resident, run};
 pub use threads::Threads;

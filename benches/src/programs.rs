@@ -22,3 +22,10 @@ pub fn run(program: &mut Command) -> Result<String> {
     ensure!(output.status.success(), "{program:?} failed: {said}");
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
+
+/// The memory that a process has resident, in KiB.
+pub fn resident(process: u32) -> Result<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().split(' ').next()?.parse().ok()).context("no VmRSS")
+}

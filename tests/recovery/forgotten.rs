@@ -6,17 +6,10 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use selvedge_supervisor::State;
-use selvedge_test_support::{Repo, wait_until};
+use selvedge_test_support::wait_until;
 
 use crate::application::{Application, Talk};
 use crate::scene::{SOON, mounting, repo};
-
-/// The working files that there are.
-fn working_files(repo: &Repo) -> usize {
-    let layers = fs::read_dir(repo.path().join(".selvedge/layers")).unwrap();
-    let files = layers.filter_map(|layer| fs::read_dir(layer.ok()?.path().join("files")).ok());
-    files.map(Iterator::count).sum()
-}
 
 #[test]
 fn what_the_kernel_forgot_as_the_worker_died_gives_its_room_back_and_what_somebody_has_stays() {
@@ -25,9 +18,9 @@ fn what_the_kernel_forgot_as_the_worker_died_gives_its_room_back_and_what_somebo
     let mut application = Application::start("forgotten", mount.path(), 0);
     application.wait_started();
     wait_until("a successor", SOON, || mount.restarts() == 1 && mount.state() == State::Ready);
-    wait_until("one file less", SOON, || working_files(&repo) == 1);
+    wait_until("one file less", SOON, || repo.working_files().len() == 1);
     application.end();
-    wait_until("no file", SOON, || working_files(&repo) == 0);
+    wait_until("no file", SOON, || repo.working_files().is_empty());
     assert_eq!(mount.restarts(), 1);
     mount.stop();
 }

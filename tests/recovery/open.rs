@@ -10,10 +10,9 @@ use std::path::Path;
 use rustix::fs::{Dir, FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use selvedge_supervisor::State;
-
-use crate::application::{Application, Talk};
 use selvedge_test_support::Mounted;
 
+use crate::application::{Application, Talk};
 use crate::scene::{mounting, repo, unasked};
 use crate::sys::{Mapping, aligned, lock_description};
 

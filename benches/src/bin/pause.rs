@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, statx};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
-use selvedge_bench::{Figures, Live};
+use selvedge_bench::{Figures, Live, resident};
 use selvedge_supervisor::{State, Supervisor};
 
 /// Kills in each situation unless the command line says otherwise.
@@ -158,9 +158,8 @@ fn change_names(place: &Path, changes: usize) -> Result<()> {
 
 /// The memory that the worker has resident, in MiB.
 fn resident_of(mount: &Supervisor) -> usize {
-    let pages = fs::read_to_string(format!("/proc/{}/statm", mount.pid())).ok();
-    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok());
-    (pages.unwrap_or_default() * rustix::param::page_size()) >> 20
+    let kib = resident(mount.pid()).unwrap_or_default();
+    usize::try_from(kib >> 10).unwrap_or(usize::MAX)
 }
 
 /// Waits until a worker serves, and has so many MiB resident.

@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use selvedge_bench::{LargeTree, run};
+use selvedge_bench::{LargeTree, resident as resident_of, run};
 
 /// Trees, unless the command line names others.
 const FILES: [usize; 2] = [1000, 50_000];
@@ -109,7 +109,7 @@ fn first_status(tree: &LargeTree) -> Result<bool> {
             times.push(begun.elapsed());
             ensure!(said.is_empty(), "a new thread is not clean: {said}");
         }
-        resident.push(resident_of(worker)?);
+        resident.push(resident_of(u32::try_from(worker)?)? >> 10);
         run(&mut tree.selvedge(&["unmount", &name]))?;
     }
     resident.sort_unstable();
@@ -173,14 +173,6 @@ fn mounts(tree: &LargeTree) -> Result<()> {
     print("  mount, first read, unmount", &times, None);
     print("  first ls -l of a directory, mounted", &listed, None);
     Ok(())
-}
-
-/// The memory that a process has resident, in MiB.
-fn resident_of(pid: u64) -> Result<u64> {
-    let said = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = said.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib = line.split_ascii_whitespace().next().context("VmRSS has no value")?;
-    Ok(kib.parse::<u64>()? >> 10)
 }
 
 /// Bytes of the disk that a directory takes.

@@ -7,7 +7,7 @@ use crate::error::{Result, ViewError};
 use crate::inode::{Body, Inode, Patch};
 use crate::layers::Upper;
 use crate::open_flags::OpenFlags;
-use crate::open_table::{Content, Held, OpenFile, Own};
+use crate::open_table::{Content, Held, OpenFile, Own, Using};
 use crate::passthrough::LastPassed;
 use crate::patched::{Patched, data_extents};
 use crate::request::{Handle, Request, Via};
@@ -172,6 +172,21 @@ pub(crate) struct FilesAt {
 }
 
 impl State {
+    /// The file that is used, and for what it was opened.
+    pub(crate) fn file_of(&self, via: Via) -> Result<(Using<'_>, OpenFlags)> {
+        match via {
+            Via::Handle(handle) => {
+                let (file, flags) = self.file_of_handle(handle)?;
+                Ok((Using::Opened(file), flags))
+            }
+            Via::Node(ino) => {
+                let held = self.hold_regular(&self.node(ino)?)?;
+                // The kernel heeds what its descriptors are open for.
+                Ok((Using::Held(held), OpenFlags { read: true, write: true, exclusive: false }))
+            }
+        }
+    }
+
     /// The shared state of a node that has to be a regular file.
     pub(crate) fn hold_regular(&self, node: &Node) -> Result<Held<'_>> {
         match node.inode.kind {

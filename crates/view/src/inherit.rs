@@ -2,10 +2,10 @@
 
 use crate::error::Result;
 use crate::open_flags::OpenFlags;
-use crate::open_table::{FileHandle, Held, OpenFile};
+use crate::open_table::{FileHandle, OpenFile};
 use crate::parents;
 use crate::passthrough::Way;
-use crate::request::{Handle, Via};
+use crate::request::Handle;
 use crate::state::State;
 use crate::view::View;
 use selvedge_store::Ino;
@@ -72,43 +72,9 @@ impl View {
     }
 }
 
-/// An open file that is used by one operation.
-pub(crate) enum Using<'a> {
-    /// One that has a handle.
-    Opened(Arc<OpenFile>),
-    /// One that the kernel has opened without asking.
-    Held(Held<'a>),
-}
-
-impl std::ops::Deref for Using<'_> {
-    type Target = OpenFile;
-
-    fn deref(&self) -> &OpenFile {
-        match self {
-            Self::Opened(file) => file,
-            Self::Held(held) => &held.file,
-        }
-    }
-}
-
 impl State {
-    /// The file that is used, and for what it was opened.
-    pub(crate) fn file_of(&self, via: Via) -> Result<(Using<'_>, OpenFlags)> {
-        match via {
-            Via::Handle(handle) => {
-                let (file, flags) = self.file_of_handle(handle)?;
-                Ok((Using::Opened(file), flags))
-            }
-            Via::Node(ino) => {
-                let held = self.hold_regular(&self.node(ino)?)?;
-                // The kernel heeds what its descriptors are open for.
-                Ok((Using::Held(held), OpenFlags { read: true, write: true, exclusive: false }))
-            }
-        }
-    }
-
     /// The file that a handle leads to, opened now if it was open before this worker.
-    fn file_of_handle(&self, handle: Handle) -> Result<(Arc<OpenFile>, OpenFlags)> {
+    pub(crate) fn file_of_handle(&self, handle: Handle) -> Result<(Arc<OpenFile>, OpenFlags)> {
         loop {
             match self.open.file(handle)? {
                 FileHandle::Open(file, flags) => return Ok((file, flags)),

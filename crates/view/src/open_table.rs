@@ -11,6 +11,7 @@ use foldhash::HashMap;
 use selvedge_store::{BlobReader, Ino, LayerId};
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -182,6 +183,25 @@ pub(crate) struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.table.inner().unuse(self.file.ino);
+    }
+}
+
+/// An open file that is used by one operation.
+pub(crate) enum Using<'a> {
+    /// One that has a handle.
+    Opened(Arc<OpenFile>),
+    /// One that the kernel has opened without asking.
+    Held(Held<'a>),
+}
+
+impl Deref for Using<'_> {
+    type Target = OpenFile;
+
+    fn deref(&self) -> &OpenFile {
+        match self {
+            Self::Opened(file) => file,
+            Self::Held(held) => &held.file,
+        }
     }
 }
 

@@ -66,6 +66,13 @@ impl Repo {
         self.dir().join("repo")
     }
 
+    /// The working files that there are at this moment, in all layers.
+    pub fn working_files(&self) -> Vec<fs::Metadata> {
+        let layers = fs::read_dir(self.path().join(".selvedge/layers")).into_iter().flatten();
+        let files = layers.filter_map(|layer| fs::read_dir(layer.ok()?.path().join("files")).ok()).flatten();
+        files.filter_map(|file| file.ok()?.metadata().ok()).collect()
+    }
+
     /// An empty directory to mount on.
     pub fn mountpoint(&self) -> PathBuf {
         self.dir().join("mnt")
