@@ -97,6 +97,39 @@ fn a_read_only_mount_passes_large_unchanged_files_through() {
     mount.stop();
 }
 
+#[test]
+fn a_large_file_that_is_used_much_is_passed_through_in_the_end() {
+    const SIZE: usize = 16 << 20;
+    let repo = Repo::with_tree(|source| fs::write(source.join("large"), vec![7; SIZE]).unwrap());
+    let mount = passing(&repo);
+    let path = mount.path().join("large");
+    let mut expected = vec![7; SIZE];
+    let change = |expected: &mut Vec<u8>| {
+        let file = both(&path);
+        for at in (0..SIZE).step_by(SIZE / 2500) {
+            file.write_all_at(&[8; 100], at as u64).unwrap();
+            expected[at..SIZE.min(at + 100)].fill(8);
+        }
+        file.metadata().unwrap()
+    };
+    let changed = change(&mut expected);
+    assert_eq!(passed_opens(&mount), 0);
+    wait_until("a file to become whole", SOON, || {
+        drop(File::open(&path).unwrap());
+        passed_opens(&mount) > 0
+    });
+    let whole = fs::metadata(&path).unwrap();
+    assert_eq!(
+        (whole.len(), whole.modified().unwrap(), whole.ctime_nsec()),
+        (changed.len(), changed.modified().unwrap(), changed.ctime_nsec())
+    );
+    assert!(fs::read(&path).unwrap() == expected);
+    let served = requests(&mount, || assert!(change(&mut expected).is_file()));
+    assert!(served < 8, "{served} requests for an open, a close and what comes with them");
+    assert!(fs::read(&path).unwrap() == expected);
+    mount.stop();
+}
+
 /// One who has the file open.
 #[derive(Debug)]
 enum User {

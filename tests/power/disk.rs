@@ -66,11 +66,11 @@ impl Machine {
     pub(crate) fn new() -> Self {
         let scratch = tempfile::Builder::new().prefix("selvedge-power-").tempdir().unwrap();
         let outer = scratch.path().join("xfs.img");
-        File::create(&outer).unwrap().set_len(3 << 30).unwrap();
+        File::create(&outer).unwrap().set_len(8 << 30).unwrap();
         run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&outer));
         let below = Loop::mount(&outer, scratch.path().join("below"), "rw");
         let image = below.at.join("disk.img");
-        File::create(&image).unwrap().set_len(400 << 20).unwrap();
+        File::create(&image).unwrap().set_len(1 << 30).unwrap();
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
         // Frequent commits of the journal make the cuts differ.
         let disk = Loop::mount(&image, scratch.path().join("disk"), "commit=1");

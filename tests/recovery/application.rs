@@ -37,6 +37,7 @@ const ROLES: &[(&str, Role)] = &[
     ("changes", crate::once::changes),
     ("unrepeatable changes", crate::once::unrepeatable_changes),
     ("large files", crate::patched::large_files),
+    ("much used files", crate::patched::much_used_files),
     ("system calls", crate::load::system_calls),
     ("programs", crate::load::programs),
     ("builds", crate::load::builds),

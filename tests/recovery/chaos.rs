@@ -142,24 +142,43 @@ impl Drop for Enough<'_> {
     }
 }
 
+/// Makes a snapshot every so often until it is enough, and counts them.
+fn make_snapshots(mount: &Mounted, enough: &AtomicBool, made: &AtomicU32, pause: Duration) {
+    while !enough.load(Ordering::Relaxed) {
+        match mount.snapshot(WirePath::from("x"), Duration::from_secs(20), &mut |_| {}) {
+            Ok(_) => drop(made.fetch_add(1, Ordering::Relaxed)),
+            Err(CallError::Recovering | CallError::Ended | CallError::Send(_)) => {}
+            Err(error) => panic!("no snapshot: {error}"),
+        }
+        std::thread::sleep(pause);
+    }
+}
+
 /// A snapshot that meets a death is not made, or is made and not told of; nobody else notices either.
 #[test]
 fn nobody_notices_that_workers_die_while_they_make_snapshots() {
     let made = AtomicU32::new(0);
     let snapshots = |mount: &Mounted, enough: &AtomicBool| {
-        while !enough.load(Ordering::Relaxed) {
-            match mount.snapshot(WirePath::from("x"), Duration::from_secs(20), &mut |_| {}) {
-                Ok(_) => drop(made.fetch_add(1, Ordering::Relaxed)),
-                Err(CallError::Recovering | CallError::Ended | CallError::Send(_)) => {}
-                Err(error) => panic!("no snapshot: {error}"),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        make_snapshots(mount, enough, &made, Duration::from_millis(20))
     };
     Chaos { longest: 1000, beside: &snapshots, ..Chaos::default() }.upon("system calls");
     let made = made.into_inner();
     eprintln!("{made} snapshots");
     assert!(made > 2);
+}
+
+/// Each snapshot has the files changed in part again.
+#[test]
+fn nobody_notices_that_workers_die_while_large_files_become_whole() {
+    let (repo, made) = (crate::patched::repo(), AtomicU32::new(0));
+    let snapshots = |mount: &Mounted, enough: &AtomicBool| {
+        make_snapshots(mount, enough, &made, Duration::from_secs(3));
+    };
+    let chaos = Chaos { longest: 1500, beside: &snapshots, ..Chaos::default() };
+    chaos.run(mounting(&repo).option("--passthrough").option("on"), |mount| {
+        vec![Application::start("much used files", mount.path(), seed())]
+    });
+    assert!(made.into_inner() > 2);
 }
 
 /// Without deaths there is nothing to notice: what the programs say is about the deaths.
@@ -332,6 +351,7 @@ fn walk(share: usize) {
         "merge.",
         "checkpoint.",
         "patch.",
+        "whole.",
         "journal.before-remove",
     ];
     let points = points.filter(|point| !elsewhere.iter().any(|prefix| point.starts_with(prefix)));

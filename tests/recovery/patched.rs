@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
-use selvedge_test_support::{Repo, assert_inside, wait_until};
+use selvedge_test_support::{Mounted, Repo, assert_inside, wait_until};
 
 use crate::application::{Application, Talk};
 use crate::random::Random;
@@ -20,7 +21,17 @@ const LONGEST: u64 = 300_000;
 
 const FILES: usize = 2;
 
-fn repo() -> Repo {
+/// The longest write of one who makes many, and the part of a file that they are made in.
+const SHORT: u64 = 6000;
+const PART: u64 = SIZE / 4;
+
+/// Changes, each of which takes a request at least, after which a file had better be whole; and how long that takes then.
+const MUCH: usize = 2800;
+const WHOLE: Duration = Duration::from_millis(900);
+
+const MUCH_USED_ROUNDS: u32 = 6;
+
+pub(crate) fn repo() -> Repo {
     Repo::with_tree(|source| {
         for file in 0..FILES {
             fs::write(source.join(format!("large{file}")), content(file)).unwrap();
@@ -45,12 +56,13 @@ impl Large {
         Self { file: File::options().read(true).write(true).open(path).unwrap(), expected }
     }
 
-    fn change(&mut self, random: &mut Random) {
+    /// Changes it in its first `reach` bytes, and its length if that is all of them; by at most `longest` bytes at once.
+    fn change(&mut self, random: &mut Random, reach: u64, longest: u64) {
         let length = self.expected.len() as u64;
-        let at = random.below(length.max(1).try_into().unwrap());
-        let len = 1 + random.below(LONGEST.try_into().unwrap());
+        let at = random.below(reach.try_into().unwrap());
+        let len = 1 + random.below(longest.try_into().unwrap());
         match random.below(8) {
-            0 => {
+            0 if reach == SIZE => {
                 // Cut off, and grown again: what was cut off is zeros.
                 self.file.set_len(length - (at as u64).min(length / 8)).unwrap();
                 self.file.set_len(SIZE).unwrap();
@@ -97,7 +109,7 @@ pub(crate) fn large_files(talk: &Talk) {
                     let mut large = Large::open(dir, number);
                     let mut changes = 0;
                     while !over.load(Ordering::Relaxed) || changes < 100 {
-                        large.change(&mut random);
+                        large.change(&mut random, SIZE, LONGEST);
                         changes += 1;
                         made.fetch_add(1, Ordering::Relaxed);
                     }
@@ -119,6 +131,48 @@ pub(crate) fn large_files(talk: &Talk) {
     });
 }
 
+/// Changes large files so much that they become whole, beside it and before; tells of each change.
+pub(crate) fn much_used_files(talk: &Talk) {
+    assert_inside(&talk.dir);
+    let ended = AtomicBool::new(false);
+    let made = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for number in 0..FILES {
+            let (ended, made) = (&ended, &made);
+            scope.spawn(move || {
+                let mut random = Random::new(talk.seed + number as u64);
+                let mut large = Large::open(&talk.dir, number);
+                let mut round = 0;
+                while round < MUCH_USED_ROUNDS || !ended.load(Ordering::Relaxed) {
+                    for _ in 0..MUCH {
+                        large.change(&mut random, PART, SHORT);
+                        talk.tell(made.fetch_add(1, Ordering::Relaxed) + 1);
+                    }
+                    // Nobody has it open for a moment: the next to open it may find it whole, and others before that write it.
+                    let path = talk.dir.join(format!("large{number}"));
+                    drop(std::mem::replace(&mut large.file, File::open("/dev/null").unwrap()));
+                    large.check(&talk.dir, number);
+                    let until = Instant::now() + WHOLE;
+                    while Instant::now() < until {
+                        if round % 2 == 0 {
+                            large.file = File::options().read(true).write(true).open(&path).unwrap();
+                            large.change(&mut random, PART, SHORT);
+                        }
+                        std::thread::sleep(Duration::from_millis(5));
+                        talk.tell(made.fetch_add(1, Ordering::Relaxed) + 1);
+                    }
+                    large.file = File::options().read(true).write(true).open(&path).unwrap();
+                    round += 1;
+                }
+                large.check(&talk.dir, number);
+            });
+        }
+        talk.started();
+        talk.wait_for_end();
+        ended.store(true, Ordering::Relaxed);
+    });
+}
+
 #[test]
 fn nobody_notices_deaths_while_large_files_change() {
     let repo = repo();
@@ -126,6 +180,33 @@ fn nobody_notices_deaths_while_large_files_change() {
     Application::start("large files", mount.path(), 30).serve(&mount);
     assert!(mount.restarts() >= 30, "{} deaths", mount.restarts());
     mount.stop();
+}
+
+#[test]
+fn nobody_notices_a_death_at_any_point_while_a_large_file_becomes_whole() {
+    for point in selvedge_view::crash::POINTS.iter().filter(|point| point.starts_with("whole.")) {
+        let repo = repo();
+        let mount = mounting(&repo)
+            .option("--passthrough")
+            .option("on")
+            .env("SELVEDGE_FUSE_WORKER_CRASH_AT", &format!("kill@{point}"))
+            .env("SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT", &format!("1*kill@{point}"))
+            .start();
+        let mut application = Application::start("much used files", mount.path(), 7);
+        application.wait_started();
+        wait_until("two deaths", 4 * SOON, || mount.restarts() >= 2 || application.has_ended());
+        application.end();
+        assert_eq!(mount.restarts(), 2, "{point}: {:?}", mount.last_cause());
+        // The third one has had its way.
+        let before = passed_opens(&mount);
+        (0..FILES).for_each(|file| drop(File::open(mount.path().join(format!("large{file}"))).unwrap()));
+        assert_eq!(passed_opens(&mount), before + FILES as u64, "{point}");
+        mount.stop();
+    }
+}
+
+fn passed_opens(mount: &Mounted) -> u64 {
+    mount.status(SOON).unwrap().passed_opens
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub(crate) fn all(options: &Options) -> Vec<Scene> {
         small::scene(options),
         programs::scene(options),
         large::scene(options),
+        large::used_much(options),
         commits::scene(options),
         memory::scene("memory", "memory after a walk of 10⁵ files", options.scaled(100_000), 64 << 20),
     ];

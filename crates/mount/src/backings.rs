@@ -79,8 +79,9 @@ impl Backings {
     pub(crate) fn begin(&self, view: &View, registrar: Registrar) {
         let _ = self.registrar.set(registrar);
         let tried = self.try_out(view).map(drop);
-        if let Err(why) = &tried {
-            tracing::info!("files are not passed through: {why}");
+        match &tried {
+            Ok(()) => view.begin_passing(),
+            Err(why) => tracing::info!("files are not passed through: {why}"),
         }
         let _ = self.force.set(tried);
         self.used.store(self.in_force(), Ordering::Release);

@@ -1,11 +1,10 @@
 //! Bringing the journal of a view's upper into its catalog's file, beside those who commit.
 
+use crate::background::Background;
 use crate::catalog::Bringing;
-use crate::error::{Result, ViewError};
+use crate::error::Result;
 use crate::state::State;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Effects that make it worth while: some two thousand mutations, so that each row and each page is written once for many
@@ -15,79 +14,19 @@ pub(crate) const WORTH_WHILE: usize = 8192;
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Tells the thread that there is something to bring in.
-#[derive(Debug, Default)]
-pub(crate) struct Backlog {
-    asked: AtomicBool,
-    stopped: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Backlog {
-    /// Asks for everything to be brought in soon.
-    pub(crate) fn wake(&self) {
-        if !self.asked.swap(true, Ordering::AcqRel) {
-            let _stopped = self.stopped();
-            self.changed.notify_all();
-        }
-    }
-
-    /// Waits until it is asked for; `false` means stop.
-    fn wait(&self) -> bool {
-        let waits = |stopped: &mut bool| !*stopped && !self.asked.swap(false, Ordering::AcqRel);
-        let stopped = self.changed.wait_while(self.stopped(), waits);
-        !*stopped.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits a moment, or until it is told to stop.
-    fn pause(&self) {
-        let stopped = self.stopped();
-        drop(self.changed.wait_timeout_while(stopped, RETRY, |stopped| !*stopped));
-    }
-
-    fn stop(&self) {
-        *self.stopped() = true;
-        self.changed.notify_all();
-    }
-
-    fn stopped(&self) -> MutexGuard<'_, bool> {
-        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The thread that does it; ends when dropped. Upkeep is none of its work: that may wait for the disk for seconds.
-#[derive(Debug)]
-pub(crate) struct Bringer {
-    state: Arc<State>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Bringer {
-    pub(crate) fn start(state: &Arc<State>) -> Result<Self> {
-        let own = Arc::clone(state);
-        let thread = std::thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn(move || {
-                while own.backlog.wait() {
-                    if let Err(error) = own.bring_in() {
-                        tracing::warn!(%error, "the journal grows");
-                        own.backlog.pause();
-                    }
-                }
-            })
-            .map_err(ViewError::host("start the journal's thread"))?;
-        Ok(Self { state: Arc::clone(state), thread: Some(thread) })
-    }
-}
-
-impl Drop for Bringer {
-    fn drop(&mut self) {
-        self.state.backlog.stop();
-        if let Some(thread) = self.thread.take() {
-            // It holds no lock across the join, and what it is at ends.
-            let _ = thread.join();
-        }
-    }
+/// The thread that does it. Upkeep is none of its work: that may wait for the disk for seconds.
+pub(crate) fn start(state: &Arc<State>) -> Result<Background> {
+    Background::start(
+        state,
+        "journal",
+        |state| &state.backlog,
+        |state| {
+            if let Err(error) = state.bring_in() {
+                tracing::warn!(%error, "the journal grows");
+                state.backlog.rest(RETRY);
+            }
+        },
+    )
 }
 
 impl State {

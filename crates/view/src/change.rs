@@ -47,7 +47,7 @@ impl State {
         let Change { mut tables, commit, .. } = change;
         self.commit_to(&mut tables, &upper, &commit, freeing)?;
         if tables.upper().is_some_and(|catalog| catalog.backlog() >= WORTH_WHILE) {
-            self.backlog.wake();
+            self.backlog.ring();
         }
         Ok(made)
     }

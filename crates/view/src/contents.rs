@@ -57,6 +57,9 @@ impl View {
     pub fn read_into(&self, via: impl Into<Via>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let (file, _) = self.state().file_of(via.into())?;
         let content = file.content();
+        if let Content::Patched { .. } = &*content {
+            self.state().wholes.used(file.ino);
+        }
         let mut filled = 0;
         while filled < buffer.len() {
             match content.read_at(&mut buffer[filled..], offset + filled as u64) {
@@ -116,7 +119,12 @@ impl View {
         if let Some(own) = file.content().own(&state.layers()) {
             let seen = state.volatile.look(file.ino);
             state.patched.take(file.ino);
-            let synced = sync_file(own.file(), data_only).map_err(ViewError::host("fsync of a working file"));
+            let synced = match own {
+                Own::Whole(file) if data_only => file.sync_data().map(|()| None),
+                Own::Whole(file) => file.sync_all().map(|()| None),
+                Own::Patched(file) => sync_file(file.file(), data_only),
+            };
+            let synced = synced.map_err(ViewError::host("fsync of a working file"));
             let coverage = state.latch.guard("fsync", synced)?;
             state.volatile.synced(file.ino, seen);
             state.confirm(file.ino, coverage)?;
@@ -130,6 +138,9 @@ impl View {
         let removed = state.open.remove(handle)?;
         if removed.unused {
             state.let_times_be(removed.ino);
+        }
+        if removed.unused && state.wholes.was_used(removed.ino) {
+            state.wholes.bell.ring();
         }
         if removed.unused && state.work.was_forgotten(removed.ino) {
             state.work.reap(removed.ino);
@@ -218,9 +229,13 @@ impl State {
             // on they share this state, so a second look is final.
             let _replacing = held.file.replacing.lock().unwrap_or_else(PoisonError::into_inner);
             let node = self.node(ino)?;
-            let is_empty = matches!(*held.file.content(), Content::Empty);
-            if node.inode.body != body || (is_empty && self.working_file_changes(&node)? != changes) {
+            let content = held.file.content();
+            let is_empty = matches!(*content, Content::Empty);
+            if !node.inode.body.is_where(&body) || (is_empty && self.working_file_changes(&node)? != changes)
+            {
                 held.file.replace(self.content_of(&node)?);
+            } else if let Content::Patched { file, .. } = &*content {
+                file.look_again()?;
             }
         }
         Ok(held)
@@ -271,14 +286,17 @@ impl State {
         change: impl FnOnce(Own<'_>) -> T,
     ) -> Result<T> {
         loop {
-            let content = self.own_content(file, keep)?;
+            self.own_content(file, keep)?;
             let layers = self.gate();
+            // Looked up with the gate held: who exchanges the upper's file for another one has it shut.
+            let content = file.content();
             if let Some(own) = content.own(&layers) {
                 let changed = change(own);
                 self.volatile.mark(file.ino, false);
                 self.told.overtake(file.ino);
                 if let Own::Patched(_) = own {
                     self.patched.changed(file.ino);
+                    self.wholes.used(file.ino);
                 }
                 return Ok(changed);
             }
@@ -550,7 +568,7 @@ pub(crate) fn sync_file(file: &File, data_only: bool) -> io::Result<Option<Cover
 }
 
 /// Copies bytes from `offset` to `end`, in the kernel where it can be done there; tells where the bytes ended.
-fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<u64> {
+pub(crate) fn copy_range(from: &Content, to: &File, offset: u64, end: u64) -> Result<u64> {
     let mut at = offset;
     let plain = match from {
         Content::Blob(BlobReader::File(file)) => Some(&**file),

@@ -93,6 +93,13 @@ impl Coverage {
         self.has_all(&(0..self.limit))
     }
 
+    /// The same of a file that has everything of its own.
+    pub(crate) fn whole(&self) -> Self {
+        let mut whole = self.clone();
+        whole.claim(&(0..self.limit));
+        whole
+    }
+
     /// Makes every block that has a byte of `range` the file's own.
     pub(crate) fn claim(&mut self, range: &Range<u64>) {
         let end = range.end.min(self.limit);

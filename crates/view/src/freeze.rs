@@ -168,6 +168,7 @@ impl State {
         });
         self.volatile.forget_all();
         self.patched.forget_all();
+        self.wholes.forget_all();
         self.all_dirty.store(false, Ordering::Release);
         if let Some(next) = &next {
             self.own_carried(next);

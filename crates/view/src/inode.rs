@@ -55,6 +55,14 @@ impl Body {
         }
     }
 
+    /// Whether the same bytes are in the same place, however much is known to be durable.
+    pub(crate) fn is_where(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Patched(one), Self::Patched(other)) => one.layer == other.layer && one.blob == other.blob,
+            (one, other) => one == other,
+        }
+    }
+
     /// The same, with `coverage` known to be durable. A patched file that has everything of its own is one like any
     /// other.
     pub(crate) fn durable_as(&self, coverage: Option<Coverage>) -> Self {

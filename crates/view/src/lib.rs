@@ -7,12 +7,13 @@
 //! - What they stand on: `state` (shared), `change` (one mutation in the making), `tables` (all catalogs as one),
 //!   `open_table` (handles), `passthrough` (those that lead past the view), `inherit` (those of a worker that died).
 //! - The disk: `catalog` (a layer's metadata: `journal`, `pending`, `database`, `bring_in`), `working_files` (its bytes), `patched` and `coverage`
-//!   (those of large files that changed in part), `base` (the snapshot), `log_sync`.
-//! - Time and trouble: `upkeep`, `recovery`, `latch`, `clock`, [`crash`].
+//!   (those of large files that changed in part; `whole`: until that costs too much), `base` (the snapshot), `log_sync`.
+//! - Time and trouble: `upkeep`, `background` (other threads of a view), `recovery`, `latch`, `clock`, [`crash`].
 
 mod acl;
 mod attr;
 mod attributes;
+mod background;
 mod base;
 mod body_codec;
 mod bring_in;
@@ -74,6 +75,7 @@ mod told_times;
 mod upkeep;
 mod view;
 mod volatile;
+mod whole;
 mod working_files;
 
 pub use attr::{

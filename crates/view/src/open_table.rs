@@ -37,7 +37,7 @@ pub(crate) enum Own<'a> {
     Patched(&'a Patched),
 }
 
-impl<'a> Own<'a> {
+impl Own<'_> {
     /// Writes as much as the disk takes. An error counts only if nothing was written.
     pub(crate) fn write_at(self, data: &[u8], offset: u64) -> io::Result<usize> {
         match self {
@@ -57,14 +57,6 @@ impl<'a> Own<'a> {
         match self {
             Self::Whole(file) => allocate(file, how, offset, len),
             Self::Patched(file) => file.allocate(how, offset, len),
-        }
-    }
-
-    /// The host's file.
-    pub(crate) fn file(self) -> &'a File {
-        match self {
-            Self::Whole(file) => file,
-            Self::Patched(file) => file.file(),
         }
     }
 }

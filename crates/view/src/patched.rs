@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 /// Bytes moved at once.
 const COPY_BLOCK: usize = 128 * 1024;
 
+const READ_COVERAGE: &str = "read which parts of a file are its own";
+
 /// Which files are patched when they are changed, and how finely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patching {
@@ -23,12 +25,14 @@ pub struct Patching {
     pub from: u64,
     /// Bytes that become the file's own at once, at least: a power of two.
     pub block: u64,
+    /// What a request for a file costs, in bytes that are copied in the time that it takes.
+    pub request: u64,
 }
 
 impl Default for Patching {
     /// A copy of 16 MiB takes about 10 ms; a block of 64 KiB one disk access.
     fn default() -> Self {
-        Self { from: 16 << 20, block: 64 << 10 }
+        Self { from: 16 << 20, block: 64 << 10, request: 8 << 10 }
     }
 }
 
@@ -75,6 +79,33 @@ pub(crate) struct Patched {
     coverage: RwLock<Arc<Coverage>>,
     /// Held by whoever makes blocks the file's own. Writes to blocks that are do not wait for it.
     claiming: Mutex<()>,
+    /// What was changed since somebody began to watch.
+    watched: Mutex<Option<Vec<Range<u64>>>>,
+}
+
+/// Changed parts that are told apart: where there are more, everything before the last counts as changed.
+const MOST_RANGES: usize = 1 << 14;
+
+/// Learns what is changed in a patched file, until it is dropped. There is one at a time.
+#[derive(Debug)]
+pub(crate) struct Watch<'a>(&'a Patched);
+
+impl Watch<'_> {
+    /// What was changed since it was asked for last, in order: perhaps more than that. A change is told of when it was made.
+    pub(crate) fn take(&self) -> Vec<Range<u64>> {
+        joined_ranges(self.0.watched().replace(Vec::new()).unwrap_or_default())
+    }
+
+    /// Whether nothing was changed since.
+    pub(crate) fn saw_nothing(&self) -> bool {
+        self.0.watched().as_ref().is_some_and(Vec::is_empty)
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        *self.0.watched() = None;
+    }
 }
 
 impl Patched {
@@ -93,8 +124,7 @@ impl Patched {
 
     /// The file `ino` that `file` is, over `under`, to be changed if `write`.
     pub(crate) fn open(ino: Ino, file: File, under: BlobReader, write: bool) -> Result<Self> {
-        let read =
-            Coverage::read(&file).map_err(ViewError::host("read which parts of a file are its own"))?;
+        let read = Coverage::read(&file).map_err(ViewError::host(READ_COVERAGE))?;
         let mut coverage = read.ok_or_else(|| ViewError::Damaged {
             ino,
             why: "its working file does not say which parts it has".to_owned(),
@@ -108,7 +138,23 @@ impl Patched {
             }
         }
         let coverage = RwLock::new(Arc::new(coverage));
-        Ok(Self { file, under, coverage, claiming: Mutex::new(()) })
+        Ok(Self { file, under, coverage, claiming: Mutex::new(()), watched: Mutex::default() })
+    }
+
+    /// Looks again which parts are the file's own: others may have changed it by another value of this type until now.
+    pub(crate) fn look_again(&self) -> Result<()> {
+        let _claiming = self.claim_lock();
+        let read = Coverage::read(&self.file).map_err(ViewError::host(READ_COVERAGE))?;
+        if let Some(coverage) = read {
+            self.replace(coverage);
+        }
+        Ok(())
+    }
+
+    /// Learns what is changed from now on.
+    pub(crate) fn watch(&self) -> Watch<'_> {
+        *self.watched() = Some(Vec::new());
+        Watch(self)
     }
 
     /// The file that has the parts of its own.
@@ -136,12 +182,19 @@ impl Patched {
     /// Writes as much as the disk takes. An error counts only if nothing was written.
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
         let range = offset..offset.saturating_add(data.len() as u64);
-        if self.coverage().has_all(&range) {
+        let written = self.write_range(data, &range);
+        self.tell(range);
+        written
+    }
+
+    fn write_range(&self, data: &[u8], range: &Range<u64>) -> io::Result<usize> {
+        let offset = range.start;
+        if self.coverage().has_all(range) {
             return write_some(&self.file, data, offset);
         }
         let _claiming = self.claim_lock();
         let coverage = self.coverage();
-        self.fill_edges(&coverage, &range)?;
+        self.fill_edges(&coverage, range)?;
         let written = write_some(&self.file, data, offset)?;
         let mut end = offset + written as u64;
         if written < data.len() && !coverage.has(end) {
@@ -157,6 +210,13 @@ impl Patched {
 
     /// Sets the length.
     pub(crate) fn set_len(&self, size: u64) -> io::Result<()> {
+        let set = self.cut_or_grow(size);
+        // What was cut off is zeros when it comes back.
+        self.tell(size..u64::MAX);
+        set
+    }
+
+    fn cut_or_grow(&self, size: u64) -> io::Result<()> {
         let _claiming = self.claim_lock();
         self.file.set_len(size)?;
         let mut coverage = (*self.coverage()).clone();
@@ -172,18 +232,22 @@ impl Patched {
 
     /// Gives a range room, takes its room away, or makes it zeros.
     pub(crate) fn allocate(&self, how: Allocate, offset: u64, len: u64) -> rustix::io::Result<()> {
-        match how {
+        let range = offset..offset.saturating_add(len);
+        let allocated = match how {
             // Room says nothing of what is in it.
             Allocate::Reserve | Allocate::ReserveKeepingSize => allocate(&self.file, how, offset, len),
-            Allocate::PunchHole | Allocate::Zero | Allocate::ZeroKeepingSize => {
-                let range = offset..offset.saturating_add(len);
-                let _claiming = self.claim_lock();
-                let coverage = self.coverage();
-                self.fill_edges(&coverage, &range).map_err(|error| errno(&error))?;
-                allocate(&self.file, how, offset, len)?;
-                self.claim(&coverage, &range).map_err(|error| errno(&error))
-            }
-        }
+            Allocate::PunchHole | Allocate::Zero | Allocate::ZeroKeepingSize => self.clear(how, &range),
+        };
+        self.tell(range);
+        allocated
+    }
+
+    fn clear(&self, how: Allocate, range: &Range<u64>) -> rustix::io::Result<()> {
+        let _claiming = self.claim_lock();
+        let coverage = self.coverage();
+        self.fill_edges(&coverage, range).map_err(|error| errno(&error))?;
+        allocate(&self.file, how, range.start, range.end - range.start)?;
+        self.claim(&coverage, range).map_err(|error| errno(&error))
     }
 
     /// Where there is data among the first `size` bytes, if `under` is where the blob has some.
@@ -251,6 +315,25 @@ impl Patched {
         crash::point("patch.after-claim");
         self.replace(coverage);
         Ok(())
+    }
+
+    /// Tells whoever watches what was changed, or may have been.
+    fn tell(&self, range: Range<u64>) {
+        if let Some(changed) = &mut *self.watched() {
+            changed.push(range);
+            if changed.len() >= MOST_RANGES {
+                *changed = joined_ranges(std::mem::take(changed));
+                if changed.len() >= MOST_RANGES / 2 {
+                    let all = 0..changed.last().map_or(0, |last| last.end);
+                    *changed = vec![all];
+                }
+            }
+        }
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Option<Vec<Range<u64>>>> {
+        // Whole at any point.
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn replace(&self, coverage: Coverage) {
@@ -343,6 +426,19 @@ fn joined(extents: Vec<Extent>) -> Vec<Extent> {
         match joined.last_mut() {
             Some(last) if last.end() == extent.offset => last.len += extent.len,
             _ => joined.push(extent),
+        }
+    }
+    joined
+}
+
+/// Ranges that touch or overlap, as one, in order.
+fn joined_ranges(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => joined.push(range),
         }
     }
     joined

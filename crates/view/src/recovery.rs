@@ -143,7 +143,8 @@ fn row<'a>(catalog: &Catalog, rows: &'a mut HashMap<Ino, Inode>, ino: Ino) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inode::{Applied, Body};
+    use crate::coverage::Coverage;
+    use crate::inode::{Applied, Body, Patch};
     use crate::request::RequestKey;
     use selvedge_store::{FileKind, LayerId, ObjectId, Timestamp, Xattrs};
     use std::path::Path;
@@ -270,6 +271,35 @@ mod tests {
         let (mut catalog, files) = crashed(dir.path(), |catalog| catalog.end_use().unwrap());
         assert!(recover(layer(), &mut catalog, &files, NOW).unwrap());
         assert_eq!(name(&catalog), Ino(11));
+    }
+
+    /// Whether the disk has the old file or the new one is for the file system to say.
+    #[test]
+    fn a_large_file_that_became_whole_just_before_is_what_was_durable_of_it() {
+        for is_new in [false, true] {
+            let dir = tempfile::TempDir::new().unwrap();
+            let mut durable = Coverage::none(1 << 20, 4096);
+            durable.claim(&(0..4096));
+            let (blob, size) = (ObjectId::from_bytes([6; 32]), 1 << 20);
+            let patch = Patch { layer: layer(), blob, size, holes: None, durable: durable.clone() };
+            let patched = Body::Patched(Box::new(patch));
+            let (mut catalog, files) = crashed(dir.path(), |catalog| {
+                let mut commit = Commit::new();
+                commit.put(file(13, 1, Some(patched.clone())));
+                catalog.commit(&commit).unwrap();
+            });
+            let mut found = durable.clone();
+            found.claim(&(8192..8193));
+            let found = if is_new { found.whole() } else { found };
+            let host = files.make_file(Ino(13)).unwrap();
+            host.set_len(1 << 20).unwrap();
+            found.write(&host).unwrap();
+            assert!(recover(layer(), &mut catalog, &files, NOW).unwrap());
+            let row = catalog.inode(Ino(13)).unwrap().unwrap();
+            assert_eq!((row.body, row.fallback), (patched, None));
+            let host = files.open_patched(Ino(13), false).unwrap();
+            assert_eq!(Coverage::read(&host).unwrap(), Some(durable));
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What all operations of a view share.
 
 use crate::attr::Attr;
+use crate::background::Bell;
 use crate::base::Base;
-use crate::bring_in::Backlog;
 use crate::catalog::NameRow;
 use crate::clock::Clock;
 use crate::collapse::Leaving;
@@ -18,6 +18,7 @@ use crate::tables::{Node, Origin, Tables};
 use crate::told_times::ToldTimes;
 use crate::upkeep::Work;
 use crate::volatile::{Volatile, Volatility};
+use crate::whole::Wholes;
 use crate::working_files::{HostStat, WorkingFiles};
 use selvedge_store::{Extent, FileKind, Ino, LayerId, Meta, NewState, Repository, ThreadRef};
 use std::os::fd::OwnedFd;
@@ -54,8 +55,10 @@ pub(crate) struct State {
     pub(crate) patched: PatchedFiles,
     /// Which files are patched, and how finely.
     pub(crate) patching: Patching,
-    /// What the journal has and the catalog's file does not.
-    pub(crate) backlog: Backlog,
+    /// Large files that are served although they need not be.
+    pub(crate) wholes: Wholes,
+    /// Rings when the journal has much that the catalog's file does not have.
+    pub(crate) backlog: Bell,
     /// Held by whoever brings that in.
     pub(crate) bringing: Mutex<()>,
     pub(crate) boot_id: String,
@@ -108,7 +111,8 @@ impl State {
             all_dirty: AtomicBool::new(parts.all_dirty),
             patched: PatchedFiles::default(),
             patching: parts.patching,
-            backlog: Backlog::default(),
+            wholes: Wholes::default(),
+            backlog: Bell::default(),
             bringing: Mutex::new(()),
             boot_id: parts.boot_id,
             answered_after: parts.answered_after,

@@ -378,6 +378,7 @@ impl State {
         let upper = self.upper()?;
         for &ino in &gone {
             self.volatile.forget(ino);
+            self.wholes.forget(ino);
             upper.files.remove(ino)?;
         }
         for batch in gone.chunks(REAP_BATCH) {

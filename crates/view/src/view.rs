@@ -1,7 +1,8 @@
 //! Opening and closing a thread's view.
 
+use crate::background::Background;
 use crate::base::Base;
-use crate::bring_in::Bringer;
+use crate::bring_in;
 use crate::catalog::Catalog;
 use crate::error::{Result, ViewError};
 use crate::layers::{Frozen, Layers, Upper, open_directory};
@@ -9,6 +10,7 @@ use crate::patched::Patching;
 use crate::state::{Parts, State};
 use crate::tables::Tables;
 use crate::upkeep::Upkeep;
+use crate::whole;
 use selvedge_store::{Ino, LayerId, NewState, ObjectId, Repository, ThreadLock, ThreadName, ThreadRef};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -50,7 +52,8 @@ const ANSWERED_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct View {
     upkeep: Option<Upkeep>,
-    bringer: Option<Bringer>,
+    /// What else is done beside those who use it.
+    background: Vec<Background>,
     state: Arc<State>,
 }
 
@@ -97,8 +100,12 @@ impl View {
         }
         let upkeep = Upkeep::start(&state)?;
         state.work.wake_soon();
-        let bringer = (!state.read_only).then(|| Bringer::start(&state)).transpose()?;
-        Ok(Self { upkeep: Some(upkeep), bringer, state })
+        let mut background = Vec::new();
+        if !state.read_only {
+            background.push(bring_in::start(&state)?);
+            background.push(whole::start(&state)?);
+        }
+        Ok(Self { upkeep: Some(upkeep), background, state })
     }
 
     /// Opens what `layers` (bottom first) make of a snapshot, to be read only: a thread as it was when its upper was
@@ -137,7 +144,7 @@ impl View {
             all_dirty: false,
             kernel_times: false,
         }));
-        Ok(Self { upkeep: None, bringer: None, state })
+        Ok(Self { upkeep: None, background: Vec::new(), state })
     }
 
     /// The thread's lock, which keeps others out for as long as any duplicate of it is open. A view of frozen layers
@@ -170,9 +177,16 @@ impl View {
     }
 
     /// Does now what the view otherwise does by itself from time to time: makes durable what nobody waits for, does
-    /// without layers, frees room.
+    /// without layers, frees room, has large files all of their bytes that are used much.
     pub fn tidy(&self) -> Result<()> {
-        self.state.upkeep().map(drop)
+        self.state.upkeep()?;
+        self.state.make_whole_what_pays()
+    }
+
+    /// Files are opened past the view from now on, where they can be: large ones that are used much are made such that
+    /// they can.
+    pub fn begin_passing(&self) {
+        self.state.wholes.begin();
     }
 
     /// The orderly end: nothing is open any more, so what has no name goes; everything is durable; the catalog is
@@ -181,7 +195,8 @@ impl View {
     /// # Errors
     /// When something could not be made durable, at this moment or earlier.
     pub fn close(mut self) -> Result<()> {
-        (self.upkeep, self.bringer) = (None, None);
+        self.upkeep = None;
+        self.background.clear();
         let state = &self.state;
         if state.read_only {
             return Ok(());

@@ -1,17 +1,19 @@
-//! The first change of a large file.
+//! Changes of a large file: the first one, and many.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 use super::super::options::Options;
 use super::super::row::{Goal, Place, Row, Unit};
 use super::super::scene::Scene;
-use super::super::tree::{block, write_blocks};
+use super::super::tree::{Numbers, block, write_blocks};
 
 const MIB: usize = 1 << 20;
+const PAGE: usize = 4096;
 const FILE: &str = "large";
 /// Each costs gigabytes.
 const TIMES: usize = 3;
@@ -36,6 +38,37 @@ pub(super) fn scene(options: &Options) -> Scene {
     ];
     let tree = move |root: &Path| write_blocks(&File::create_new(root.join(FILE))?, blocks, MIB);
     Scene { name: "a large file", tree: Box::new(tree), rows }
+}
+
+/// A file that is changed in one part of it, as a database is.
+pub(super) fn used_much(options: &Options) -> Scene {
+    // A quarter of the file, so that it is not written as a whole anyway.
+    let blocks = options.scaled(64) as u64;
+    let (pages, writes) = (blocks * (MIB / PAGE) as u64 / 4, options.scaled(16_384));
+    let write = move |place: &Place<'_>| write_at_random(&place.root.join(FILE), pages, writes);
+    let rows = vec![
+        Row::time("random 4 KiB write into 64 MiB, unchanged before", write).fresh(),
+        Row::time("random 4 KiB write into 64 MiB, changed much before", write)
+            .before(move |place| {
+                write(place)?;
+                // What a server does about a file that it has seen used, it does within this time.
+                std::thread::sleep(Duration::from_secs(3));
+                Ok(())
+            })
+            .at_most(TIMES),
+    ];
+    let tree = move |root: &Path| write_blocks(&File::create_new(root.join(FILE))?, blocks, MIB);
+    Scene { name: "a large file that is used much", tree: Box::new(tree), rows }
+}
+
+fn write_at_random(path: &Path, pages: u64, writes: usize) -> Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    let mut numbers = Numbers::new(pages);
+    let page = vec![b'!'; PAGE];
+    for _ in 0..writes {
+        file.write_all_at(&page, numbers.below(pages) * PAGE as u64)?;
+    }
+    Ok(())
 }
 
 fn change(root: &Path) -> Result<()> {

@@ -1,6 +1,8 @@
 //! Repositories with a small base tree, and ways to leave a view: orderly, or as kill -9 would.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod large;
+
 use selvedge_store::{
     Content, Entry, Ino, LockError, Meta, NewState, ObjectId, OpenOptions, Repository, Snapshot, ThreadLock,
     ThreadName, ThreadRef, Timestamp, TreeBuilder, Xattrs,
@@ -28,6 +30,8 @@ pub struct Bench {
     pub deepest: usize,
     /// Which files are patched.
     pub patching: Option<Patching>,
+    /// Whether files are opened past the view, so that patched ones become whole.
+    pub passing: bool,
 }
 
 /// A node of a base tree.
@@ -86,6 +90,7 @@ impl Bench {
             answered_after: Duration::ZERO,
             deepest: 100,
             patching: None,
+            passing: false,
         };
         std::fs::create_dir(bench.dir()).unwrap();
         let (repo, _) = Repository::init(&bench.dir()).unwrap();
@@ -150,7 +155,11 @@ impl Bench {
             patching: self.patching,
             ..ViewOptions::default()
         };
-        View::open(repo, name, lock, options).unwrap()
+        let view = View::open(repo, name, lock, options).unwrap();
+        if self.passing {
+            view.begin_passing();
+        }
+        view
     }
 
     /// What a snapshot has.
