@@ -159,7 +159,7 @@ fn make_snapshots(mount: &Mounted, enough: &AtomicBool, made: &AtomicU32, pause:
 fn nobody_notices_that_workers_die_while_they_make_snapshots() {
     let made = AtomicU32::new(0);
     let snapshots = |mount: &Mounted, enough: &AtomicBool| {
-        make_snapshots(mount, enough, &made, Duration::from_millis(20))
+        make_snapshots(mount, enough, &made, Duration::from_millis(20));
     };
     Chaos { longest: 1000, beside: &snapshots, ..Chaos::default() }.upon("system calls");
     let made = made.into_inner();
