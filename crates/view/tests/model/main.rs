@@ -15,7 +15,6 @@ use family::Family;
 use op::{Step, step, step_or_kill};
 use proptest::prelude::*;
 use selvedge_view::Patching;
-use std::path::Path;
 use std::time::Duration;
 use support::{Base, Bench};
 
@@ -45,10 +44,7 @@ fn base() -> Base {
 }
 
 fn bench(answered_after: u64, block: Option<u64>) -> Bench {
-    // In memory where that is possible: nobody asks here what is durable, and thousands of syncs are made.
-    let memory = Path::new("/dev/shm");
-    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    let mut bench = Bench::new_in(&parent, &base());
+    let mut bench = Bench::new_in_memory(&base());
     // `gc` knows no other: to it a layer of another boot is one that lost its power.
     bench.boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     bench.answered_after = Duration::from_millis(answered_after);

@@ -79,6 +79,13 @@ impl Bench {
         Self::new_in(&std::env::temp_dir(), base)
     }
 
+    /// In memory where that is possible, for who makes thousands of syncs and does not ask what is durable.
+    pub fn new_in_memory(base: &Base) -> Self {
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        Self::new_in(&parent, base)
+    }
+
     /// In a directory of its own beneath `parent`.
     pub fn new_in(parent: &Path, base: &Base) -> Self {
         let root = TempDir::new_in(parent).unwrap();
