@@ -64,6 +64,16 @@ pub(crate) struct Restored {
 
 impl Machine {
     pub(crate) fn new() -> Self {
+        Self::with("")
+    }
+
+    /// One whose file system writes what it has to write and nothing else: not the data of files that replace others, nor any
+    /// data before the journal says where it is (ext4(5)).
+    pub(crate) fn careless() -> Self {
+        Self::with(",data=writeback,noauto_da_alloc")
+    }
+
+    fn with(options: &str) -> Self {
         let scratch = tempfile::Builder::new().prefix("selvedge-power-").tempdir().unwrap();
         let outer = scratch.path().join("xfs.img");
         File::create(&outer).unwrap().set_len(8 << 30).unwrap();
@@ -73,7 +83,7 @@ impl Machine {
         File::create(&image).unwrap().set_len(1 << 30).unwrap();
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
         // Frequent commits of the journal make the cuts differ.
-        let disk = Loop::mount(&image, scratch.path().join("disk"), "commit=1");
+        let disk = Loop::mount(&image, scratch.path().join("disk"), &format!("commit=1{options}"));
         Self { disk, below, _scratch: scratch }
     }
 

@@ -28,6 +28,17 @@ impl Large {
     pub(crate) const fn new(name: &'static str, seed: u64) -> Self {
         Self { name, seed }
     }
+
+    /// Writes it until a copy is worth while, and has it synced but for the last few writes.
+    pub(crate) fn use_much(&self, root: &Path) -> Ledger {
+        let file = OpenOptions::new().write(true).open(root.join(self.name)).unwrap();
+        let write = |step| file.write_all_at(&filled(step), page_of(step) * PAGE as u64).unwrap();
+        (1..=MUCH).for_each(write);
+        file.sync_data().unwrap();
+        let begun = MUCH + 50;
+        (MUCH + 1..=begun).for_each(write);
+        Ledger { durable: MUCH, begun }
+    }
 }
 
 /// The page that a step writes: all are written before any is again.

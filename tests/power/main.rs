@@ -225,3 +225,31 @@ fn after_a_power_cut_the_same_holds_of_a_thread_that_was_being_frozen() {
 fn after_a_power_cut_large_files_have_what_was_synced_while_they_became_whole() {
     cut_and_check(Meanwhile::Wholes);
 }
+
+/// The worker dies there, so that the disk has time to do its worst: the rename of the new file is on it, and of the data only
+/// what somebody has asked for.
+#[test]
+fn after_a_power_cut_at_any_point_of_its_becoming_whole_a_large_file_has_what_was_synced() {
+    for point in selvedge_view::crash::POINTS.iter().filter(|point| point.starts_with("whole.")) {
+        let machine = Machine::careless();
+        let large = large::Large::new("large", 8);
+        let repo = Repo::with_tree_in(machine.disk(), |source| large.furnish(source));
+        let mountpoint = tempfile::tempdir().unwrap();
+        let crash = format!("kill@{point}");
+        let mount = Mounting::new(WORKER, &repo.path(), mountpoint.path())
+            .env(BOOT_ID, "before")
+            .env("SELVEDGE_FUSE_WORKER_CRASH_AT", &crash)
+            .start();
+        let ledger = large.use_much(mount.path());
+        assert!(mount.wait(Some(Instant::now() + Duration::from_secs(20))).is_some(), "{point}: no death");
+        thread::sleep(Duration::from_secs(3));
+        let power = machine.cut(0);
+        drop(mount);
+        let disk = power.restore();
+        let repo = disk.path().join(repo.path().strip_prefix(machine.disk()).unwrap());
+        let mount = Mounting::new(WORKER, &repo, mountpoint.path()).env(BOOT_ID, "after").start();
+        let found = large.faults(mount.path(), &ledger, &ledger);
+        mount.stop();
+        assert!(found.is_empty(), "{point}: {found:#?}");
+    }
+}
