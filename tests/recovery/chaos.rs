@@ -335,6 +335,28 @@ fn nobody_notices_that_successors_die_while_they_start() {
 /// How many tests share the points, so that they run side by side.
 const SHARES: usize = 4;
 
+/// Ways in which files are reached, as options of the worker.
+const SERVED: &[&str] = &["--passthrough", "off"];
+const PASSED: &[&str] = &["--passthrough", "on"];
+const UNASKED: &[&str] = &["--profile", "small-files"];
+
+/// What is asked once at most, or never, where files are opened without asking.
+const UNASKED_FOR: &[&str] =
+    &["fuse.open.", "fuse.create.", "fuse.release.", "fuse.flush.", "fuse.lseek.", "session.released"];
+
+/// Those of them in which a test can come by the point twice.
+fn ways_to(point: &str) -> Vec<&'static [&'static str]> {
+    if point.starts_with("backing.") {
+        // Who passes nothing through has nothing to give up.
+        return vec![PASSED];
+    }
+    let mut ways = vec![SERVED, PASSED];
+    if !UNASKED_FOR.iter().any(|prefix| point.starts_with(prefix)) {
+        ways.push(UNASKED);
+    }
+    ways
+}
+
 /// The worker dies at every named point of every operation in turn, and its successor there again.
 fn walk(share: usize) {
     let points = selvedge_view::crash::POINTS.iter().chain(selvedge_mount::POINTS);
@@ -356,15 +378,14 @@ fn walk(share: usize) {
     ];
     let points = points.filter(|point| !elsewhere.iter().any(|prefix| point.starts_with(prefix)));
     for (index, point) in points.enumerate().filter(|(index, _)| index % SHARES == share) {
-        // Who passes nothing through has nothing to give up.
-        for passthrough in ["off", "on"].into_iter().skip(usize::from(point.starts_with("backing."))) {
-            die_twice_at(point, passthrough, index as u64);
+        for way in ways_to(point) {
+            die_twice_at(point, way, index as u64);
         }
     }
 }
 
 /// The worker dies at the point, and its successor there again.
-fn die_twice_at(point: &str, passthrough: &str, seed: u64) {
+fn die_twice_at(point: &str, way: &[&str], seed: u64) {
     let repo = repo();
     // Killed, and not by a fault of its own: nobody is to blame a request for two of these deaths. What only
     // successors do wants another death first.
@@ -374,15 +395,15 @@ fn die_twice_at(point: &str, passthrough: &str, seed: u64) {
         point if point.starts_with("resume.") => "fuse.write.reply",
         point => point,
     };
-    let mount = mounting(&repo)
-        .option("--passthrough")
-        .option(passthrough)
+    let mount = way
+        .iter()
+        .fold(mounting(&repo), |mounting, option| mounting.option(option))
         .env("SELVEDGE_FUSE_WORKER_CRASH_AT", &format!("kill@{first}"))
         .env("SELVEDGE_FUSE_WORKER_SUCCESSOR_CRASH_AT", &format!("1*kill@{point}"))
         .start();
     Application::start("operations", mount.path(), seed).serve(&mount);
     let (restarts, cause) = (mount.restarts(), mount.last_cause());
-    assert_eq!(restarts, 2, "{point}, passthrough {passthrough}: {cause:?}");
+    assert_eq!(restarts, 2, "{point}, {way:?}: {cause:?}");
     mount.stop();
 }
 

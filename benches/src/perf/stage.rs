@@ -99,8 +99,9 @@ impl Stage {
         let (tree, root) = (self.dir.join("tree"), self.root.clone());
         self.server = match self.subject {
             Subject::Host => None,
-            Subject::Selvedge => Some(Server::Worker(self.mount_thread("throughput")?)),
-            Subject::SmallFiles => Some(Server::Worker(self.mount_thread("small-files")?)),
+            Subject::Selvedge | Subject::SmallFiles | Subject::Writeback => {
+                Some(Server::Worker(self.mount_thread()?))
+            }
             Subject::Memory => Some(self.spawn(Command::new(built("memory-fs")?).args([&tree, &root]))?),
             Subject::Bindfs => Some(self.spawn(Command::new("bindfs").arg("-f").args([&tree, &root]))?),
             Subject::FuseOverlayfs => {
@@ -145,14 +146,14 @@ impl Stage {
         Ok(())
     }
 
-    /// Mounts the thread, a new one at every round, in this profile, and tells its worker.
-    fn mount_thread(&self, profile: &str) -> Result<u32> {
+    /// Mounts the thread, a new one at every round, and tells its worker.
+    fn mount_thread(&self) -> Result<u32> {
         let thread = if self.round == 0 { "main".to_owned() } else { format!("round-{}", self.round) };
         if self.round > 0 {
             run(&mut self.selvedge(&["thread", "create", &thread, "--from", "main"])?)?;
         }
-        let profile = format!("mount.profile={profile}");
-        let said = run(self.selvedge(&["--json", "mount", "--set", &profile, &thread])?.arg(&self.root))?;
+        let setting = self.subject.setting().context("no mount of ours")?;
+        let said = run(self.selvedge(&["--json", "mount", "--set", setting, &thread])?.arg(&self.root))?;
         let said: serde_json::Value = serde_json::from_str(&said)?;
         let pid = said["worker_pid"].as_u64().context("the mount has no worker")?;
         Ok(u32::try_from(pid)?)

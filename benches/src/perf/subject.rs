@@ -11,6 +11,8 @@ pub enum Subject {
     Selvedge,
     /// The same, mounted to be fast at small files.
     SmallFiles,
+    /// The same, mounted so that the kernel holds back what is written. Measured where it is asked for.
+    Writeback,
     /// Another path for the same directory, by FUSE.
     Bindfs,
     /// A writable layer over a directory, by FUSE.
@@ -32,6 +34,7 @@ impl Subject {
             Self::Host => "host",
             Self::Selvedge => "selvedge",
             Self::SmallFiles => "selvedge-small-files",
+            Self::Writeback => "selvedge-writeback",
             Self::Bindfs => "bindfs",
             Self::FuseOverlayfs => "fuse-overlayfs",
             Self::Overlayfs => "overlayfs",
@@ -39,9 +42,19 @@ impl Subject {
         }
     }
 
-    /// Whether it is a mount of ours, in whichever profile.
+    /// What is set of a mount of ours; `None` for others.
+    pub(crate) const fn setting(self) -> Option<&'static str> {
+        match self {
+            Self::Selvedge => Some("mount.profile=throughput"),
+            Self::SmallFiles => Some("mount.profile=small-files"),
+            Self::Writeback => Some("mount.writeback=true"),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a mount of ours, however it is set.
     pub(crate) const fn is_ours(self) -> bool {
-        matches!(self, Self::Selvedge | Self::SmallFiles)
+        self.setting().is_some()
     }
 
     /// Whether a process of its own answers for it.

@@ -3,6 +3,7 @@
 use crate::object::id_of;
 use crate::{BlobReader, Extent, ObjectId, ObjectKind, StoreError};
 use std::io;
+use std::ops::Range;
 
 /// Zeros to hash holes with.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -30,6 +31,33 @@ impl BlobCheck {
         let full: u64 = data.iter().map(|extent| extent.len).sum();
         let is_compared = matches!(blob, BlobReader::File(_)) && size.saturating_sub(full) <= MOST_HOLES;
         is_compared.then(|| Self { id, hasher: ObjectKind::Blob.hasher(), at: 0, size })
+    }
+
+    /// Reads the next bytes from `blob`, those of `range`.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn read_from(&mut self, blob: &BlobReader, range: Range<u64>) -> Result<(), StoreError> {
+        let id = self.id;
+        let unreadable = |error: io::Error| {
+            let reason = format!("it cannot be read: {error}");
+            StoreError::Damaged { kind: ObjectKind::Blob, id, reason }
+        };
+        let mut buffer = vec![0; BUFFER.min(usize::try_from(range.end - range.start).unwrap_or(BUFFER))];
+        let mut at = range.start;
+        while at < range.end {
+            let want = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buffer.len());
+            match blob.read_at(&mut buffer[..want], at) {
+                Ok(0) => return Err(unreadable(io::ErrorKind::UnexpectedEof.into())),
+                Ok(read) => {
+                    self.read(&buffer[..read], at);
+                    at += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreadable(error)),
+            }
+        }
+        Ok(())
     }
 
     /// The next bytes, and where they are. Between these and those before is a hole.
@@ -70,25 +98,8 @@ impl BlobReader {
     /// When these are not its bytes, or cannot be read.
     pub fn verify(&self, id: ObjectId, size: u64, data: &[Extent]) -> Result<(), StoreError> {
         let Some(mut check) = BlobCheck::begin(self, id, size, data) else { return Ok(()) };
-        let unreadable = |error: io::Error| {
-            let reason = format!("it cannot be read: {error}");
-            StoreError::Damaged { kind: ObjectKind::Blob, id, reason }
-        };
-        let mut buffer = vec![0; BUFFER.min(usize::try_from(size).unwrap_or(BUFFER))];
         for extent in data {
-            let mut at = extent.offset;
-            while at < extent.end() {
-                let want = usize::try_from(extent.end() - at).unwrap_or(usize::MAX).min(buffer.len());
-                match self.read_at(&mut buffer[..want], at) {
-                    Ok(0) => return Err(unreadable(io::ErrorKind::UnexpectedEof.into())),
-                    Ok(read) => {
-                        check.read(&buffer[..read], at);
-                        at += read as u64;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(unreadable(error)),
-                }
-            }
+            check.read_from(self, extent.offset..extent.end())?;
         }
         check.end()
     }

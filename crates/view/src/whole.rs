@@ -21,7 +21,6 @@ use crate::working_files::{TempFile, stat_open};
 use foldhash::HashMap;
 use selvedge_store::{BlobCheck, Extent, Ino, between_holes};
 use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -218,7 +217,7 @@ impl Making<'_> {
         let mut changed = None;
         for _ in 0..PASSES {
             let Some(to) = &temp else { break };
-            if !self.copy(to.file()?, changed.as_deref())? {
+            if !self.is_wanted()? || !self.copy(to.file()?, changed.as_deref())? {
                 return Ok(false);
             }
             if self.exchange(&mut temp, &watch)? {
@@ -240,21 +239,7 @@ impl Making<'_> {
         };
         let reader = store.open_blob(blob, *size)?;
         let Some(mut check) = BlobCheck::begin(&reader, *blob, *size, &data) else { return Ok(true) };
-        let mut buffer = vec![0; 256 * 1024];
-        let all = self.in_chunks(&data, |mut chunk| {
-            while !chunk.is_empty() {
-                let want = usize::try_from(chunk.end - chunk.start).unwrap_or(usize::MAX).min(buffer.len());
-                let read = match reader.read_at(&mut buffer[..want], chunk.start) {
-                    Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    read => read,
-                };
-                let read = read.map_err(ViewError::host("read a blob"))?;
-                check.read(&buffer[..read], chunk.start);
-                chunk.start += read as u64;
-            }
-            Ok(())
-        })?;
+        let all = self.in_chunks(&data, |chunk| Ok(check.read_from(&reader, chunk)?))?;
         if all {
             check.end()?;
         }
@@ -275,9 +260,15 @@ impl Making<'_> {
             }
             data = within(&data, changed);
         }
+        let mut unsynced = 0;
         let all = self.in_chunks(&data, |chunk| {
             // Bytes that are gone by now were changed, and are looked at again.
             copy_range(self.content, to, chunk.start, chunk.end)?;
+            unsynced += chunk.end - chunk.start;
+            if unsynced < CHUNK {
+                return Ok(());
+            }
+            unsynced = 0;
             to.sync_data().map_err(ViewError::host(WHAT))
         })?;
         if all {
@@ -289,11 +280,11 @@ impl Making<'_> {
 
     /// Calls `each` with one piece of `data` after the other. `false` when there is to be no copy after all.
     fn in_chunks(&self, data: &[Extent], mut each: impl FnMut(Range<u64>) -> Result<()>) -> Result<bool> {
-        let Self { state, upper, .. } = self;
+        let Self { state, .. } = self;
         for extent in data {
             for start in (extent.offset..extent.end()).step_by(usize::try_from(CHUNK).unwrap_or(usize::MAX)) {
                 let chunk = start..extent.end().min(start + CHUNK);
-                if !state.gate().is_upper(upper.id) || !state.has_room_for(chunk.end - chunk.start) {
+                if !self.is_wanted()? || !state.has_room_for(chunk.end - chunk.start) {
                     return Ok(false);
                 }
                 let begun = Instant::now();
@@ -304,6 +295,15 @@ impl Making<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the file is still what it was, and has a name.
+    fn is_wanted(&self) -> Result<bool> {
+        let Self { state, upper, file, content, .. } = self;
+        let is_upper = state.gate().is_upper(upper.id);
+        Ok(is_upper
+            && Arc::ptr_eq(&file.content(), content)
+            && state.patched_node(file.ino, upper)?.is_some())
     }
 
     /// Has the new file take the place of the old one, unless that was changed since it was copied, or is no more what it was.
