@@ -157,11 +157,12 @@ impl State {
             return Ok(());
         }
         let begun = Instant::now();
-        let made = self.make_whole(&upper, &node)?;
-        tracing::debug!(ino = ino.0, size, requests, made, took = ?begun.elapsed(), "making a large file whole");
+        let made = self.make_whole(&upper, &node);
         // Who let go of the file while it was held here has left that to the next round.
         self.work.wake_soon();
-        Ok(())
+        let took = begun.elapsed();
+        tracing::debug!(ino = ino.0, size, requests, ?made, ?took, "making a large file whole");
+        made.map(drop)
     }
 
     /// The node, if it is a file with a name that the upper has in part.

@@ -218,6 +218,29 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
+fn a_file_that_is_removed_while_it_becomes_whole_leaves_nothing() {
+    for round in 0..40 {
+        let bench = patching(Bench::new_in_memory(&base()));
+        let view = bench.open();
+        view.begin_passing();
+        write(&bench, &view, 0, &[1]);
+        use_much(&bench, &view);
+        let files = working_file(&bench).parent().unwrap().to_owned();
+        std::thread::scope(|scope| {
+            scope.spawn(|| view.tidy().unwrap());
+            std::thread::sleep(Duration::from_micros(round * 100));
+            view.unlink(&bench.request(), view.root(), b"large").unwrap();
+            view.forget(LARGE);
+        });
+        view.tidy().unwrap();
+        for dir in [files.clone(), files.with_file_name("tmp")] {
+            assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "{}, round {round}", dir.display());
+        }
+        view.close().unwrap();
+    }
+}
+
+#[test]
 fn room_that_was_asked_for_stays_the_files_own() {
     let bench = bench();
     let view = bench.open();
