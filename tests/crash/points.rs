@@ -2,6 +2,7 @@
 //! is lost.
 
 use selvedge_supervisor::ExitStatus;
+use selvedge_test_support::is_apart;
 
 use crate::scene::Scene;
 
@@ -23,25 +24,9 @@ fn passes(point: &str) -> u64 {
     PASSES.iter().find(|(prefix, _)| point.starts_with(prefix)).map_or(1, |(_, passes)| *passes)
 }
 
-/// Points that writers do not come by: those of a kernel that asks about every directory it opens; those before the mount
-/// is ready, those of a takeover and of what comes again after one, those of a freeze and those of large files have tests
-/// of their own, and the upper's log is brought into its file, and its journal removed, only now and then.
+/// Whether writers come by it while one worker serves.
 fn is_for_writers(point: &str) -> bool {
-    let elsewhere = [
-        "fuse.init.",
-        "fuse.releasedir.",
-        "resume.",
-        "commit.again",
-        "freeze.",
-        "seal.",
-        "snapshot.",
-        "merge.",
-        "collapse.",
-        "checkpoint.",
-        "patch.",
-        "journal.before-remove",
-    ];
-    !elsewhere.iter().any(|prefix| point.starts_with(prefix))
+    !is_apart(point) && !point.starts_with("resume.") && point != "commit.again"
 }
 
 fn walk(share: usize) {

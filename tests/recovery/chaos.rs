@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use selvedge_supervisor::{CallError, State};
-use selvedge_test_support::{Mounted, Mounting, copy_program, wait_until};
+use selvedge_test_support::{Mounted, Mounting, copy_program, is_apart, wait_until};
 use selvedge_worker_proto::WirePath;
 
 use crate::application::Application;
@@ -360,23 +360,7 @@ fn ways_to(point: &str) -> Vec<&'static [&'static str]> {
 /// The worker dies at every named point of every operation in turn, and its successor there again.
 fn walk(share: usize) {
     let points = selvedge_view::crash::POINTS.iter().chain(selvedge_mount::POINTS);
-    // No kernel that can be taken over says that a directory is closed. Those before the mount is ready and those of
-    // large files have tests of their own; freezing is another's wish, and the log is brought into its file now and then
-    // only.
-    let elsewhere = [
-        "fuse.init.",
-        "fuse.releasedir.",
-        "freeze.",
-        "seal.",
-        "snapshot.",
-        "collapse.",
-        "merge.",
-        "checkpoint.",
-        "patch.",
-        "whole.",
-        "journal.before-remove",
-    ];
-    let points = points.filter(|point| !elsewhere.iter().any(|prefix| point.starts_with(prefix)));
+    let points = points.filter(|point| !is_apart(point));
     for (index, point) in points.enumerate().filter(|(index, _)| index % SHARES == share) {
         for way in ways_to(point) {
             die_twice_at(point, way, index as u64);

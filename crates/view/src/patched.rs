@@ -457,6 +457,52 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    const SIZE: u64 = 64 << 10;
+
+    /// A file of which nothing is its own, as any number of values.
+    fn patched() -> (tempfile::NamedTempFile, impl Fn(&tempfile::NamedTempFile) -> Patched) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(Patched::begin(file.as_file(), &Coverage::none(SIZE, 4096), SIZE).unwrap());
+        let under = || BlobReader::Inline(vec![1; 64 << 10].into());
+        (file, move |file| Patched::open(Ino(1), file.reopen().unwrap(), under(), true).unwrap())
+    }
+
+    #[test]
+    fn who_looks_again_keeps_what_another_value_has_made_the_files_own() {
+        let (file, open) = patched();
+        let (one, other) = (open(&file), open(&file));
+        one.write_at(&[2; 10], 0).unwrap();
+        other.look_again().unwrap();
+        other.write_at(&[3; 10], 8192).unwrap();
+        for (at, expected) in [(0, 2), (8192, 3), (4096, 1)] {
+            let mut found = [0; 10];
+            open(&file).read_at(&mut found, at).unwrap();
+            assert_eq!(found, [expected; 10], "at {at}");
+        }
+    }
+
+    #[test]
+    fn who_watches_learns_of_every_change_however_many_there_are() {
+        let (file, open) = patched();
+        let patched = open(&file);
+        let watch = patched.watch();
+        assert!(watch.saw_nothing());
+        for changes in [3, 3 * MOST_RANGES as u64] {
+            (0..changes).rev().for_each(|at| patched.tell(2 * at..2 * at + 1));
+            assert!(!watch.saw_nothing());
+            let told = watch.take();
+            assert!(told.len() <= MOST_RANGES, "{}", told.len());
+            assert!((0..changes).all(|at| told.iter().any(|range| range.contains(&(2 * at)))));
+            assert!(watch.saw_nothing());
+        }
+        patched.write_at(&[2], 5000).unwrap();
+        patched.set_len(9000).unwrap();
+        patched.allocate(Allocate::PunchHole, 100, 10).unwrap();
+        assert_eq!(watch.take(), [100..110, 5000..5001, 9000..u64::MAX]);
+        drop(watch);
+        assert!(patched.watched().is_none());
+    }
+
     #[test]
     fn a_file_that_gets_shorter_while_it_is_looked_at_is_no_failure() {
         let file = tempfile::tempfile().unwrap();

@@ -12,6 +12,7 @@
 mod check;
 mod faulty_disk;
 mod mounted;
+mod points;
 mod program;
 mod repo;
 mod wait;
@@ -20,6 +21,7 @@ mod watchdog;
 pub use check::{assert_gone, assert_inside, assert_no_mount, identity_of, mount_of};
 pub use faulty_disk::{Fault, FaultyDisk};
 pub use mounted::{Mounted, Mounting};
+pub use points::is_apart;
 pub use program::copy_program;
 pub use repo::{Repo, THREAD};
 pub use wait::wait_until;
