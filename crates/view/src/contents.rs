@@ -16,7 +16,7 @@ use crate::tables::{Node, Origin};
 use crate::view::View;
 use crate::working_files::stat_open;
 use foldhash::HashSet;
-use selvedge_store::{BlobReader, Extent, FileKind, Ino, LayerId, between_holes};
+use selvedge_store::{BlobReader, Extent, FileKind, Ino, LayerId, ObjectId, between_holes};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -119,12 +119,7 @@ impl View {
         if let Some(own) = file.content().own(&state.layers()) {
             let seen = state.volatile.look(file.ino);
             state.patched.take(file.ino);
-            let synced = match own {
-                Own::Whole(file) if data_only => file.sync_data().map(|()| None),
-                Own::Whole(file) => file.sync_all().map(|()| None),
-                Own::Patched(file) => sync_file(file.file(), data_only),
-            };
-            let synced = synced.map_err(ViewError::host("fsync of a working file"));
+            let synced = own.sync(data_only).map_err(ViewError::host("fsync of a working file"));
             let coverage = state.latch.guard("fsync", synced)?;
             state.volatile.synced(file.ino, seen);
             state.confirm(file.ino, coverage)?;
@@ -439,20 +434,23 @@ impl State {
         let whole = vec![Extent { offset: 0, len: size }];
         match (content, &node.inode.body) {
             (Content::Empty, _) => Ok(Vec::new()),
-            (Content::Blob(_), Body::Blob { holes: Some(holes), .. }) => {
-                Ok(between_holes(&self.repo.store().holes(holes)?, size))
-            }
+            (Content::Blob(_), Body::Blob { holes, .. }) => self.data_of_blob(holes.as_ref(), size),
             (Content::Patched { file, .. }, Body::Patched(patch)) => {
-                let under = match &patch.holes {
-                    Some(holes) => between_holes(&self.repo.store().holes(holes)?, patch.size),
-                    None => vec![Extent { offset: 0, len: patch.size }],
-                };
+                let under = self.data_of_blob(patch.holes.as_ref(), patch.size)?;
                 file.data(size, &under).map_err(ViewError::host("find a working file's data"))
             }
             (Content::Blob(_) | Content::Patched { .. }, _) => Ok(whole),
             (Content::File { file, .. }, _) => {
                 data_extents(file, size).map_err(ViewError::host("find a working file's data"))
             }
+        }
+    }
+
+    /// Where a blob of `size` bytes with this list of holes, if it has any, has data.
+    pub(crate) fn data_of_blob(&self, holes: Option<&ObjectId>, size: u64) -> Result<Vec<Extent>> {
+        match holes {
+            Some(holes) => Ok(between_holes(&self.repo.store().holes(holes)?, size)),
+            None => Ok(vec![Extent { offset: 0, len: size }]),
         }
     }
 

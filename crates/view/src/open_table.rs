@@ -1,6 +1,8 @@
 //! What is open: handles that are never used twice, and one shared state for all handles of a file.
 
 use crate::attr::Allocate;
+use crate::contents::sync_file;
+use crate::coverage::Coverage;
 use crate::error::{Result, ViewError};
 use crate::layers::Layers;
 use crate::open_flags::OpenFlags;
@@ -57,6 +59,15 @@ impl Own<'_> {
         match self {
             Self::Whole(file) => allocate(file, how, offset, len),
             Self::Patched(file) => file.allocate(how, offset, len),
+        }
+    }
+
+    /// Makes it durable; tells which parts of it are, unless it is whole.
+    pub(crate) fn sync(self, data_only: bool) -> io::Result<Option<Coverage>> {
+        match self {
+            Self::Whole(file) if data_only => file.sync_data().map(|()| None),
+            Self::Whole(file) => file.sync_all().map(|()| None),
+            Self::Patched(file) => sync_file(file.file(), data_only),
         }
     }
 }

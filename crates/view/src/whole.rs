@@ -19,7 +19,7 @@ use crate::state::State;
 use crate::tables::Node;
 use crate::working_files::{TempFile, stat_open};
 use foldhash::HashMap;
-use selvedge_store::{BlobCheck, Extent, Ino, between_holes};
+use selvedge_store::{BlobCheck, Extent, Ino};
 use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -233,12 +233,8 @@ impl Making<'_> {
     /// can tell from a change. `false` when there is to be no copy after all.
     fn verify(&self) -> Result<bool> {
         let Patch { blob, size, holes, .. } = self.patch;
-        let store = self.state.repo.store();
-        let data = match holes {
-            Some(holes) => between_holes(&store.holes(holes)?, *size),
-            None => vec![Extent { offset: 0, len: *size }],
-        };
-        let reader = store.open_blob(blob, *size)?;
+        let data = self.state.data_of_blob(holes.as_ref(), *size)?;
+        let reader = self.state.repo.store().open_blob(blob, *size)?;
         let Some(mut check) = BlobCheck::begin(&reader, *blob, *size, &data) else { return Ok(true) };
         let all = self.in_chunks(&data, |chunk| Ok(check.read_from(&reader, chunk)?))?;
         if all {
