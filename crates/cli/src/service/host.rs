@@ -1,7 +1,9 @@
 //! What the service answers: it makes mounts, keeps book of what is wanted, and takes mounts down.
 
 mod adopt;
+mod ending;
 mod lend;
+mod places;
 mod renew;
 mod restore;
 
@@ -15,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use selvedge_mountpoint::take_down;
 use selvedge_supervisor::{
-    ExitReport, Restart, SpawnSpec, State as SupervisorState, StopError, StopMode, WorkerProgram,
+    ExitReport, Restart, SpawnSpec, State as SupervisorState, StopMode, WorkerProgram,
 };
 use tracing::Span;
 
@@ -33,9 +35,9 @@ use crate::settings::ServiceSettings;
 use crate::starting::Starting;
 use crate::ui::show;
 use crate::{wanted, worker_program};
-
-/// How long a request that was sent again waits for the one before it.
-const SAME: Duration = Duration::from_mins(1);
+pub(super) use ending::Ending;
+use ending::{END, stop_anyway};
+use places::{Admission, Attempt, Place};
 
 /// The pause between two looks whether something that is about to go is gone.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -43,26 +45,11 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// How long requests wait until what a former service left has been removed.
 const CLEAN: Duration = Duration::from_secs(15);
 
-/// How long unmounting everything may take: every step of ending workers that do not obey, and cleaning up.
-const END: Duration = Duration::from_secs(200);
-
-/// What ends within so short a time has been told to end at the same moment.
-const AT_ONCE: Duration = Duration::from_secs(1);
-
 /// How many failures are told to whoever wants lost mounts back: as many as fit a frame.
 const TOLD: usize = 8;
 
 /// Threads that wait for a worker's end touch little stack; most of this is never made resident.
 const STACK: usize = 256 * 1024;
-
-/// Why the service ends, and with it what becomes of the mounts that are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// Somebody stopped it: nothing is wanted any more.
-    Stopped,
-    /// It was told to end, as everything is at log-out and shutdown: what was wanted stays so.
-    Terminated,
-}
 
 /// Somebody wants the service to end, and to be told how that went.
 pub(super) type EndAsked = Sender<Result<()>>;
@@ -108,35 +95,6 @@ struct State {
     just_gone: Vec<(Instant, Plan)>,
 }
 
-/// A thread and a directory that are taken.
-#[derive(Debug)]
-struct Place {
-    plan: Plan,
-    attempt: Arc<Attempt>,
-    /// How many processes it is lent to, if it was made for that.
-    borrowers: usize,
-    /// Whether it is being taken down because nobody has it any more.
-    leaving: bool,
-    /// Whether somebody has had it: before, it is being made for its first borrower.
-    was_lent: bool,
-    /// Whether processes still have it that its last borrower left.
-    kept: bool,
-}
-
-/// What is done for a request.
-#[derive(Debug)]
-struct Attempt {
-    starting: Arc<Starting>,
-    /// Why it came to nothing, for those who sent the same request.
-    failure: Mutex<Option<CliError>>,
-}
-
-impl Attempt {
-    fn failure(&self) -> MutexGuard<'_, Option<CliError>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Why a mount is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Occasion {
@@ -144,18 +102,6 @@ enum Occasion {
     Asked,
     /// It is written down and was lost.
     Lost,
-}
-
-/// What becomes of a request for a mount.
-enum Admission {
-    /// It is carried out by this asker.
-    New(Arc<Attempt>),
-    /// It is being carried out, or has been, for an asker before.
-    Known(Arc<Attempt>),
-    /// The thread's last borrower has ended, and its mount is about to go.
-    Going,
-    /// The service is ending.
-    Ending,
 }
 
 impl Service {
@@ -264,65 +210,6 @@ impl Service {
                 tracing::warn!("{error}");
                 Err(error)
             })
-    }
-
-    /// Takes the thread and the directory, if they are free.
-    fn admit(&self, plan: &Plan) -> Result<Admission> {
-        let mut state = self.state();
-        if state.ending.is_some() {
-            return Ok(Admission::Ending);
-        }
-        for place in &state.places {
-            let (other, at) = (&place.plan, show(place.plan.mountpoint.as_path()));
-            if other.request == plan.request {
-                return Ok(Admission::Known(Arc::clone(&place.attempt)));
-            }
-            if plan.lent && other.is_of_thread(plan.repo.as_path(), &plan.thread_id) {
-                return Ok(Admission::Known(Arc::clone(&place.attempt)));
-            }
-            if other.is_of_thread(plan.repo.as_path(), &plan.thread_id) && self.is_going(place) {
-                return Ok(Admission::Going);
-            }
-            if other.is_of_thread(plan.repo.as_path(), &plan.thread_id) {
-                return Err(CliError::conflict(format!("it is mounted already, on {at}"))
-                    .hint(format!("use it there, or unmount it first: selvedge unmount {at}")));
-            }
-            if other.mountpoint == plan.mountpoint {
-                return Err(CliError::conflict(format!("thread {} is mounted there", other.thread))
-                    .hint(format!("choose another directory, or unmount it first: selvedge unmount {at}")));
-            }
-        }
-        let starting = Arc::new(Starting::new(MountId::random()?)?);
-        self.mounts.add_starting(Arc::clone(&starting));
-        let attempt = Arc::new(Attempt { starting, failure: Mutex::default() });
-        let place = Place {
-            plan: plan.clone(),
-            attempt: Arc::clone(&attempt),
-            borrowers: 0,
-            leaving: false,
-            was_lent: false,
-            kept: false,
-        };
-        state.places.push(place);
-        Ok(Admission::New(attempt))
-    }
-
-    /// What came of a request that somebody sent before; `None` if the mount has come and gone.
-    fn known(&self, attempt: &Attempt) -> Result<Option<MountDocument>> {
-        let deadline = Instant::now() + SAME;
-        loop {
-            if let Ok(hosted) = self.mounts.find(attempt.starting.id()) {
-                return Ok(Some(hosted.document(MountState::Ready)));
-            }
-            if attempt.starting.wait_ended(Instant::now() + Duration::from_millis(50)) {
-                return attempt.failure().clone().map_or(Ok(None), Err);
-            }
-            if Instant::now() >= deadline {
-                return Err(
-                    CliError::timed_out("it is still being tried for the same request").hint("try again")
-                );
-            }
-        }
     }
 
     /// Makes the mount, writes down that it is wanted, and watches over its end.
@@ -475,9 +362,7 @@ impl Service {
             && is_unwanted
             && let Some(plan) = &record.plan
         {
-            let mut state = self.state();
-            state.just_gone.retain(|(since, _)| since.elapsed() < AT_ONCE);
-            state.just_gone.push((Instant::now(), (**plan).clone()));
+            self.has_just_gone((**plan).clone());
         }
         if is_unwanted
             && let Some(request) = &record.request
@@ -518,67 +403,6 @@ impl Service {
         }
     }
 
-    /// Nothing is left of a mount.
-    fn free(&self, id: &MountId) {
-        self.mounts.remove(id);
-        let mut state = self.state();
-        for place in state.places.extract_if(.., |place| place.attempt.starting.id() == id) {
-            place.attempt.starting.set_ended();
-        }
-        if state.places.is_empty() {
-            state.empty_since = Some(Instant::now());
-        }
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    /// Whether there has been no mount since `idle` ago; if so, none is taken any more.
-    pub(super) fn ends_idle(&self, idle: Duration) -> bool {
-        let mut state = self.state();
-        let is_idle = state.empty_since.is_some_and(|since| since.elapsed() >= idle);
-        if state.cleaned && state.places.is_empty() && is_idle {
-            state.ending.get_or_insert(Ending::Terminated);
-            return true;
-        }
-        false
-    }
-
-    /// Unmounts everything; from now on no mount is taken.
-    pub(super) fn end(&self, ending: Ending) -> Result<()> {
-        let just_gone = {
-            let mut state = self.state();
-            state.ending.get_or_insert(ending);
-            std::mem::take(&mut state.just_gone)
-        };
-        if ending == Ending::Terminated {
-            self.want_again(&just_gone);
-        }
-        let deadline = Instant::now() + END;
-        let stopping: Vec<_> = self
-            .mounts
-            .call_off_all()
-            .into_iter()
-            .map(|hosted| std::thread::Builder::new().stack_size(STACK).spawn(move || stop_anyway(&hosted)))
-            .collect();
-        for thread in stopping {
-            // It says in the log what went wrong.
-            let _ = thread.map(std::thread::JoinHandle::join);
-        }
-        let mut state = self.state();
-        while !state.places.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let left: Vec<String> =
-                    state.places.iter().map(|place| show(place.plan.mountpoint.as_path())).collect();
-                return Err(CliError::timed_out(format!("still mounted: {}", left.join(", "))).hint(
-                    "selvedge list names their workers; what waits in the kernel ends with what it waits for",
-                ));
-            }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        Ok(())
-    }
-
     /// Has the process become the program that comes along. Comes back only if it does not.
     fn ask_for_an_upgrade(&self, mut fds: Vec<OwnedFd>, answer: &Answer) -> Result<()> {
         let (Some(program), true) = (fds.pop(), fds.is_empty()) else {
@@ -592,37 +416,6 @@ impl Service {
         let asked = UpgradeAsked { program, answer: answer.clone(), failed };
         self.asks.send(Asked::Upgrade(asked)).map_err(|_| ending())?;
         Err(outcome.recv_timeout(END).unwrap_or_else(|_| ending()))
-    }
-
-    /// Log-out tells workers and service at once to end. A worker that was faster has not made anybody want its mount less.
-    fn want_again(&self, just_gone: &[(Instant, Plan)]) {
-        for (since, plan) in just_gone {
-            if since.elapsed() < AT_ONCE
-                && !plan.lent
-                && let Err(error) = wanted::write(&self.runtime, plan)
-            {
-                tracing::warn!("{error}");
-            }
-        }
-    }
-
-    /// Has the process end, and waits until nothing is mounted any more.
-    fn ask_for_the_end(&self) -> Result<()> {
-        let (done, outcome) = mpsc::channel();
-        let ending = || CliError::failed("the service is ending already").hint("wait until it has ended");
-        self.asks.send(Asked::End(done)).map_err(|_| ending())?;
-        outcome.recv_timeout(END + Duration::from_secs(5)).map_err(|_| ending())?
-    }
-}
-
-/// Ends a mount in order, and one that is in use all the same.
-fn stop_anyway(hosted: &Hosted) {
-    let stopped = hosted.stop(StopMode::Orderly).or_else(|error| match error {
-        StopError::Unkillable { .. } => Err(error),
-        _ => hosted.stop(StopMode::Force),
-    });
-    if let Err(error) = stopped {
-        tracing::error!("thread {}: {error}", hosted.record().thread);
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use selvedge_supervisor::{Herald, Orphan, SpawnSpec, Supervisor};
 
-use super::{Attempt, Place, STACK, Service};
+use super::places::{Attempt, Place};
+use super::{STACK, Service};
 use crate::adoption::SERVICE;
 use crate::control::message::Adoption;
 use crate::error::{CliError, Result};

@@ -12,7 +12,8 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use selvedge_mountpoint::holders;
 use selvedge_supervisor::StopMode;
 
-use super::{Occasion, Place, SAME, STACK, Service};
+use super::places::{Place, SAME};
+use super::{Occasion, STACK, Service};
 use crate::control::{MountDocument, MountState};
 use crate::error::{CliError, Result};
 use crate::namespace;
