@@ -11,6 +11,7 @@ use super::measure::Results;
 use super::options::Options;
 use super::row::{Measure, Place, Row};
 use super::stage::Stage;
+use super::subject::Subject;
 use crate::Placement;
 
 /// Makes a tree in a directory.
@@ -28,11 +29,25 @@ impl Scene {
     /// Measures all rows for all subjects.
     pub(crate) fn measure(&self, image: &Image, options: &Options, results: &mut Results) -> Result<()> {
         println!("scene {}", self.name);
+        let mut subjects = options.subjects();
+        subjects.retain(|subject| self.rows.iter().any(|row| (row.applies)(*subject)));
+        // What is measured once takes no turns, and need not have the trees of all subjects on the disk at a time.
+        let at_a_time = if self.rows.iter().all(|row| row.at_most <= 1) { 1 } else { subjects.len().max(1) };
+        for together in subjects.chunks(at_a_time) {
+            self.measure_in_turn(together, image, options, results)?;
+        }
+        Ok(())
+    }
+
+    fn measure_in_turn(
+        &self,
+        subjects: &[Subject],
+        image: &Image,
+        options: &Options,
+        results: &mut Results,
+    ) -> Result<()> {
         let mut stages = Vec::new();
-        for subject in options.subjects() {
-            if !self.rows.iter().any(|row| (row.applies)(subject)) {
-                continue;
-            }
+        for &subject in subjects {
             match Stage::set(subject, image.root(), &self.tree) {
                 Ok(stage) => stages.push(stage),
                 Err(error) => {
