@@ -2,12 +2,16 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::run;
+
+/// MiB of memory that no measured operation needs more of.
+const WARM: usize = 256;
 
 /// An ext4 file system in a file, on a loop device. It goes when the value does.
 #[derive(Debug)]
@@ -49,6 +53,19 @@ impl Image {
         rustix::fs::syncfs(&root)?;
         let disk = rustix::fs::fstatvfs(&root)?;
         Ok((disk.f_blocks - disk.f_bfree) * disk.f_frsize)
+    }
+
+    /// Has the kernel use memory for the contents of a file, and give it up again: what was not in use for seconds a virtual
+    /// machine may have given back to whoever runs it, and gets it anew at ten times the cost of using it.
+    pub(crate) fn warm_memory(&self) -> Result<()> {
+        let path = self.root.join("warm");
+        let mut file = File::create_new(&path)?;
+        fs::remove_file(&path)?;
+        let block = vec![1; 1 << 20];
+        for _ in 0..WARM {
+            file.write_all(&block)?;
+        }
+        Ok(())
     }
 
     /// Takes it away.

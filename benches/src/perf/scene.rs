@@ -112,6 +112,10 @@ fn one(row: &Row, place: &Place<'_>) -> Result<f64> {
         before(place).context("to prepare it")?;
     }
     if row.cold {
+        rustix::fs::sync();
+    }
+    place.image.warm_memory()?;
+    if row.cold {
         drop_caches()?;
     }
     let value = match &row.measure {
@@ -130,6 +134,5 @@ fn one(row: &Row, place: &Place<'_>) -> Result<f64> {
 
 /// Has the kernel forget file contents, names and attributes.
 fn drop_caches() -> Result<()> {
-    rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3\n").context("dropping the kernel's caches")
 }
