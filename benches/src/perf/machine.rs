@@ -14,6 +14,12 @@ use crate::run;
 /// How long others are watched.
 const LOOK: Duration = Duration::from_secs(3);
 
+/// How often, at the most, before something is measured all the same.
+const LOOKS: usize = 10;
+
+/// CPUs in use that are as good as none.
+const QUIET: f64 = 0.1;
+
 /// What figures depend on. No names and no paths.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Machine {
@@ -55,6 +61,17 @@ impl Machine {
     pub(crate) fn is_busy(&self) -> bool {
         self.busy > 0.2
     }
+}
+
+/// Waits until what was done before, and the kernel goes on with, leaves the CPUs alone.
+pub(crate) fn settle() -> Result<()> {
+    for _ in 0..LOOKS {
+        if busy_cpus()? <= QUIET {
+            return Ok(());
+        }
+    }
+    println!("  others go on using the CPUs");
+    Ok(())
 }
 
 /// How many CPUs are in use while this process waits.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::image::Image;
+use super::machine;
 use super::measure::Results;
 use super::options::Options;
 use super::row::{Measure, Place, Row};
@@ -57,6 +58,7 @@ impl Scene {
                 }
             }
         }
+        machine::settle()?;
         for placement in Placement::ALL {
             for repeat in 0..options.repeats {
                 let count = stages.len().max(1);
